@@ -1,0 +1,52 @@
+# Everything a newcomer needs: `make up` runs the product, `make test` tests it, `make check` lints and types it.
+# Paths are relative throughout, so that a checkout in a folder with spaces works; tools run as `python -m`,
+# so that neither a long shebang nor a package of the same name elsewhere can get in the way.
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input -qq
+LOCK = $(PY) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+       --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet
+STAMP := .venv/installed
+
+.PHONY: up test check format lock clean
+.DEFAULT_GOAL := up
+
+# An installation remembers the folder it was made in: a moved or copied checkout gets a new one.
+ifneq ($(wildcard $(STAMP)),)
+MOVED := $(shell test "$$(cat $(STAMP))" = "$$(pwd -P)" || rm -rf .venv)
+endif
+
+up: $(STAMP)
+	@$(PY) -m cli up --with-parent $(ARGS)
+
+test: $(STAMP)
+	@$(PY) -m pytest $(ARGS)
+
+check: $(STAMP)
+	@$(PY) -m ruff check --quiet
+	@$(PY) -m ruff format --check --quiet || { echo "make format would change files" >&2; exit 1; }
+	@$(PY) -m mypy
+
+format: $(STAMP)
+	@$(PY) -m ruff check --fix --quiet || true
+	@$(PY) -m ruff format --quiet
+
+# Written anew from pyproject.toml, keeping what is locked where it still fits; `make lock ARGS=--upgrade` moves on.
+lock: $(STAMP)
+	@$(PIP) install uv
+	@$(LOCK) --output-file requirements.lock $(ARGS)
+
+clean:
+	@rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Follows needs python3 (3.11 or newer)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Follows needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing the locked packages into .venv (once, about a minute) ..."
+	@rm -f $(STAMP)
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@pwd -P > $(STAMP)

@@ -1,0 +1,71 @@
+"""The web application: both dialects, health and documentation; ``api.app:app`` is what the server runs."""
+
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from api import health, openapi
+from api.parts import Parts
+from api.v1 import errors as v1_errors
+from api.v1.gate import gate as v1_gate
+from api.v1.routes import router as v1_router
+
+# No body of either dialect comes near it; what is larger is refused before it is read.
+BODY_MAX = 64 * 1024
+
+
+def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Answer what no router saw (unknown paths, wrong methods) in the form of the dialect the path belongs to."""
+    return v1_errors.handle(request, error)
+
+
+def create_app(parts: Parts) -> ASGIApp:
+    """Put the application together around ``parts``, which it starts and closes."""
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await parts.start()
+        try:
+            yield
+        finally:
+            await parts.close()
+
+    def provide_parts() -> Parts:
+        return parts
+
+    litestar = Litestar(
+        route_handlers=[v1_router, health.live, health.ready, *openapi.assets()],
+        dependencies={"parts": Provide(provide_parts, sync_to_thread=False)},
+        exception_handlers={Exception: handle},
+        lifespan=[lifespan],
+        request_max_body_size=BODY_MAX,
+        openapi_config=openapi.config(),
+        logging_config=None,
+    )
+    v1 = v1_gate(litestar, parts)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == ScopeType.HTTP and (path == "/v1" or path.startswith("/v1/")):
+            await v1(scope, receive, send)
+        else:
+            await litestar(scope, receive, send)
+
+    return app
+
+
+def __getattr__(name: str) -> Any:
+    """Make ``app`` when the server asks for it, so that importing this module needs no settings."""
+    if name == "app":
+        logging.basicConfig(
+            level=os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s %(message)s"
+        )
+        return create_app(Parts.from_env())
+    raise AttributeError(name)

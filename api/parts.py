@@ -1,0 +1,135 @@
+"""What a web process is made of: the connections and caches that handlers share, opened at start, closed at the end."""
+
+import asyncio
+import logging
+import os
+from dataclasses import dataclass, field
+from typing import Final
+
+from api.auth import AuthSettings, Verifier
+from api.rate_limit import RateLimit, RateSettings
+from commands.committer import Committer
+from commands.directory import Directory
+from commands.errors import LogUnavailable, SettingsError, StoreUnavailable, Unavailable
+from commands.migrate import check_current
+from commands.postgres import Engine, PostgresSettings, check_durability, create_engine
+from projections.keys import APPLIED_CHANNEL
+from projections.store import Store, StoreSettings, check_store, open_store
+from projections.wakeup import Listener, Progress, QueueSettings, Wakeup
+from queries.reader import Reader
+
+logger: Final = logging.getLogger(__name__)
+
+# How often a server that was down at our start is looked at again.
+VET_S: Final = 1.0
+# An answer to a command waits this long for the views to show it; some milliseconds are the rule.
+VISIBLE_WAIT_MS: Final = 200
+
+
+@dataclass(frozen=True)
+class VisibilitySettings:
+    """How long the answer to a command may wait for the views, in ms; 0 answers at the commit."""
+
+    wait_ms: int = VISIBLE_WAIT_MS
+
+    @classmethod
+    def from_env(cls) -> "VisibilitySettings":
+        """Read FOLLOWS_VISIBLE_WAIT_MS; raises SettingsError."""
+        text = os.environ.get("FOLLOWS_VISIBLE_WAIT_MS") or str(VISIBLE_WAIT_MS)
+        if not text.isascii() or not text.isdigit() or int(text) > 10_000:
+            raise SettingsError(f"FOLLOWS_VISIBLE_WAIT_MS must be 0 to 10000 milliseconds, not {text!r}")
+        return cls(int(text))
+
+
+@dataclass
+class Parts:
+    """Everything a request may need."""
+
+    postgres: PostgresSettings
+    engine: Engine
+    directory: Directory
+    committer: Committer
+    store: Store
+    progress: Progress
+    reader: Reader
+    wakeup: Wakeup
+    listener: Listener
+    verifier: Verifier
+    limit: RateLimit
+    visibility: VisibilitySettings
+    unvetted: set[str] = field(default_factory=lambda: {"log", "store"})
+    _vetting: asyncio.Task[None] | None = None
+
+    @classmethod
+    def from_env(cls) -> "Parts":
+        """Make the parts, without connecting to anything; raises SettingsError."""
+        postgres, queue = PostgresSettings.from_env(), QueueSettings.from_env()
+        engine = create_engine(postgres)
+        store = open_store(StoreSettings.from_env())
+        progress, wakeup = Progress(), Wakeup(queue)
+        return cls(
+            postgres=postgres,
+            engine=engine,
+            directory=Directory(engine),
+            committer=Committer(engine, wakeup.send),
+            store=store,
+            progress=progress,
+            reader=Reader(store, progress),
+            wakeup=wakeup,
+            listener=Listener(queue, APPLIED_CHANNEL, progress.hear),
+            verifier=Verifier(AuthSettings.from_env()),
+            limit=RateLimit(store, RateSettings.from_env()),
+            visibility=VisibilitySettings.from_env(),
+        )
+
+    async def start(self) -> None:
+        """Open what must be open before the first request; raises SettingsError where it would not be safe to serve.
+
+        A server that is down does not keep us from starting: it is vetted when it comes, and until then what needs it
+        is answered with 503.
+        """
+        await self.verifier.start()
+        await self._vet()
+        self.committer.start()
+        await self.listener.start()
+        if self.unvetted:
+            self._vetting = asyncio.create_task(self._vet_later())
+
+    async def close(self) -> None:
+        """Answer the commands that are under way, then close."""
+        if self._vetting is not None:
+            self._vetting.cancel()
+        await self.committer.close()
+        await self.wakeup.close()
+        await self.listener.close()
+        await self.verifier.close()
+        await self.store.close()
+        await self.engine.dispose()
+
+    def must_be_vetted(self, name: str) -> None:
+        """Raise Unavailable while the server ``name`` has not shown that it keeps what we promise."""
+        if name in self.unvetted:
+            raise LogUnavailable if name == "log" else StoreUnavailable
+
+    async def _vet(self) -> None:
+        try:
+            if "log" in self.unvetted:
+                await check_durability(self.engine, self.postgres)
+                await check_current(self.engine)
+                self.unvetted.discard("log")
+        except Unavailable as error:
+            logger.warning("%s", error)
+        try:
+            if "store" in self.unvetted:
+                await check_store(self.store)
+                self.unvetted.discard("store")
+        except Unavailable as error:
+            logger.warning("%s", error)
+
+    async def _vet_later(self) -> None:
+        while self.unvetted:
+            await asyncio.sleep(VET_S)
+            try:
+                await self._vet()
+            except SettingsError as error:
+                logger.error("%s", error.message)  # what needs it stays unavailable until somebody mends it

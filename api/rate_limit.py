@@ -1,0 +1,160 @@
+"""How often one caller may ask: a fixed window a minute long, counted in Redis for all processes together."""
+
+import asyncio
+import hashlib
+import ipaddress
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from api.auth import Caller
+from commands.errors import SettingsError, StoreUnavailable, Unavailable
+from projections import keys
+from projections.store import Script, Store
+
+logger = logging.getLogger(__name__)
+
+WINDOW_S = 60  # API.md counts per minute
+COUNT_LIMIT_S = 0.5  # the longest a request waits for its count: a command needs no Redis and should not hang on it
+LOG_EVERY_S = 10.0  # a store that is down is worth a line now and then, not one per request
+IPV6_HOST_BITS = 64  # one subscriber has a whole /64 to count from
+
+
+# Counts and, the first time, says when the count ends: in one step, so that no count stays for ever.
+_TEXT = """
+local count = redis.call('INCR', KEYS[1])
+if count == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+return count
+"""
+COUNT = Script(_TEXT, hashlib.sha1(_TEXT.encode(), usedforsecurity=False).hexdigest(), reads=False)
+
+
+@dataclass(frozen=True)
+class RateSettings:
+    """Requests a minute by kind of caller, 0 for no limit; what happens when nobody can count."""
+
+    per_user: int = 100
+    per_service: int = 60_000  # the platform's own services act for all users at once
+    per_address: int = 1_200  # callers without a token; many people can sit behind one address
+    fail_open: bool = True
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> "RateSettings":
+        """From FOLLOWS_RATE_LIMIT, _SERVICES, _ADDRESS and _FAIL. Raises `SettingsError`.
+
+        FOLLOWS_RATE_LIMIT=0 switches off those of the others that are not set.
+        """
+        fail = env.get("FOLLOWS_RATE_LIMIT_FAIL") or "open"
+        if fail not in ("open", "closed"):
+            raise SettingsError(f"FOLLOWS_RATE_LIMIT_FAIL must be open or closed, not {fail!r}")
+        per_user = _limit(env, "FOLLOWS_RATE_LIMIT", cls.per_user)
+        return cls(
+            per_user=per_user,
+            per_service=_limit(env, "FOLLOWS_RATE_LIMIT_SERVICES", cls.per_service if per_user else 0),
+            per_address=_limit(env, "FOLLOWS_RATE_LIMIT_ADDRESS", cls.per_address if per_user else 0),
+            fail_open=fail == "open",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Where a caller stands after this request; `retry_after_s` is set when it was one too many."""
+
+    limit: int
+    remaining: int
+    reset_at_epoch_s: int
+    retry_after_s: int | None = None
+
+
+class RateLimit:
+    """Counts requests in windows that begin with each minute of the epoch.
+
+    The window comes from this process's clock: processes on one machine agree exactly, machines under NTP
+    to milliseconds (which tokens need as well), and no round trip is spent on asking Redis for the time.
+    """
+
+    def __init__(
+        self, store: Store, settings: RateSettings | None = None, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._settings = settings or RateSettings()
+        self._now = now
+        self._logged_at = -math.inf
+
+    def account(self, caller: Caller | None, address: str | None = None) -> tuple[str, int]:
+        """Whose count a request goes to, and the limit of it: the caller's, or without one its address's."""
+        if caller is None:
+            return _address_key(address), self._settings.per_address
+        if caller.role in ("service", "admin"):
+            return caller.id, self._settings.per_service
+        return caller.id, self._settings.per_user
+
+    async def hit(self, caller_key: str, limit: int) -> Verdict:
+        """Count one request. Raises `StoreUnavailable` where nobody can count and the setting is closed."""
+        now = self._now()
+        window = int(now // WINDOW_S)
+        reset_at_epoch_s = (window + 1) * WINDOW_S
+        if limit == 0:
+            return Verdict(0, 0, reset_at_epoch_s)
+        count = await self._count(keys.rate(caller_key, window))
+        if count <= limit:
+            return Verdict(limit, limit - count, reset_at_epoch_s)
+        return Verdict(limit, 0, reset_at_epoch_s, max(1, math.ceil(reset_at_epoch_s - now)))
+
+    async def _count(self, key: str) -> int:
+        """How many requests the window has seen, this one included; 0 when nobody can say and fails open."""
+        try:
+            async with asyncio.timeout(COUNT_LIMIT_S):
+                # The count outlives its window by one: a machine whose clock is behind must not begin at 0.
+                return int(await self._store.run(COUNT, [key], [2 * WINDOW_S]))
+        except (Unavailable, RedisError, OSError) as error:  # OSError: the time limit too
+            self._log(error)
+            if self._settings.fail_open:
+                return 0
+            raise StoreUnavailable from None
+
+    def _log(self, error: Exception) -> None:
+        now = self._now()
+        if now >= self._logged_at + LOG_EVERY_S:
+            self._logged_at = now
+            then = "let through" if self._settings.fail_open else "refused"
+            logger.warning("requests cannot be counted and are %s: %s", then, error or type(error).__name__)
+
+
+def headers(verdict: Verdict) -> dict[str, str]:
+    """The X-RateLimit-* headers of an answer, with Retry-After when the request was one too many."""
+    if verdict.limit == 0:
+        return {}
+    named = {
+        "X-RateLimit-Limit": str(verdict.limit),
+        "X-RateLimit-Remaining": str(verdict.remaining),
+        "X-RateLimit-Reset": str(verdict.reset_at_epoch_s),
+    }
+    if verdict.retry_after_s is not None:
+        named["Retry-After"] = str(verdict.retry_after_s)
+    return named
+
+
+def _address_key(address: str | None) -> str:
+    """An address as a count's name. It holds a dot or a colon, which no user id can."""
+    try:
+        parsed = ipaddress.ip_address((address or "").partition("%")[0])
+    except ValueError:  # a Unix socket, or a proxy that names no address
+        return "address.unknown"
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((parsed, 128 - IPV6_HOST_BITS), strict=False).network_address)
+    return str(parsed)
+
+
+def _limit(env: Mapping[str, str], name: str, otherwise: int) -> int:
+    text = env.get(name) or str(otherwise)
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise SettingsError(f"{name} must be a whole number of requests a minute (0 = no limit), not {text!r}")
+    return int(text)

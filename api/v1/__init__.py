@@ -1,0 +1,1 @@
+"""The dialect /v1: users follow hosts, JSON, bearer tokens."""

@@ -1,0 +1,123 @@
+"""What the domain's words and the framework's faults mean in /v1: status, code and body."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from api.context import context_of
+from commands import errors
+
+logger: Final = logging.getLogger(__name__)
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """What went wrong: a code to branch on, a sentence to read, and per field the reason."""
+
+    code: str
+    message: str
+    details: dict[str, str] | None = None
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """The body of every answer that is no success."""
+
+    error: ErrorBody
+
+
+# The most specific class wins; tests/api/test_errors.py asserts that every word of the domain has its line.
+MEANINGS: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
+    errors.FollowsError: (500, "internal_error"),
+    errors.SettingsError: (500, "internal_error"),
+    errors.Invalid: (400, "validation_error"),
+    errors.BadCursor: (400, "validation_error"),
+    errors.CannotFollowYourself: (400, "validation_error"),
+    errors.Unauthenticated: (401, "unauthorized"),
+    errors.Forbidden: (403, "forbidden"),
+    errors.MissingScope: (403, "forbidden"),
+    errors.GuestsMayNotAct: (403, "forbidden"),
+    errors.CallerErased: (403, "forbidden"),
+    errors.Refused: (409, "conflict"),
+    errors.UserNotFound: (404, "not_found"),
+    errors.NotFollowing: (404, "not_found"),
+    errors.NotLive: (404, "not_found"),
+    errors.AlreadyFollowing: (409, "conflict"),
+    errors.LoginTaken: (409, "conflict"),
+    errors.StillErasing: (409, "conflict"),
+    errors.KeyReused: (409, "conflict"),
+    errors.RateLimited: (429, "rate_limited"),
+    errors.Unavailable: (503, "unavailable"),
+    errors.LogUnavailable: (503, "unavailable"),
+    errors.StoreUnavailable: (503, "unavailable"),
+    errors.ViewUnavailable: (503, "unavailable"),
+    errors.ViewBehind: (503, "unavailable"),
+    errors.KeysUnavailable: (503, "unavailable"),
+}
+_FRAMEWORK: Final = {
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    429: "rate_limited",
+}
+# What the framework's validation means in words of this API.
+_REASONS: Final = {"page": "must be an integer >= 1", "per_page": "must be an integer >= 1"}
+
+
+def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
+    """Answer any exception in the dialect's form; what is our own fault is logged and told without its text."""
+    headers = context_of(request.scope).headers() if "follows" in request.scope else {}
+    if isinstance(error, errors.FollowsError):
+        status, body = _of_domain(error)
+        headers |= _headers(error)
+    elif isinstance(error, HTTPException) and error.status_code < 500:
+        status, body = _of_framework(error)
+        headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+    elif isinstance(error, UnicodeDecodeError):
+        status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8")
+    else:
+        logger.error("request %s failed", headers.get("X-Request-Id", "-"), exc_info=error)
+        status, body = 500, ErrorBody("internal_error", "something went wrong on our side")
+    return Response(ErrorAnswer(body), status_code=status, headers=headers, media_type="application/json")
+
+
+def _of_domain(error: errors.FollowsError) -> tuple[int, ErrorBody]:
+    status, code = next(MEANINGS[kind] for kind in type(error).__mro__ if kind in MEANINGS)
+    details = error.details if isinstance(error, errors.Invalid) else None
+    message = error.message if status != 500 else "something went wrong on our side"
+    return status, ErrorBody(code, message, details)
+
+
+def _headers(error: errors.FollowsError) -> Mapping[str, str]:
+    if isinstance(error, errors.Unauthenticated):
+        return {"WWW-Authenticate": 'Bearer realm="follows"'}
+    if isinstance(error, errors.Unavailable | errors.RateLimited):
+        return {"Retry-After": str(error.retry_after_s)}
+    return {}
+
+
+def _of_framework(error: HTTPException) -> tuple[int, ErrorBody]:
+    status = error.status_code
+    if isinstance(error, ValidationException):
+        return 400, ErrorBody("validation_error", "the request cannot be read", _details(error))
+    if status in _FRAMEWORK:
+        return status, ErrorBody(_FRAMEWORK[status], _plain(error))
+    return 400, ErrorBody("validation_error", _plain(error))
+
+
+def _plain(error: HTTPException) -> str:
+    plain = {404: "there is nothing here", 405: "this method is not allowed here", 413: "the body is too large"}
+    return plain.get(error.status_code, "the request cannot be read")
+
+
+def _details(error: ValidationException) -> dict[str, str] | None:
+    extra = error.extra if isinstance(error.extra, list) else []
+    details: dict[str, str] = {}
+    for fault in extra:
+        name = str(fault.get("key") or "body")
+        details[name] = _REASONS.get(name, str(fault.get("message", "cannot be read")))
+    return details or None

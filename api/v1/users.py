@@ -1,0 +1,127 @@
+"""The directory calls of /v1, for the platform's own services: profiles, broadcasts, erasure."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from litestar import Response, delete, get, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from api.auth import USER_ID, Caller
+from api.context import context_of, idempotency_key, make_visible
+from api.parts import Parts
+from api.v1.follows import AnyRequest, target_of
+from api.v1.shapes import User, user
+from commands.answers import once
+from commands.errors import Forbidden, Invalid
+from commands.users import BroadcastChanges, UserChanges
+from queries.reader import Freshness
+from queries.users import Counted, number_of_id, profile
+
+SERVICES = frozenset({"service", "admin"})
+
+
+def require_service(request: AnyRequest) -> Caller:
+    """The caller, if he speaks for the platform."""
+    caller = context_of(request.scope).require_caller()
+    if caller.role not in SERVICES:
+        raise Forbidden("this call is for the platform's own services")
+    return caller
+
+
+@get("/users/{user_id:str}", summary="A user's public profile with counts")
+async def show_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> User:
+    """The profile, and how many follow and are followed."""
+    context = context_of(request.scope)
+    target = target_of(user_id, context.require_caller())
+    counted = await _profile(parts, target, context.fresh)
+    assert counted.profile is not None
+    return user(counted.profile, counted.followers, counted.following)
+
+
+@put("/users/{user_id:str}", summary="Create or change a user", status_code=200)
+async def put_user(
+    request: AnyRequest, user_id: FromPath[str], data: JSONBody[UserChanges], parts: NamedDependency[Parts]
+) -> Response[User]:
+    """Create (201) or change (200) a user; fields left out stay as they are."""
+    caller = require_service(request)
+    target = target_of(user_id, caller)
+    if USER_ID.fullmatch(target) is None:
+        reason = "must be 1 to 64 letters, digits, _ or -"
+        raise Invalid(f"a user id {reason}", {"id": reason})
+
+    async def run() -> dict[str, Any]:
+        created, position = await parts.directory.put(target, data)
+        return {"created": created, "position": position}
+
+    body = msgspec.json.encode(data).decode()
+    answer = await _once(request, parts, caller, f"put user {target} {body}", run)
+    headers = await _seen(parts, caller, target, answer["position"])
+    counted = await _profile(parts, target, Freshness(answer["position"]))
+    assert counted.profile is not None
+    shown = user(counted.profile, counted.followers, counted.following)
+    return Response(shown, status_code=201 if answer["created"] else 200, headers=headers)
+
+
+@delete("/users/{user_id:str}", summary="Erase a person", status_code=204)
+async def erase_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
+    """Erase the person: the name is gone at once, the follows on both sides end in a job."""
+    caller = require_service(request)
+    target = target_of(user_id, caller)
+
+    async def run() -> dict[str, Any]:
+        number = await parts.directory.number(target)
+        position = await parts.directory.erase(target)
+        await parts.wakeup.enqueue("erase", number, job_id=f"erase:{number}")
+        return {"position": position}
+
+    answer = await _once(request, parts, caller, f"erase {target}", run)
+    return Response(None, status_code=204, headers=await _seen(parts, caller, target, answer["position"]))
+
+
+@put("/users/{user_id:str}/broadcast", summary="A channel is live, or its broadcast changed", status_code=204)
+async def put_broadcast(
+    request: AnyRequest, user_id: FromPath[str], data: JSONBody[BroadcastChanges], parts: NamedDependency[Parts]
+) -> Response[None]:
+    """Start the broadcast or replace what is known of the running one."""
+    caller = require_service(request)
+    target = target_of(user_id, caller)
+
+    async def run() -> dict[str, Any]:
+        return {"position": await parts.directory.put_broadcast(target, data)}
+
+    body = msgspec.json.encode(data).decode()
+    answer = await _once(request, parts, caller, f"put broadcast {target} {body}", run)
+    return Response(None, status_code=204, headers=await _seen(parts, caller, target, answer["position"]))
+
+
+@delete("/users/{user_id:str}/broadcast", summary="A broadcast ended", status_code=204)
+async def end_broadcast(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
+    """End the broadcast: 204, or 404 when there is none."""
+    caller = require_service(request)
+    target = target_of(user_id, caller)
+
+    async def run() -> dict[str, Any]:
+        return {"position": await parts.directory.end_broadcast(target)}
+
+    answer = await _once(request, parts, caller, f"end broadcast {target}", run)
+    return Response(None, status_code=204, headers=await _seen(parts, caller, target, answer["position"]))
+
+
+async def _once(
+    request: AnyRequest, parts: Parts, caller: Caller, said: str, run: Callable[[], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    parts.must_be_vetted("log")
+    return await once(parts.engine, idempotency_key(request.scope, caller, said), run)
+
+
+async def _seen(parts: Parts, caller: Caller, target: str, position: int) -> dict[str, str]:
+    """Wake the workers, wait a moment for the views, and give the answer's headers."""
+    parts.wakeup.send(position)
+    return await make_visible(parts, caller, position, [await parts.directory.known_number(target)])
+
+
+async def _profile(parts: Parts, target: str, fresh: Freshness) -> Counted:
+    number = await number_of_id(parts.reader, target, fresh=fresh)
+    return await profile(parts.reader, number, named=target, fresh=fresh)

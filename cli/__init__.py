@@ -1,0 +1,1 @@
+"""The `follows` command line: it may import anything, and nobody imports it."""

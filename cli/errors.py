@@ -1,0 +1,17 @@
+"""What a command says when PostgreSQL fails it: the reason in one line, where the service would only say "not now"."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from commands.errors import LogUnavailable, SettingsError
+
+
+@contextmanager
+def plain_database_errors(advice: str = "") -> Iterator[None]:
+    """Turn LogUnavailable into a SettingsError with PostgreSQL's own words and ``advice``."""
+    try:
+        yield
+    except LogUnavailable as error:
+        cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
+        reason = next(iter(str(cause).splitlines()), "") or type(cause).__name__
+        raise SettingsError(f"PostgreSQL cannot be used: {reason}{advice}") from error

@@ -1,0 +1,61 @@
+"""`follows token`: a token for trying the service out, signed with the development key."""
+
+import os
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from api.auth import USER_ID, Role
+from cli.dev_key import DEV_TOKEN_TTL_S, JWKS_FILE, expected_claims, sign
+from commands.errors import Invalid, SettingsError
+
+ROLES = get_args(Role)
+TTL_MAX_S = 10 * 365 * 24 * 3600  # ten years: for a machine nobody wants to look after
+
+
+@click.command()
+@click.argument("user")
+@click.option("--scope", "scopes", multiple=True, metavar="S", help="A scope to grant; may be repeated.")
+@click.option("--role", default="user", show_default=True, metavar="R", help=f"One of: {', '.join(ROLES)}.")
+@click.option("--ttl", "ttl_s", type=int, default=DEV_TOKEN_TTL_S, show_default=True, metavar="S", help="Seconds.")
+@click.option(
+    "--data",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=".follows",
+    envvar="FOLLOWS_DATA",
+    show_default=True,
+    metavar="DIR",
+    help="The data folder of `follows up`.",
+)
+def token(user: str, scopes: tuple[str, ...], role: str, ttl_s: int, folder: Path) -> None:
+    """Print a token signed with the development key.
+
+    USER is a user's id. The key is the one that `follows up` made in its data folder.
+    """
+    _check(user, scopes, role, ttl_s)
+    _check_key_is_in_use(folder)
+    click.echo(sign(folder, user, scopes=scopes, role=role, ttl_s=ttl_s, claims=expected_claims()))
+
+
+def _check(user: str, scopes: tuple[str, ...], role: str, ttl_s: int) -> None:
+    """Refuse in one line what the service would refuse."""
+    if USER_ID.fullmatch(user) is None:
+        raise Invalid(f"{user[:80]!r} is not a user id: 1 to 64 of 0-9 A-Z a-z _ -")
+    if role not in ROLES:
+        raise Invalid(f"{role[:80]!r} is not a role: {', '.join(ROLES)}")
+    if not 0 < ttl_s <= TTL_MAX_S:
+        raise Invalid(f"--ttl must be 1 to {TTL_MAX_S} seconds")
+    for scope in scopes:
+        if not scope or scope.split() != [scope]:
+            raise Invalid(f"{scope[:80]!r} is not a scope: one word, --scope once for each")
+
+
+def _check_key_is_in_use(folder: Path) -> None:
+    """Refuse where the service believes other keys, or would believe no development key."""
+    if os.environ.get("FOLLOWS_ENV", "").lower() == "production":
+        raise SettingsError("FOLLOWS_ENV is production: development tokens are not valid there")
+    believed, ours = os.environ.get("FOLLOWS_JWKS"), folder / JWKS_FILE
+    if believed and Path(believed).expanduser().resolve() != ours.resolve():
+        raise SettingsError(f"FOLLOWS_JWKS is not {ours}: ask whoever holds its keys for a token")

@@ -1,0 +1,1 @@
+"""The write side: users, follow facts and the event log; the only place that speaks SQL."""

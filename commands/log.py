@@ -1,0 +1,138 @@
+"""The event log: append in batches, read in order. Every statement of it stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from commands.events import AnyEvent, Recorded, decode, encode
+from commands.postgres import translated_errors
+
+# Readers of the log ask for at most this many events at once: some 10 MB in Python, well under a second of work.
+READ_LIMIT_MAX: Final = 20_000
+
+_COLUMNS: Final = """position, subject, object, version, type::text,
+    (extract(epoch FROM recorded_at) * 1000000)::bigint AS recorded_at, data::text"""
+
+_APPEND: Final = text(
+    """SELECT ord, at_position, (extract(epoch FROM at_time) * 1000000)::bigint
+    FROM append_events(
+        CAST(:subjects AS bigint[]), CAST(:objects AS bigint[]), CAST(:versions AS integer[]),
+        CAST(:types AS event_type[]), CAST(:datas AS jsonb[]),
+        CAST(:command_ids AS uuid[]), CAST(:request_hashes AS bytea[]))"""
+)
+_AFTER: Final = text(f"SELECT {_COLUMNS} FROM events WHERE position > :after ORDER BY position LIMIT :limit")
+_AT: Final = text(f"SELECT {_COLUMNS} FROM events WHERE position = ANY(CAST(:positions AS bigint[]))")
+_NEWEST: Final = text(
+    f"""SELECT p.ord,
+        EXISTS (SELECT FROM erasures WHERE number = p.s), EXISTS (SELECT FROM erasures WHERE number = p.o), e.*
+    FROM unnest(CAST(:subjects AS bigint[]), CAST(:objects AS bigint[])) WITH ORDINALITY AS p (s, o, ord)
+    LEFT JOIN LATERAL (
+        SELECT {_COLUMNS} FROM events WHERE subject = p.s AND object = p.o ORDER BY version DESC LIMIT 1) e ON true
+    ORDER BY p.ord"""
+)
+_HEAD: Final = text(
+    """SELECT (SELECT epoch FROM log_identity), e.position,
+        (extract(epoch FROM e.recorded_at) * 1000000)::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    FROM (SELECT 1) one LEFT JOIN (SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1) e ON true"""
+)
+_RECORDED_AFTER: Final = text(
+    """SELECT (extract(epoch FROM recorded_at) * 1000000)::bigint
+    FROM events WHERE position > :after ORDER BY position LIMIT 1"""
+)
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An event to append to its pair as the ``version``-th there; the last two when the command has a key."""
+
+    subject: int
+    object: int
+    version: int
+    event: AnyEvent
+    command_id: UUID | None = None
+    request_hash: bytes | None = None
+
+
+class PairState(msgspec.Struct, frozen=True):
+    """What a decision about a pair needs: whether either user is erased, and the newest event, if any."""
+
+    subject_erased: bool
+    object_erased: bool
+    last: Recorded | None
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The log's end: its identity, last position (0 when empty), that event's time and the server's time, in us."""
+
+    epoch: UUID
+    position: int
+    recorded_at: int
+    now: int
+
+
+async def append(connection: AsyncConnection, drafts: Sequence[Draft]) -> dict[int, tuple[int, int]]:
+    """Append ``drafts``, each pair at most once; give index -> (position, recorded_at in us) of those that went in.
+
+    What is missing from the answer lost a race and is to be decided again. Source: ``commands/sql/append_events.sql``.
+    """
+    encoded = [encode(draft.event) for draft in drafts]
+    rows = await connection.execute(
+        _APPEND,
+        {
+            "subjects": [draft.subject for draft in drafts],
+            "objects": [draft.object for draft in drafts],
+            "versions": [draft.version for draft in drafts],
+            "types": [name for name, _ in encoded],
+            "datas": [data for _, data in encoded],
+            "command_ids": [draft.command_id for draft in drafts],
+            "request_hashes": [draft.request_hash for draft in drafts],
+        },
+    )
+    return {ord_ - 1: (position, recorded_at) for ord_, position, recorded_at in rows}
+
+
+def _recorded(row: Sequence[Any]) -> Recorded:
+    position, subject, object_, version, type_, recorded_at, data = row
+    return Recorded(position, subject, object_, version, decode(type_, data), recorded_at)
+
+
+async def states_of(connection: AsyncConnection, pairs: Sequence[tuple[int, int]]) -> list[PairState]:
+    """Give the state of each of ``pairs``, in their order, in one query."""
+    rows = await connection.execute(
+        _NEWEST, {"subjects": [pair[0] for pair in pairs], "objects": [pair[1] for pair in pairs]}
+    )
+    return [PairState(row[1], row[2], _recorded(row[3:]) if row[3] is not None else None) for row in rows]
+
+
+async def events_at(connection: AsyncConnection, positions: Sequence[int]) -> dict[int, Recorded]:
+    """Give position -> event for those of ``positions`` that exist."""
+    rows = await connection.execute(_AT, {"positions": list(positions)})
+    return {row[0]: _recorded(row) for row in rows}
+
+
+async def read_after(engine: AsyncEngine, after: int, limit: int) -> list[Recorded]:
+    """Give up to ``limit`` events behind position ``after``, in order. Never skips one: see ``append_events``."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            rows = await connection.execute(_AFTER, {"after": after, "limit": min(limit, READ_LIMIT_MAX)})
+            return [_recorded(row) for row in rows]
+
+
+async def head(engine: AsyncEngine) -> Head:
+    """Give the log's end as it is now."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            epoch, position, recorded_at, now = (await connection.execute(_HEAD)).one()
+            return Head(epoch, position or 0, recorded_at or 0, now)
+
+
+async def recorded_after(engine: AsyncEngine, after: int) -> int | None:
+    """Give the time (us) of the first event behind ``after``, or None: since when a reader there has been behind."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            return (await connection.execute(_RECORDED_AFTER, {"after": after})).scalar()

@@ -1,0 +1,80 @@
+"""The log, the users directory, and what the writers need beside them."""
+
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+STATEMENTS = (
+    """CREATE TYPE event_type AS ENUM (
+        'UserRegistered', 'ProfileChanged', 'UserErased', 'BroadcastStarted', 'BroadcastChanged', 'BroadcastEnded',
+        'UserFollowed', 'UserUnfollowed', 'NotificationsChanged')""",
+    # CACHE 1: a session that kept numbers back would append below what others have already committed.
+    "CREATE SEQUENCE events_position AS bigint CACHE 1",
+    """CREATE TABLE events (
+        position bigint PRIMARY KEY,
+        subject bigint NOT NULL,
+        object bigint NOT NULL,
+        version integer NOT NULL CHECK (version > 0),
+        type event_type NOT NULL,
+        recorded_at timestamptz NOT NULL,
+        data jsonb,
+        command_id uuid,
+        UNIQUE (subject, object, version))""",
+    # For whatever asks "who followed u": ending the follows of an erased user, history, as-of.
+    "CREATE INDEX events_object ON events (object, subject)",
+    """CREATE TABLE users (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id text NOT NULL UNIQUE CHECK (id ~ '^[0-9A-Za-z_-]{1,64}$'),
+        login text UNIQUE CHECK (login = lower(login)),
+        display_name text NOT NULL,
+        profile jsonb NOT NULL DEFAULT '{}',
+        broadcast jsonb,
+        broadcast_id bigint,
+        broadcast_started_at timestamptz,
+        created_at timestamptz NOT NULL DEFAULT now(),
+        updated_at timestamptz NOT NULL DEFAULT now(),
+        erased_at timestamptz)""",
+    # Names that users no longer have, kept a while for the projection, which must drop their look-ups from the views.
+    """CREATE TABLE released_logins (
+        login text NOT NULL,
+        number bigint NOT NULL,
+        position bigint NOT NULL,
+        released_at timestamptz NOT NULL DEFAULT now())""",
+    "CREATE INDEX released_logins_number ON released_logins (number)",
+    "CREATE SEQUENCE broadcast_ids",
+    """CREATE TABLE erasures (
+        number bigint PRIMARY KEY REFERENCES users,
+        position bigint NOT NULL,
+        followers_side boolean NOT NULL DEFAULT false,
+        walked_to bigint NOT NULL DEFAULT 0,
+        requested_at timestamptz NOT NULL DEFAULT now(),
+        finished_at timestamptz)""",
+    "CREATE INDEX erasures_open ON erasures (number) WHERE finished_at IS NULL",
+    """CREATE TABLE command_answers (
+        command_id uuid PRIMARY KEY,
+        request_hash bytea NOT NULL,
+        position bigint,
+        answer jsonb,
+        answered_at timestamptz NOT NULL DEFAULT now())""",
+    "CREATE INDEX command_answers_age ON command_answers (answered_at)",
+    # Which log this is: a checkpoint taken from another database must not be mistaken for one of ours.
+    "CREATE TABLE log_identity (epoch uuid NOT NULL DEFAULT gen_random_uuid())",
+    "INSERT INTO log_identity DEFAULT VALUES",
+    # Who projects which lanes. The fence rises with every new owner, for ever; only server time counts.
+    """CREATE TABLE leases (
+        name text PRIMARY KEY,
+        owner uuid NOT NULL,
+        fence bigint NOT NULL,
+        expires_at timestamptz NOT NULL)""",
+    "CREATE SEQUENCE generations",
+    """CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'the event log is append-only' USING ERRCODE = 'restrict_violation'; END $$""",
+    "CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION refuse_change()",
+    "CREATE TRIGGER events_no_truncate BEFORE TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()",
+)
+
+
+def upgrade() -> None:
+    for statement in STATEMENTS:
+        op.execute(statement)

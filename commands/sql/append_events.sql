@@ -1,0 +1,46 @@
+-- Append one event per row of the arrays to the log, in their order, and give back the rows that went in.
+--
+-- The lock comes before the first nextval and is held until commit, so positions become visible in their own order: a
+-- reader of "position > x ORDER BY position" never skips one. recorded_at is stamped under the lock too, strictly
+-- rising with the position, even when the clock steps back.
+--
+-- A row does not go in when its version is taken (another writer was faster), when one of its users is erased, or when
+-- its command_id already has an answer: read again and decide again. A pair may stand once in the arrays.
+CREATE OR REPLACE FUNCTION append_events(
+    subjects bigint[], objects bigint[], versions integer[], types event_type[], datas jsonb[],
+    command_ids uuid[], request_hashes bytea[]
+) RETURNS TABLE (ord bigint, at_position bigint, at_time timestamptz)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    base timestamptz;
+BEGIN
+    PERFORM pg_advisory_xact_lock(log_lock());
+    base := next_recorded_at();
+    RETURN QUERY
+    WITH input AS MATERIALIZED (
+        SELECT *
+        FROM unnest(subjects, objects, versions, types, datas, command_ids, request_hashes)
+             WITH ORDINALITY AS i (subject, object, version, type, data, command_id, request_hash, ord)
+    ), inserted AS (
+        INSERT INTO events (position, subject, object, version, type, recorded_at, data, command_id)
+        SELECT nextval('events_position'), o.subject, o.object, o.version, o.type,
+               base + (o.ord - 1) * interval '1 microsecond', o.data, o.command_id
+        FROM (
+            SELECT * FROM input i
+            WHERE NOT EXISTS (SELECT FROM erasures x WHERE x.number IN (i.subject, i.object))
+              AND (i.command_id IS NULL
+                   OR NOT EXISTS (SELECT FROM command_answers a WHERE a.command_id = i.command_id))
+            ORDER BY i.ord
+        ) o
+        ON CONFLICT (subject, object, version) DO NOTHING
+        RETURNING position, subject, object, recorded_at
+    ), answered AS (
+        INSERT INTO command_answers (command_id, request_hash, position)
+        SELECT i.command_id, i.request_hash, n.position
+        FROM inserted n JOIN input i USING (subject, object)
+        WHERE i.command_id IS NOT NULL
+    )
+    SELECT i.ord, n.position, n.recorded_at
+    FROM inserted n JOIN input i USING (subject, object);
+END $$;

@@ -1,0 +1,120 @@
+"""What is known of a user: the profile as readers get it, and the changes that services may make to it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+ID_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$"
+LOGIN_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$"
+
+T = TypeVar("T")
+Login = Annotated[str, Meta(pattern=LOGIN_PATTERN, description="unique without regard to case")]
+ShortText = Annotated[str, Meta(max_length=256)]
+LongText = Annotated[str, Meta(max_length=4096)]
+Url = Annotated[str, Meta(max_length=2048)]
+Language = Annotated[str, Meta(max_length=35, description="a BCP 47 tag")]
+Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+
+
+class Broadcast(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A running broadcast; ``id`` and ``started_at`` (us since 1970) are the service's."""
+
+    id: int = 0
+    started_at: int = 0
+    game: str | None = None
+    title: str | None = None
+    viewers: int = 0
+    language: str | None = None
+    average_fps: float = 0.0
+    delay: int = 0
+    video_height: int = 0
+    is_playlist: bool = False
+    preview: str | None = None
+
+
+class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A user as the read path has him, times in us since 1970. One who is erased keeps only ``number``."""
+
+    number: int
+    id: str
+    login: str
+    display_name: str
+    created_at: int
+    updated_at: int
+    erased: bool = False
+    email: str | None = None
+    email_notifications: bool = False
+    push_notifications: bool = False
+    avatar_url: str | None = None
+    bio: str | None = None
+    is_available: bool = False
+    partner: bool = False
+    mature: bool | None = None
+    status: str | None = None
+    broadcaster_language: str | None = None
+    game: str | None = None
+    delay: int | None = None
+    language: str | None = None
+    banner: str | None = None
+    video_banner: str | None = None
+    background: str | None = None
+    profile_banner: str | None = None
+    profile_banner_background_color: str | None = None
+    url: str | None = None
+    views: int = 0
+    broadcast: Broadcast | None = None
+    last_broadcast_at: int | None = None
+
+
+class UserChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a service says of a user: fields left out stay as they are, null clears where null makes sense."""
+
+    username: Login | UnsetType = UNSET
+    display_name: Annotated[str, Meta(min_length=1, max_length=128)] | UnsetType = UNSET
+    email: ShortText | UnsetType | None = UNSET
+    email_notifications: bool | UnsetType = UNSET
+    push_notifications: bool | UnsetType = UNSET
+    avatar_url: Url | UnsetType | None = UNSET
+    bio: LongText | UnsetType | None = UNSET
+    is_available: bool | UnsetType = UNSET
+    partner: bool | UnsetType = UNSET
+    mature: bool | UnsetType | None = UNSET
+    status: LongText | UnsetType | None = UNSET
+    broadcaster_language: Language | UnsetType | None = UNSET
+    game: ShortText | UnsetType | None = UNSET
+    delay: Count | UnsetType | None = UNSET
+    language: Language | UnsetType | None = UNSET
+    banner: Url | UnsetType | None = UNSET
+    video_banner: Url | UnsetType | None = UNSET
+    background: Url | UnsetType | None = UNSET
+    profile_banner: Url | UnsetType | None = UNSET
+    profile_banner_background_color: ShortText | UnsetType | None = UNSET
+    url: Url | UnsetType | None = UNSET
+    views: Annotated[int, Meta(ge=0, le=2**53)] | UnsetType = UNSET
+
+    def profile(self) -> dict[str, Any]:
+        """The given fields that are kept in the ``profile`` column: all but the two that have columns."""
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return {name: value for name, value in fields.items() if name not in {"username", "display_name"}}
+
+
+class BroadcastChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a service says of a live channel; each call replaces what the last one said."""
+
+    game: ShortText | None = None
+    title: LongText | None = None
+    viewers: Count = 0
+    language: Language | None = None
+    average_fps: Annotated[float, Meta(ge=0, le=1000)] = 0.0
+    delay: Count = 0
+    video_height: Count = 0
+    is_playlist: bool = False
+    preview: Url | None = None
+
+
+def given(value: T | UnsetType) -> T | None:
+    """The value, or None when it was left out."""
+    return None if isinstance(value, UnsetType) else value

@@ -1,0 +1,122 @@
+"""Every Redis name of the product, and how a follow is written as a member with a score. No other module spells a key.
+
+The keys of one lane share the hash tag ``{g<generation>.<lane>}``: one slot of a Redis Cluster, one atomic unit.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+# What a view can be spread over: enough for 64 cluster nodes, few enough to look at all of them in one round trip.
+LANES: Final = 64
+# Workers share lanes by group. Part of the wake-up messages, so it is the same for every process.
+GROUPS: Final = 8
+
+POINTER: Final = "follows:view"
+WAKE_CHANNEL: Final = "follows:wake"
+APPLIED_CHANNEL: Final = "follows:applied"
+QUEUE: Final = "follows:jobs"
+
+
+class View(msgspec.Struct, frozen=True):
+    """One generation of views: its number and into how many lanes it is cut."""
+
+    generation: int
+    lanes: int
+
+    def lane_of(self, number: int) -> int:
+        """The lane of a user."""
+        return number % self.lanes
+
+    def lane_of_text(self, text: str) -> int:
+        """The lane of an id or login look-up."""
+        return crc32(text.encode()) % self.lanes
+
+    def group_of_user(self, number: int) -> int:
+        """The group of a user's lane."""
+        return group_of(self.lane_of(number))
+
+    def checkpoint(self, lane: int) -> str:
+        """Hash: position, fence, epoch."""
+        return f"{{g{self.generation}.{lane}}}:checkpoint"
+
+    def following(self, number: int) -> str:
+        """Sorted set: whom the user follows."""
+        return f"{{g{self.generation}.{number % self.lanes}}}:following:{number}"
+
+    def followers(self, number: int) -> str:
+        """Sorted set: who follows the user."""
+        return f"{{g{self.generation}.{number % self.lanes}}}:followers:{number}"
+
+    def user(self, number: int) -> str:
+        """String: the profile as JSON."""
+        return f"{{g{self.generation}.{number % self.lanes}}}:user:{number}"
+
+    def logins(self, lane: int) -> str:
+        """Hash: number -> login, of the lane's users; what sorting by login reads."""
+        return f"{{g{self.generation}.{lane}}}:logins"
+
+    def live(self, lane: int) -> str:
+        """Sorted set: the lane's live channels by viewers."""
+        return f"{{g{self.generation}.{lane}}}:live"
+
+    def last_broadcast(self, lane: int) -> str:
+        """Sorted set: the lane's channels by the start of their last broadcast, in us."""
+        return f"{{g{self.generation}.{lane}}}:last_broadcast"
+
+    def id(self, id_: str) -> str:
+        """String: the number of the user with this id."""
+        return f"{{g{self.generation}.{self.lane_of_text(id_)}}}:id:{id_}"
+
+    def login(self, login: str) -> str:
+        """String: the number of the user with this login."""
+        return f"{{g{self.generation}.{self.lane_of_text(login)}}}:login:{login}"
+
+    def pattern(self) -> str:
+        """What matches every key of this generation."""
+        return f"{{g{self.generation}.*"
+
+
+def group_of(lane: int) -> int:
+    """The group of a lane."""
+    return lane % GROUPS
+
+
+def position_of(caller: str) -> str:
+    """String: the log position that this caller's latest command left."""
+    return f"follows:position:{caller}"
+
+
+def rate(caller: str, window: int) -> str:
+    """String: requests of this caller in this window."""
+    return f"follows:rate:{caller}:{window}"
+
+
+def score(created_at: int, notifications: bool) -> int:
+    """Write a follow's time (us since 1970) and flag as one number, exact in a double until the year 2112."""
+    return created_at << 1 | notifications
+
+
+def unscore(value: int) -> tuple[int, bool]:
+    """Read ``score``: (created_at in us, notifications)."""
+    return value >> 1, bool(value & 1)
+
+
+def member(number: int) -> str:
+    """Write a user's number so that Redis, which orders equal scores by bytes, orders them by number.
+
+    The count of digits goes first: 7 is ``17``, 36890 is ``536890``; from 9 digits on, ``9`` and the count as two
+    digits. The result is still a decimal integer, which Redis packs into a few bytes.
+    """
+    digits = str(number)
+    length = len(digits)
+    return f"{length}{digits}" if length < 9 else f"9{length:02}{digits}"
+
+
+def number_of(member_: str | bytes) -> int:
+    """Read ``member``."""
+    text = member_.decode() if isinstance(member_, bytes) else member_
+    return int(text[3:]) if text[0] == "9" else int(text[1:])

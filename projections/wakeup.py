@@ -1,0 +1,194 @@
+"""Wake-ups between the processes, over the queue's Redis: "the log has grown" and "the views have come so far".
+
+Both are hints. A lost one costs time, never truth: drains read the log at least once a second whatever they hear, and
+who waits for a position asks the views themselves in the end.
+
+Why no wake-up is lost while both sides live: a drain subscribes before it reads the log. A commit published before the
+subscription is read; one published after it is waiting in the socket when the drain listens. When nobody is subscribed,
+``PUBLISH`` says so, and the sender enqueues a drain as an arq job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+from arq.connections import ArqRedis, RedisSettings, create_pool
+from redis.exceptions import RedisError
+
+from commands.errors import SettingsError
+from projections.keys import GROUPS, QUEUE, WAKE_CHANNEL
+
+logger: Final = logging.getLogger(__name__)
+
+RECONNECT_S: Final = 0.5
+
+
+class QueueSettings(msgspec.Struct, frozen=True):
+    """Where arq's queue and the wake-ups are: a plain Redis, never a cluster."""
+
+    queue_url: str
+
+    @classmethod
+    def from_env(cls) -> QueueSettings:
+        """Read QUEUE_URL, else REDIS_URL; raises SettingsError when both are missing."""
+        url = os.environ.get("QUEUE_URL") or os.environ.get("REDIS_URL", "")
+        if not url:
+            raise SettingsError("neither QUEUE_URL nor REDIS_URL is set")
+        return cls(url)
+
+
+def redis_settings(settings: QueueSettings) -> RedisSettings:
+    """The queue's address in arq's form; one quick try, since who asks has his own way to try again."""
+    redis = RedisSettings.from_dsn(settings.queue_url)
+    redis.conn_retries = 0
+    redis.conn_timeout = 2
+    return redis
+
+
+async def open_queue(settings: QueueSettings) -> ArqRedis:
+    """Connect to the queue with arq's serialisers set to msgpack (its default is pickle)."""
+    return await create_pool(
+        redis_settings(settings),
+        default_queue_name=QUEUE,
+        job_serializer=msgspec.msgpack.encode,
+        job_deserializer=msgspec.msgpack.decode,
+    )
+
+
+class Wakeup:
+    """The queue's connection of a process that commits; opened on first use, again after a fault."""
+
+    def __init__(self, settings: QueueSettings) -> None:
+        self._settings = settings
+        self._queue: ArqRedis | None = None
+        self._position = 0
+        self._sender: asyncio.Task[None] | None = None
+
+    def send(self, position: int) -> None:
+        """Tell the drains that the log has grown to ``position``; never blocks nor raises."""
+        self._position = max(self._position, position)
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.get_running_loop().create_task(self._send())
+
+    async def enqueue(self, job: str, *arguments: Any, job_id: str) -> None:
+        """Enqueue an arq job, once per ``job_id``. It may fail unheard: a sweep must find the same work by itself."""
+        try:
+            await (await self._open()).enqueue_job(job, *arguments, _job_id=job_id)
+        except (RedisError, OSError) as error:
+            logger.warning("the queue does not answer: %s", type(error).__name__)
+
+    async def close(self) -> None:
+        """Finish what is on its way and close."""
+        if self._sender is not None:
+            await self._sender
+        if self._queue is not None:
+            await self._queue.aclose()
+
+    async def _open(self) -> ArqRedis:
+        if self._queue is None:
+            self._queue = await open_queue(self._settings)
+        return self._queue
+
+    async def _send(self) -> None:
+        sent = -1
+        try:
+            while sent < self._position:
+                sent = self._position
+                queue = await self._open()
+                if not await queue.publish(WAKE_CHANNEL, sent):
+                    await queue.enqueue_job("drain", _job_id="drain")
+        except (RedisError, OSError) as error:
+            logger.warning("the queue does not answer: %s", type(error).__name__)
+
+
+class Listener:
+    """Hears a channel of the queue's Redis; after a fault it connects again and lets that count as a message."""
+
+    def __init__(self, settings: QueueSettings, channel: str, hear: Callable[[bytes | None], None]) -> None:
+        """``hear`` gets each message, and None for "there may have been some"."""
+        self._settings, self._channel, self._hear = settings, channel, hear
+        self._task: asyncio.Task[None] | None = None
+        self._subscribed = asyncio.Event()
+
+    async def start(self, patience_s: float = 2.0) -> None:
+        """Begin to listen; returns when subscribed, or after ``patience_s`` in which it goes on trying."""
+        self._task = asyncio.create_task(self._run())
+        try:
+            await asyncio.wait_for(self._subscribed.wait(), patience_s)
+        except TimeoutError:
+            logger.warning("the queue does not answer yet")
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (RedisError, OSError) as error:
+                logger.warning("the queue does not answer: %s", type(error).__name__)
+            await asyncio.sleep(RECONNECT_S)
+
+    async def _listen(self) -> None:
+        queue = await open_queue(self._settings)
+        try:
+            async with queue.pubsub() as pubsub:
+                await pubsub.subscribe(self._channel)
+                async for message in pubsub.listen():
+                    if message["type"] == "subscribe":
+                        self._subscribed.set()
+                    self._hear(message["data"] if message["type"] == "message" else None)
+        finally:
+            await queue.aclose()
+
+
+class Progress:
+    """How far the views have come, as the workers tell; lets a command wait until it can be seen."""
+
+    def __init__(self) -> None:
+        self._reached = [0] * GROUPS
+        self._waiting: list[tuple[int, list[int], asyncio.Future[None]]] = []
+
+    def hear(self, message: bytes | None) -> None:
+        """Take a worker's message: position and groups."""
+        if message is None:
+            return
+        position, groups = msgspec.json.decode(message, type=tuple[int, list[int]])
+        for group in groups:
+            self._reached[group] = max(self._reached[group], position)
+        still: list[tuple[int, list[int], asyncio.Future[None]]] = []
+        for waiting in self._waiting:
+            wanted, needs, future = waiting
+            if future.done():
+                continue
+            if all(self._reached[group] >= wanted for group in needs):
+                future.set_result(None)
+            else:
+                still.append(waiting)
+        self._waiting = still
+
+    async def wait(self, position: int, groups: Iterable[int], timeout_s: float) -> bool:
+        """Wait until these groups have reached ``position``; False when they have not within ``timeout_s``."""
+        needs = list(groups)
+        if all(self._reached[group] >= position for group in needs):
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((position, needs, future))
+        try:
+            await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+
+def progress_message(position: int, groups: Iterable[int]) -> bytes:
+    """Write what ``Progress.hear`` reads; published on ``APPLIED_CHANNEL``."""
+    return msgspec.json.encode((position, list(groups)))

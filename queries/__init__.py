@@ -1,0 +1,1 @@
+"""Redis views become answers: no HTTP and no SQL here."""

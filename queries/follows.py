@@ -1,0 +1,120 @@
+"""Follow status and follow lists, from one side of the views; numbers in, numbers out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Literal
+
+import msgspec
+
+from commands.errors import BadCursor, UserNotFound
+from projections.keys import View, member, number_of, score, unscore
+from projections.store import load_script
+from queries.reader import ANYTIME, Freshness, Reader
+
+PAGE: Final = load_script("queries", "page.lua", reads=True)
+# A cursor is score * 10^19 + number, written in decimal: numbers are below 2^63.
+_CURSOR_BASE: Final = 10**19
+_CURSOR_DIGITS_MAX: Final = 36
+
+Side = Literal["following", "followers"]
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One entry of a list: the other user, since when (us), and the follow's flag."""
+
+    number: int
+    created_at: int
+    notifications: bool
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A page, the size of the whole list, and the log position both are true for."""
+
+    position: int
+    total: int
+    rows: list[Row]
+
+
+class Status(msgspec.Struct, frozen=True):
+    """Whether a follow exists: ``row`` or None."""
+
+    position: int
+    row: Row | None
+    followed_exists: bool
+
+
+class Window(msgspec.Struct, frozen=True):
+    """Which part of a list: ``limit`` rows from ``offset`` on, or behind ``cursor``, newest or oldest first."""
+
+    limit: int
+    offset: int = 0
+    cursor: tuple[int, int] | None = None
+    newest_first: bool = True
+
+
+def encode_cursor(row: Row) -> str:
+    """Write a row's place in its list: a decimal string, in the order of (created_at, notifications, number)."""
+    return str(score(row.created_at, row.notifications) * _CURSOR_BASE + row.number)
+
+
+def decode_cursor(text: str) -> tuple[int, int]:
+    """Read (score, number) from a cursor; raises BadCursor for anything that ``encode_cursor`` does not write."""
+    if not (text.isascii() and text.isdigit()) or len(text) > _CURSOR_DIGITS_MAX or text[0] == "0":
+        raise BadCursor(text)
+    place, number = divmod(int(text), _CURSOR_BASE)
+    if place >= 2**53 or not 0 < number < 2**63:
+        raise BadCursor(text)
+    return place, number
+
+
+async def page(
+    reader: Reader, side: Side, number: int, window: Window, *, named: str, fresh: Freshness = ANYTIME
+) -> Page:
+    """Give a page of whom ``number`` follows, or who follows him. Raises UserNotFound(named).
+
+    Rows and total are of one moment. One round trip, O(log n + limit) at any depth.
+    """
+    place: list[int | str] = [window.offset]
+    if window.cursor is not None:
+        place += [window.cursor[0], member(window.cursor[1])]
+    arguments = [number, "REV" if window.newest_first else "", window.limit, *place]
+    exists = False
+
+    async def attempt(view: View) -> Page | None:
+        nonlocal exists
+        key = view.followers(number) if side == "followers" else view.following(number)
+        lane = view.lane_of(number)
+        raw = await reader.store.run(PAGE, [view.checkpoint(lane), view.logins(lane), key], arguments)
+        if raw is None:
+            return None
+        exists = bool(raw[1])
+        return Page(int(raw[0]), raw[2], _rows(raw[3]))
+
+    result = await reader.read_fresh(attempt, [number], fresh)
+    if not exists:
+        raise UserNotFound(named)
+    return result
+
+
+def _rows(raw: list[bytes]) -> list[Row]:
+    return [Row(number_of(member_), *unscore(int(score_))) for member_, score_ in zip(raw[::2], raw[1::2], strict=True)]
+
+
+async def status(reader: Reader, follower: int, followed: int, *, fresh: Freshness = ANYTIME) -> Status:
+    """Say whether ``follower`` follows ``followed``, and whether the latter exists. One round trip."""
+
+    async def attempt(view: View) -> Status | None:
+        call, lane, other = reader.store.call, view.lane_of(follower), view.lane_of(followed)
+        position, value, other_position, exists = await asyncio.gather(
+            call("HGET", view.checkpoint(lane), "position"),
+            call("ZSCORE", view.following(follower), member(followed)),
+            call("HGET", view.checkpoint(other), "position"),
+            call("HEXISTS", view.logins(other), followed),
+        )
+        if position is None or other_position is None:
+            return None
+        row = None if value is None else Row(followed, *unscore(int(value)))
+        return Status(int(position), row, bool(exists))
+
+    return await reader.read_fresh(attempt, [follower], fresh)

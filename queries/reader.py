@@ -1,0 +1,88 @@
+"""How a query reaches the view that readers are to see, at a moment that is fresh enough for its caller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, Protocol, TypeVar
+
+import msgspec
+
+from commands.errors import ViewBehind, ViewUnavailable
+from projections.generations import live_view
+from projections.keys import View, group_of
+from projections.store import Store
+from projections.wakeup import Progress
+
+# How long a process may go on with the view it knows after a switch; the old one stays whole for longer than that.
+VIEW_AGE_S: Final = 0.25
+# A reader who must see his own write waits this long for it.
+WAIT_S: Final = 1.0
+
+
+class Freshness(msgspec.Struct, frozen=True):
+    """The log position that an answer must hold; ``strict`` when being behind is worse than no answer."""
+
+    position: int = 0
+    strict: bool = False
+
+
+class Placed(Protocol):
+    """What a read gives: at least the log position it is true for."""
+
+    @property
+    def position(self) -> int: ...
+
+
+P = TypeVar("P", bound=Placed)
+ANYTIME: Final = Freshness()
+
+
+class Reader:
+    """The views as this process reads them; remembers which generation is live and which number an id has."""
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        """``progress`` is kept by whoever listens to the workers; without it, waiting just takes its full time."""
+        self.store = store
+        self.progress = progress
+        self.numbers: dict[str, int] = {}
+        self._view: View | None = None
+        self._view_until = 0.0
+
+    async def view(self, *, again: bool = False) -> View:
+        """The live view, as it was at most VIEW_AGE_S ago, or now if ``again``; raises ViewUnavailable."""
+        now = time.monotonic()
+        if again or self._view is None or now >= self._view_until:
+            self._view = await live_view(self.store)
+            self._view_until = now + VIEW_AGE_S
+        if self._view is None:
+            raise ViewUnavailable
+        return self._view
+
+    async def read(self, attempt: Callable[[View], Awaitable[P | None]]) -> P:
+        """Read from the live view; ``attempt`` gives None when a lane is lost, which may only mean a newer view."""
+        result = await attempt(await self.view())
+        if result is None:
+            result = await attempt(await self.view(again=True))
+        if result is None:
+            raise ViewUnavailable
+        return result
+
+    async def read_fresh(
+        self, attempt: Callable[[View], Awaitable[P | None]], numbers: Iterable[int], fresh: Freshness
+    ) -> P:
+        """``read``, waiting a bounded time while the lanes of ``numbers`` have not come to ``fresh.position``.
+
+        Still behind then, a strict caller gets ViewBehind and any other what there is.
+        """
+        result = await self.read(attempt)
+        if result.position >= fresh.position:
+            return result
+        view = await self.view()
+        groups = {group_of(view.lane_of(number)) for number in numbers}
+        await self.progress.wait(fresh.position, groups, WAIT_S)
+        await self.view(again=True)
+        result = await self.read(attempt)
+        if result.position < fresh.position and fresh.strict:
+            raise ViewBehind(fresh.position)
+        return result

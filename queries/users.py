@@ -1,0 +1,115 @@
+"""Users by id, login or number: look-ups, profiles and counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from commands.errors import UserNotFound, ViewUnavailable
+from commands.users import Profile
+from projections.keys import View, group_of
+from queries.reader import ANYTIME, WAIT_S, Freshness, Reader
+
+# About 25 MB when full; a number never changes, and whether its user still exists is asked of the view each time.
+NUMBERS_MAX: Final = 200_000
+
+_profiles: Final = msgspec.json.Decoder(Profile)
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What a look-up gave, and the log position it is true for."""
+
+    position: int
+    number: int | None
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """A user with the sizes of both lists, of one moment."""
+
+    position: int
+    profile: Profile | None
+    followers: int
+    following: int
+
+
+async def number_of_id(reader: Reader, id_: str, *, fresh: Freshness = ANYTIME) -> int:
+    """Give the number of the user with this id; raises UserNotFound. An erased user may still be found here."""
+    if (number := reader.numbers.get(id_)) is not None:
+        return number
+    number = await _look_up(reader, "id", id_, fresh)
+    if number is None:
+        raise UserNotFound(id_)
+    if len(reader.numbers) >= NUMBERS_MAX:
+        reader.numbers.pop(next(iter(reader.numbers)))
+    reader.numbers[id_] = number
+    return number
+
+
+async def number_of_login(reader: Reader, login: str, *, fresh: Freshness = ANYTIME) -> int:
+    """Give the number of the user with this login, without regard to case; raises UserNotFound."""
+    number = await _look_up(reader, "login", login.lower(), fresh)
+    if number is None:
+        raise UserNotFound(login)
+    return number
+
+
+async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, fresh: Freshness) -> int | None:
+    async def attempt(view: View) -> Found | None:
+        lane = view.lane_of_text(text)
+        name = view.id(text) if kind == "id" else view.login(text)
+        position, number = await asyncio.gather(
+            reader.store.call("HGET", view.checkpoint(lane), "position"), reader.store.call("GET", name)
+        )
+        return None if position is None else Found(int(position), None if number is None else int(number))
+
+    found = await reader.read(attempt)
+    if found.number is None and found.position < fresh.position:
+        view = await reader.view()
+        await reader.progress.wait(fresh.position, [group_of(view.lane_of_text(text))], WAIT_S)
+        found = await reader.read(attempt)
+    return found.number
+
+
+async def profile(reader: Reader, number: int, *, named: str, fresh: Freshness = ANYTIME) -> Counted:
+    """Give a user's profile and counts; raises UserNotFound(named) also for an erased one."""
+
+    async def attempt(view: View) -> Counted | None:
+        call = reader.store.call
+        position, raw, followers, following = await asyncio.gather(
+            call("HGET", view.checkpoint(view.lane_of(number)), "position"),
+            call("GET", view.user(number)),
+            call("ZCARD", view.followers(number)),
+            call("ZCARD", view.following(number)),
+        )
+        if position is None:
+            return None
+        return Counted(int(position), None if raw is None else _profiles.decode(raw), followers, following)
+
+    counted = await reader.read_fresh(attempt, [number], fresh)
+    if counted.profile is None or counted.profile.erased:
+        raise UserNotFound(named)
+    return counted
+
+
+async def profiles(reader: Reader, numbers: Sequence[int], *, position: int = 0) -> list[Profile]:
+    """Give the profiles of ``numbers``, in their order, in one round trip; ``position`` is their list's.
+
+    An erased user whose follows have not all ended yet is a profile with ``erased`` set and no names: rows and totals
+    stay equal. Raises ViewUnavailable rather than leave somebody out.
+    """
+    if not numbers:
+        return []
+    view = await reader.view()
+    raw = await reader.store.get_many([view.user(number) for number in numbers])
+    missing = [number for number, text in zip(numbers, raw, strict=True) if text is None]
+    if missing:  # his lane may be a moment behind the list's
+        groups = {group_of(view.lane_of(number)) for number in missing}
+        await reader.progress.wait(position, groups, WAIT_S)
+        view = await reader.view(again=True)
+        raw = await reader.store.get_many([view.user(number) for number in numbers])
+        if None in raw:
+            raise ViewUnavailable
+    return [_profiles.decode(text) for text in raw if text is not None]

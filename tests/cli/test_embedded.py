@@ -1,0 +1,199 @@
+"""The embedded servers: data that lasts, sockets that only we reach, and an end to whatever a kill left behind."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psutil
+import psycopg
+import pytest
+from arq import create_pool
+from arq.connections import RedisSettings
+from redis import Redis
+from redis.asyncio import Redis as AsyncRedis
+
+from cli import leftovers
+from cli.embedded import Embedded, embedded
+from cli.procfile import ROOT
+from cli.server_process import ServerFailed
+from cli.stopping import Stopped, Stopping
+from tests.servers import Servers
+
+# Starts the servers in the folder of its first argument, says where they are, and waits to be killed.
+HOLDER = """
+import sys, signal, pathlib
+from cli.embedded import embedded
+with embedded(pathlib.Path(sys.argv[1])) as urls:
+    print(urls.database, urls.views, flush=True)
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data folder whose path holds what paths of people hold."""
+    return tmp_path / "my data 100%"
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is none of our business."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+def test_data_lasts_from_one_run_to_the_next(folder: Path) -> None:
+    with embedded(folder) as urls:
+        _write_something(urls)
+    with embedded(folder) as urls:
+        assert _read_something(urls) == ([("kept",)], b"kept")
+    assert leftovers.stop_leftovers(folder) == []
+
+
+def test_only_we_reach_the_sockets(folder: Path) -> None:
+    with embedded(folder) as urls:
+        sockets = _sockets(urls)
+        assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        with psycopg.connect(str(urls.database)) as connection:
+            assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
+            assert connection.execute("SHOW fsync").fetchone() == ("on",)
+        with Redis.from_url(str(urls.views)) as client:
+            assert client.config_get("port") == {"port": "0"}
+            assert client.config_get("appendonly") == {"appendonly": "yes"}
+    assert not sockets.exists()
+
+
+async def test_every_client_reads_the_same_urls(servers: Servers) -> None:
+    url = servers.valkey_url(9)
+    async with AsyncRedis.from_url(url) as client:
+        await client.set("written", "by redis-py")
+    pool = await create_pool(RedisSettings.from_dsn(url))
+    assert await pool.get("written") == b"by redis-py"
+    await pool.aclose()
+
+
+def test_a_killed_run_leaves_servers_that_the_next_one_ends(folder: Path) -> None:
+    holder = _killed_holder(folder)
+    old = json.loads((folder / leftovers.RECORD).read_text())
+    assert list(old) == ["postgres", "valkey"]
+    assert leftovers.stop_leftovers(folder) == ["valkey", "postgres"]
+    with embedded(folder) as urls:
+        assert _read_something(urls) == ([("kept",)], b"kept")
+        assert not _sockets(holder).exists()
+    assert not [pid for pid, *_ in old.values() if _runs(pid)]
+
+
+def test_postgres_is_found_even_when_nobody_has_it_on_file(folder: Path) -> None:
+    _killed_holder(folder)
+    record = folder / leftovers.RECORD
+    (valkey, born, *rest) = json.loads(record.read_text())["valkey"]
+    record.write_text(json.dumps({"valkey": [valkey, born, *rest]}))
+    assert leftovers.stop_leftovers(folder) == ["valkey"]
+    with embedded(folder) as urls:
+        assert _read_something(urls) == ([("kept",)], b"kept")
+
+
+def test_a_foreign_process_with_an_old_number_lives(folder: Path, bystander: subprocess.Popen[bytes]) -> None:
+    with embedded(folder):
+        pass
+    born = psutil.Process(bystander.pid).create_time() - 3600
+    record = {"web": [bystander.pid, born, signal.SIGTERM, 5.0]}
+    (folder / leftovers.RECORD).write_text(json.dumps(record))
+    (folder / "postgres" / "postmaster.pid").write_text(f"{bystander.pid}\n{folder}\n")
+    assert leftovers.stop_leftovers(folder) == []
+    with embedded(folder):
+        assert bystander.poll() is None
+
+
+def test_what_a_leftover_started_ends_with_it(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    command = "trap '' TERM; sleep 1000 & echo $!; wait; sleep 1000"
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, start_new_session=True) as stubborn:
+        assert stubborn.stdout is not None
+        child = int(stubborn.stdout.readline())
+        leftovers.remember(folder, "web", stubborn.pid, signal.SIGTERM, grace_s=0.1)
+        assert leftovers.stop_leftovers(folder) == ["web"]
+        assert not _runs(child)
+        assert stubborn.wait() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("torn", ["", "{", "[1]", '{"web": 7}', '{"web": ["x"]}'])
+def test_a_torn_record_is_an_empty_one(folder: Path, torn: str) -> None:
+    folder.mkdir()
+    (folder / leftovers.RECORD).write_text(torn)
+    assert leftovers.stop_leftovers(folder) == []
+
+
+def test_half_made_data_is_made_anew(folder: Path) -> None:
+    (folder / "postgres.new").mkdir(parents=True)
+    (folder / "postgres.new" / "PG_VERSION").write_text("18")
+    with embedded(folder, valkey=False) as urls:
+        assert urls.views is None
+        _ask(urls, "SELECT 1")
+
+
+def test_a_server_that_does_not_start_says_why_in_one_line(folder: Path) -> None:
+    settings = {"shared_buffers": "a lot"}
+    with pytest.raises(ServerFailed) as refused, embedded(folder, postgres_settings=settings):
+        raise AssertionError("it started")
+    assert refused.value.message.startswith("postgres did not start: ")
+    assert '"shared_buffers"' in refused.value.message
+    assert "\n" not in refused.value.message
+    assert leftovers.stop_leftovers(folder) == []
+
+
+def test_a_wish_to_stop_is_heard_while_starting(folder: Path) -> None:
+    stopping = Stopping()
+    stopping.asked = True
+    with pytest.raises(Stopped), embedded(folder, stopping):
+        raise AssertionError("it started")
+    assert leftovers.stop_leftovers(folder) == []
+
+
+def _killed_holder(folder: Path) -> Embedded:
+    """Runs the servers in another process, writes something, and kills that process: its servers live on."""
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, text=True) as holder:
+        assert holder.stdout is not None
+        database, views = holder.stdout.readline().split()
+        urls = Embedded(database, views, None, ())
+        _write_something(urls)
+        holder.kill()
+    return urls
+
+
+def _write_something(urls: Embedded) -> None:
+    _ask(urls, "CREATE TABLE things AS SELECT 'kept' AS thing")
+    with Redis.from_url(str(urls.views)) as client:
+        client.set("thing", "kept")
+
+
+def _read_something(urls: Embedded) -> tuple[list[tuple[str]], bytes]:
+    with Redis.from_url(str(urls.views)) as client:
+        return _ask(urls, "SELECT thing FROM things"), client.get("thing")
+
+
+def _ask(urls: Embedded, statement: str) -> list[tuple[str]]:
+    with psycopg.connect(str(urls.database)) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def _sockets(urls: Embedded) -> Path:
+    return Path(parse_qs(urlsplit(str(urls.database)).query)["host"][0])
+
+
+def _runs(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False

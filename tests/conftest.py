@@ -1,0 +1,51 @@
+"""Fixtures that any test may ask for: the real servers, once per run, and a clean corner of them per test."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import Servers, fresh_database, real_servers
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Everything runs on asyncio; the service knows no other loop."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """PostgreSQL and Valkey from the wheels, started when the first test asks."""
+    with real_servers(tmp_path_factory.mktemp("servers")) as running:
+        yield running
+
+
+@pytest.fixture
+def database_url(servers: Servers) -> Iterator[str]:
+    """A migrated, empty database that no other test sees."""
+    with fresh_database(servers, f"t{next(_numbers)}") as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """An empty Valkey database for the views."""
+    return servers.valkey_url(2 * next(_numbers) % 16)
+
+
+@pytest.fixture
+def queue_url(servers: Servers) -> str:
+    """An empty Valkey database for arq's queue, never the one of the views."""
+    return servers.valkey_url(2 * next(_numbers) % 16 + 1)
+
+
+@pytest.fixture
+def service_folder(tmp_path: Path) -> Path:
+    """A folder for a running service's key and logs."""
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    return folder

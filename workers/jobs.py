@@ -1,0 +1,83 @@
+"""The jobs: nudges without payload that say "drain", "sweep", "erase". The log is the truth; a lost job costs a second.
+
+The drain stays awake and listens, since arq looks at its queue only twice a second. So that arq's bookkeeping of a
+running job never gets old, a drain's turn is short; before it ends, the sweep enqueues the next, which waits at the
+door and goes on without a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any, Final
+
+import msgspec
+
+from commands import answers, directory, erasure
+from commands.postgres import Engine
+from projections.drain import Drain
+from projections.wakeup import Wakeup
+
+logger: Final = logging.getLogger(__name__)
+
+# A killed worker's drain is marked as running for twice this long; nobody needs that mark, but it should not pile up.
+DRAIN_S: Final = 60.0
+# The next turn is asked for this long before the end, time enough for arq to pick it up.
+RELAY_S: Final = 5.0
+ERASE_S: Final = 30.0
+HOUSEKEEPING_S: Final = 60.0
+
+
+class Turn(msgspec.Struct):
+    """Whose turn it is to drain in this worker."""
+
+    lock: asyncio.Lock = msgspec.field(default_factory=asyncio.Lock)
+    waiting: bool = False
+    ends_at: float = 0.0
+    count: int = 0
+
+    def wants_another(self) -> bool:
+        """Whether a drain must be enqueued: none is awake, or it ends soon and none waits for its turn."""
+        return not self.waiting and (not self.lock.locked() or time.monotonic() > self.ends_at - RELAY_S)
+
+
+async def drain(ctx: dict[str, Any]) -> None:
+    """Keep this worker's lanes level with the log for one turn."""
+    turn: Turn = ctx["turn"]
+    if not turn.wants_another():
+        return  # a nudge for a drain that is awake
+    turn.waiting = True
+    async with turn.lock:
+        turn.waiting = False
+        turn.ends_at = time.monotonic() + DRAIN_S
+        awake: Drain = ctx["drain"]
+        await awake.run(DRAIN_S)
+
+
+async def sweep(ctx: dict[str, Any]) -> None:
+    """Each second: see that a drain is awake here, and that every unfinished erasure has its job."""
+    turn: Turn = ctx["turn"]
+    if turn.wants_another():
+        turn.count += 1
+        await ctx["redis"].enqueue_job("drain", _job_id=f"drain:{ctx['worker']}:{turn.count}")
+    engine: Engine = ctx["engine"]
+    for number in await erasure.unfinished(engine):
+        await ctx["redis"].enqueue_job("erase", number, _job_id=f"erase:{number}")
+    if time.monotonic() > ctx["housekeeping_at"]:
+        ctx["housekeeping_at"] = time.monotonic() + HOUSEKEEPING_S
+        await answers.forget_old(engine)
+        await directory.forget_released_logins(engine)
+
+
+async def erase(ctx: dict[str, Any], number: int) -> None:
+    """End the follows of an erased user, batch by batch; a sweep goes on with what this leaves."""
+    ends_at = time.monotonic() + ERASE_S
+    wakeup: Wakeup = ctx["wakeup"]
+    finished = False
+    while not finished and time.monotonic() < ends_at:
+        position, finished = await erasure.end_some_follows(ctx["engine"], number)
+        if position is not None:
+            wakeup.send(position)
+    if finished:
+        logger.info("the follows of erased user %d have ended", number)

@@ -1,0 +1,71 @@
+"""What an arq worker of ours is made of: its jobs, its cron, its serialisers, its start and end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+from arq import cron, func
+from arq.worker import Worker
+
+from commands.errors import LogUnavailable
+from commands.migrate import check_current
+from commands.postgres import PostgresSettings, check_durability, create_engine
+from projections.drain import Drain
+from projections.keys import QUEUE
+from projections.store import StoreSettings, check_store, open_store
+from projections.wakeup import QueueSettings, Wakeup, redis_settings
+from workers.jobs import DRAIN_S, ERASE_S, Turn, drain, erase, sweep
+
+# The drain, its successor waiting for it, sweeps and a few erasures.
+JOBS_MAX: Final = 20
+# A job that was cut off by a worker's end is simply run again; what it did is in the log.
+TRIES_MAX: Final = 1_000_000
+
+
+async def start(ctx: dict[str, Any]) -> None:
+    """Open what the jobs use; refuses settings that would lose data."""
+    postgres, queue = PostgresSettings.from_env(), QueueSettings.from_env()
+    ctx["engine"] = create_engine(postgres)
+    ctx["store"] = open_store(StoreSettings.from_env())
+    await check_durability(ctx["engine"], postgres)
+    await check_current(ctx["engine"])
+    await check_store(ctx["store"])
+    ctx["worker"] = uuid4()
+    ctx["turn"] = Turn()
+    ctx["wakeup"] = Wakeup(queue)
+    ctx["drain"] = Drain(ctx["engine"], ctx["store"], queue, ctx["worker"])
+    ctx["housekeeping_at"] = 0.0
+
+
+async def stop(ctx: dict[str, Any]) -> None:
+    """Close what ``start`` opened, as far as it came; safe to call again."""
+    for name in ("drain", "wakeup", "store"):
+        if name in ctx:
+            with suppress(LogUnavailable):  # the leases run out by themselves
+                await ctx.pop(name).close()
+    if "engine" in ctx:
+        await ctx.pop("engine").dispose()
+
+
+def make_worker(queue: QueueSettings) -> Worker:
+    """Make the arq worker. Results are not kept, since a kept one would block the next job of the same id."""
+    return Worker(
+        functions=[
+            func(drain, timeout=DRAIN_S * 2, max_tries=TRIES_MAX),
+            func(erase, timeout=ERASE_S * 2, max_tries=TRIES_MAX),
+        ],
+        cron_jobs=[cron(sweep, second=set(range(60)), unique=False, run_at_startup=True, timeout=30)],
+        queue_name=QUEUE,
+        redis_settings=redis_settings(queue),
+        on_startup=start,
+        on_shutdown=stop,
+        handle_signals=False,
+        max_jobs=JOBS_MAX,
+        keep_result=0,
+        log_results=False,
+        job_serializer=msgspec.msgpack.encode,
+        job_deserializer=msgspec.msgpack.decode,
+    )
