@@ -16,12 +16,18 @@ from commands.answers import CommandKey, command_key
 from commands.directory import NewUser, default_login, spare_login
 from commands.errors import FollowsError, Invalid, RateLimited, StoreUnavailable, Unauthenticated
 from commands.users import LOGIN_PATTERN
-from projections.keys import position_of
+from projections.keys import GROUPS, group_of, position_of
 from queries.reader import Freshness
 
 POSITION_MAX: Final = 2**63 - 1
 # A caller's position is kept until any worker that is alive at all has caught up.
 POSITION_KEPT_S: Final = 60
+# Callers whose position this process remembers: those of some minutes in which the views were behind. About 1 MB.
+POSITIONS_MAX: Final = 10_000
+# A command needs no Redis, so it hangs on one that does not answer for only so long at a time.
+STORE_WAIT_S: Final = 0.5
+# What the directory takes from a service; a name from a token is cut to it.
+DISPLAY_NAME_MAX: Final = 128
 _REQUEST_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _SCOPE_KEY: Final = "follows"
 
@@ -41,11 +47,12 @@ class Context(msgspec.Struct):
         return {"X-Request-Id": self.request_id, **limits}
 
     def require_caller(self) -> Caller:
-        """The caller; raises the refusal, or Unauthenticated when there was no token."""
+        """The caller; raises the refusal, or Unauthenticated when there was no token, which goes before Invalid."""
+        if self.caller is None and (self.refusal is None or isinstance(self.refusal, Invalid)):
+            raise Unauthenticated("a token is needed: Authorization: Bearer <token>")
         if self.refusal is not None:
             raise self.refusal
-        if self.caller is None:
-            raise Unauthenticated("a token is needed: Authorization: Bearer <token>")
+        assert self.caller is not None
         return self.caller
 
 
@@ -72,12 +79,14 @@ async def admit(parts: Parts, scope: dict[str, Any], token: str | None, problem:
             context.caller = await parts.verifier.verify(token)
         except FollowsError as error:
             context.refusal = error
+    left = _position_left(parts, context.caller)
     try:
-        left = _position_left(parts, context.caller)
         await _count(parts, context, scope)
-        context.fresh = await _freshness(sent, left)
+        context.fresh = _freshness(sent, await _own_position(parts, context.caller, left))
     except FollowsError as error:
         context.refusal = context.refusal or error
+    finally:
+        left.cancel()  # nobody waits for it any more
     return context
 
 
@@ -89,22 +98,32 @@ async def _count(parts: Parts, context: Context, scope: Mapping[str, Any]) -> No
         context.refusal = RateLimited(verdict.retry_after_s or 1, verdict.limit, verdict.reset_at_epoch_s)
 
 
-def _position_left(parts: Parts, caller: Caller | None) -> asyncio.Future[Any] | None:
+def _position_left(parts: Parts, caller: Caller | None) -> asyncio.Future[Any]:
     """Ask for the position of the caller's latest command; sent together with the counting, in one round trip."""
-    return None if caller is None else parts.store.call("GET", position_of(caller.id))
+    if caller is None:
+        return asyncio.get_running_loop().create_future()
+    left = parts.store.call("GET", position_of(caller.id))
+    left.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may end before somebody waits
+    return left
 
 
-async def _freshness(sent: Mapping[bytes, bytes], left: asyncio.Future[Any] | None) -> Freshness:
-    """The position that the answer must hold: the one asked for by header, else the one the caller's command left."""
-    own = 0
-    if left is not None:
-        try:
-            own = int(await left or 0)
-        except StoreUnavailable:
-            own = 0  # a read will say so itself; a command needs no Redis
+async def _own_position(parts: Parts, caller: Caller | None, left: asyncio.Future[Any]) -> int:
+    """The position that the caller's latest command left, here or in Redis."""
+    if caller is None:
+        return 0
+    own = parts.positions.get(caller.id, 0)
+    try:
+        async with asyncio.timeout(STORE_WAIT_S):
+            return max(own, int(await left or 0))
+    except (StoreUnavailable, TimeoutError):
+        return own  # a read will say so itself; a command needs no Redis
+
+
+def _freshness(sent: Mapping[bytes, bytes], own: int) -> Freshness:
+    """The position that the answer must hold: the one asked for by header, and the one the caller's command left."""
     asked = sent.get(b"follow-position")
     if asked is None:
-        return Freshness(own)
+        return Freshness(own, strict=own > 0)
     if not asked.isdigit() or len(asked) > 19 or int(asked) > POSITION_MAX:
         reason = "must be a position that a command gave"
         raise Invalid(f"Follow-Position {reason}", {"Follow-Position": reason})
@@ -127,21 +146,48 @@ async def caller_number(parts: Parts, caller: Caller) -> int:
     logins = [default_login(caller.id), spare_login(), spare_login()]
     if caller.login is not None and re.match(LOGIN_PATTERN, caller.login):
         logins.insert(0, caller.login.lower())
-    name = (caller.display_name or caller.login or caller.id)[:128]
-    profile = {"avatar_url": caller.avatar_url, "email": caller.email}
+    name = (_storable(caller.display_name) or _storable(caller.login) or caller.id)[:DISPLAY_NAME_MAX]
+    profile = {"avatar_url": _storable(caller.avatar_url), "email": _storable(caller.email)}
     given = {field: value for field, value in profile.items() if value is not None}
     return await parts.directory.ensure(NewUser(caller.id, logins, name, given))
 
 
-async def make_visible(parts: Parts, caller: Caller, position: int, numbers: list[int]) -> dict[str, str]:
+def _storable(text: str | None) -> str | None:
+    """A claim as it can be kept; Postgres stores no text with U+0000."""
+    return None if text is None or "\0" in text else text
+
+
+async def make_visible(parts: Parts, caller: Caller, position: int, numbers: list[int] | None = None) -> dict[str, str]:
     """Wait a moment for the views to show a command, so that whoever reads next sees it; give the answer's headers.
 
-    When they do not in time, the position is left for the caller's next reads, which then wait by themselves.
+    What must show it are the lanes of ``numbers`` and of the caller's id, or all of them without ``numbers``. When they
+    do not in time, the position is left for the caller's next reads, which then wait by themselves. None of this may
+    fail a command: it is in the log.
     """
-    with suppress(FollowsError):  # the views are away; the command is in the log all the same
-        view = await parts.reader.view()
-        groups = {view.group_of_user(number) for number in numbers}
-        seen = await parts.progress.wait(position, groups, parts.visibility.wait_ms / 1000)
-        if not seen:
-            await parts.store.call("SET", position_of(caller.id), position, "EX", POSITION_KEPT_S)
+    wait_s = parts.visibility.wait_ms / 1000
+    seen = False
+    with suppress(FollowsError, TimeoutError):
+        async with asyncio.timeout(wait_s + STORE_WAIT_S):
+            seen = await parts.progress.wait(position, await _groups(parts, caller, numbers), wait_s)
+    if not seen:
+        _leave_position(parts, caller, position)
+        with suppress(FollowsError, TimeoutError):
+            async with asyncio.timeout(STORE_WAIT_S):
+                await parts.store.call("SET", position_of(caller.id), position, "EX", POSITION_KEPT_S)
     return {"Follow-Position": str(position)}
+
+
+async def _groups(parts: Parts, caller: Caller, numbers: list[int] | None) -> set[int]:
+    """Whose progress shows a command; the caller's id is looked up in a lane of its own, and may be new."""
+    if numbers is None:
+        return set(range(GROUPS))
+    view = await parts.reader.view()
+    return {group_of(view.lane_of_text(caller.id)), *(view.group_of_user(number) for number in numbers)}
+
+
+def _leave_position(parts: Parts, caller: Caller, position: int) -> None:
+    """Leave the position in this process too: Redis may be what is away."""
+    parts.positions.pop(caller.id, None)
+    parts.positions[caller.id] = position
+    if len(parts.positions) > POSITIONS_MAX:
+        del parts.positions[next(iter(parts.positions))]

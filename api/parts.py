@@ -57,6 +57,7 @@ class Parts:
     verifier: Verifier
     limit: RateLimit
     visibility: VisibilitySettings
+    positions: dict[str, int] = field(default_factory=dict)  # caller -> position the views had not reached
     unvetted: set[str] = field(default_factory=lambda: {"log", "store"})
     _vetting: asyncio.Task[None] | None = None
 

@@ -172,7 +172,8 @@ def _outcomes(
         waiting: Future[Outcome] | None = None
         for batch in _batches(found, strict):
             if waiting is not None:
-                yield (outcome := waiting.result())
+                outcome = waiting.result()
+                yield outcome
                 if strict and outcome.bad:
                     return
             waiting = pool.submit(add, batch)

@@ -11,7 +11,7 @@ from commands.errors import FollowsError
 # Name -> (module:attribute, what the list of commands says). Written down here, so that `follows --help` has
 # nothing to import and answers at once; tests/cli/test_main.py compares the words with the commands' own.
 COMMANDS = {
-    "up": ("cli.up:up", "Run the whole product on this machine."),
+    "up": ("cli.up:up", "Run the whole product on this machine until Ctrl-C."),
     "migrate": ("cli.migrate:migrate", "Bring the database's schema up to date."),
     "token": ("cli.token:token", "Print a token signed with the development key."),
     "import": ("cli.imports:imports", "Read users or follows from a file."),

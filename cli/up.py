@@ -9,6 +9,7 @@ import click
 import httpx
 
 from cli.embedded import embedded, make_data_folder
+from cli.errors import plain_database_errors
 from cli.folder_lock import FolderLock, locked
 from cli.leftovers import stop_leftovers
 from cli.procfile import Processes
@@ -16,7 +17,7 @@ from cli.running import data_folder, forget_servers, note_servers
 from cli.server_process import ServerProcess
 from cli.stopping import Stopped, Stopping
 from cli.welcome import believes_development_key, welcome
-from commands.errors import LogUnavailable, SettingsError
+from commands.errors import SettingsError
 
 POLL_S = 0.1
 # Long before this a service on a slow machine is ready; who waits should learn what it waits for.
@@ -112,11 +113,8 @@ def _migrate(database_url: str) -> None:
     from commands.migrate import upgrade
     from commands.postgres import translated_errors
 
-    try:
-        with translated_errors():
-            upgrade(database_url)
-    except LogUnavailable as error:
-        raise SettingsError(f"PostgreSQL cannot be used: {error.__cause__}") from None
+    with plain_database_errors(), translated_errors():
+        upgrade(database_url)
 
 
 def _load_demo(folder: Path, database_url: str, wanted: bool) -> bool:
@@ -125,13 +123,13 @@ def _load_demo(folder: Path, database_url: str, wanted: bool) -> bool:
     The note is written before the load and completed after it: a load that was killed is taken up again, and
     loading twice changes nothing.
     """
-    from cli.demo import load_demo
-
     note = folder / DEMO_NOTE
     state = note.read_text() if note.exists() else ("loading" if wanted else "none")
     if state == "loading":
         note.write_text(state)
         click.echo("Loading the demo graph")
+        from cli.demo import load_demo
+
         load_demo(database_url)
         state = "loaded"
     note.write_text(state)

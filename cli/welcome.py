@@ -4,42 +4,20 @@ import os
 import shlex
 from pathlib import Path
 
-AUTHORIZATION = "authorization"
+HEADER = "authorization"
 RULE = "-" * 100
+# Whom the token speaks for where no demo graph is: a name that the first request registers.
+NEWCOMER = "newcomer"
 
 
 def welcome(folder: Path, address: str, demo: bool) -> str:
-    """The lines as one text. curl reads the token from a file, which keeps its lines short and pasteable."""
-    lines = [RULE, f"Follows is ready:  {address}   (documentation: {address}/docs)"]
+    """The lines as one text."""
+    lines = [RULE, f"Follows is ready at {address}"]
     if believes_development_key(folder):
-        lines += _lines_to_paste(folder, address, demo)
+        lines += _demo_lines(folder, address) if demo else _token_lines(folder, NEWCOMER)
     else:
         lines += ["Tokens come from whoever holds the keys of FOLLOWS_JWKS."]
     return "\n".join([*lines, "Ctrl-C stops everything; the data stays.", RULE])
-
-
-def _lines_to_paste(folder: Path, address: str, demo: bool) -> list[str]:
-    from cli.demo import DEMO_CHANNEL, DEMO_NEWCOMER, DEMO_USER
-    from cli.dev_key import sign
-
-    scopes = ["user_read", "user_follows_edit"]
-    audience = os.environ.get("FOLLOWS_AUDIENCE")
-    token = sign(folder, DEMO_USER, scopes=scopes, claims={"aud": audience} if audience else {})
-    header = folder / AUTHORIZATION
-    header.touch(mode=0o600)
-    header.write_text(f"Authorization: Bearer {token}\n")
-    curl = f"curl -sS -H {shlex.quote(f'@{header}')}"
-    found = ["", f"A token of {DEMO_USER} (also in {header}):", "", token, ""]
-    if demo:
-        found += [
-            "Does this user follow somebody, who follows that somebody, and follow somebody else:",
-            "",
-            f"{curl} {address}/v1/users/{DEMO_CHANNEL}/follow-status",
-            f"{curl} '{address}/v1/users/{DEMO_CHANNEL}/followers?per_page=5'",
-            f"{curl} -X POST {address}/v1/users/{DEMO_NEWCOMER}/follow",
-            "",
-        ]
-    return found
 
 
 def believes_development_key(folder: Path) -> bool:
@@ -48,3 +26,29 @@ def believes_development_key(folder: Path) -> bool:
 
     believed = os.environ.get("FOLLOWS_JWKS")
     return not believed or Path(believed).expanduser().absolute() == folder / JWKS_FILE
+
+
+def _demo_lines(folder: Path, address: str) -> list[str]:
+    """Reading the token from a file keeps the lines short enough to paste."""
+    from cli.demo import DEMO_CHANNEL, DEMO_STRANGER, DEMO_USER
+
+    curl = f"curl -sS -H {shlex.quote(f'@{folder / HEADER}')}"
+    return [
+        *_token_lines(folder, DEMO_USER),
+        f"Does {DEMO_USER} follow {DEMO_CHANNEL}, who does so, and follow {DEMO_STRANGER} too:",
+        "",
+        f"{curl} {address}/v1/users/{DEMO_CHANNEL}/follow-status",
+        f"{curl} '{address}/v1/users/{DEMO_CHANNEL}/followers?per_page=5'",
+        f"{curl} -X POST {address}/v1/users/{DEMO_STRANGER}/follow",
+        "",
+    ]
+
+
+def _token_lines(folder: Path, user: str) -> list[str]:
+    from cli.dev_key import expected_claims, sign
+
+    token = sign(folder, user, scopes=["user_read", "user_follows_edit"], claims=expected_claims())
+    header = folder / HEADER
+    header.touch(mode=0o600)
+    header.write_text(f"Authorization: Bearer {token}\n")
+    return ["", f"A token of the user {user}, good for a week (as a header in {header}):", "", token, ""]

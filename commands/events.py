@@ -88,6 +88,12 @@ _defaults: Final[dict[str, Any]] = {
 }
 
 
+class Unreadable(msgspec.Struct, frozen=True):
+    """In place of an event that this version of the code cannot read; it is parked, never skipped."""
+
+    reason: str
+
+
 class Recorded(msgspec.Struct, frozen=True, gc=False):
     """A row of the log: the pair, its version there, and the time it was recorded in us since 1970."""
 
@@ -95,7 +101,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     subject: int
     object: int
     version: int
-    event: AnyEvent
+    event: AnyEvent | Unreadable
     recorded_at: int
 
 

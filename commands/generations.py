@@ -1,20 +1,61 @@
-"""Numbers for generations of views: from Postgres, so that a Redis which lost everything never gets one twice."""
+"""The register of generations of views: in Postgres, so that a Redis which lost all never gets a number twice."""
 
 from __future__ import annotations
 
-from typing import Final
+from datetime import datetime
+from typing import Final, Literal
 
+import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from commands.postgres import translated_errors
 
-_NEXT: Final = text("SELECT nextval('generations')")
+State = Literal["building", "live", "old", "dropped"]
+
+_BEGIN: Final = text("INSERT INTO generations (lanes, reason) VALUES (:lanes, :reason) RETURNING number")
+_MARK: Final = text("UPDATE generations SET state = :state, changed_at = now() WHERE number = :number")
+_LIVE: Final = text(
+    """UPDATE generations SET state = CASE WHEN number = :number THEN 'live' ELSE 'old' END, changed_at = now()
+    WHERE number = :number OR state = 'live'"""
+)
+_ALL: Final = text(
+    """SELECT number, lanes, state, reason, started_at, changed_at FROM generations
+    WHERE state <> 'dropped' ORDER BY number"""
+)
 
 
-async def next_generation(engine: AsyncEngine) -> int:
-    """Give a number that no generation of views has had."""
+class Generation(msgspec.Struct, frozen=True):
+    """A generation as the register has it; what readers see is the pointer in Redis."""
+
+    number: int
+    lanes: int
+    state: State
+    reason: str
+    started_at: datetime
+    changed_at: datetime
+
+
+async def begin_generation(engine: AsyncEngine, lanes: int, reason: str) -> int:
+    """Register a generation that is going to be built; give its number, which none before it has had."""
     with translated_errors():
         async with engine.connect() as connection:
-            number: int = (await connection.execute(_NEXT)).scalar_one()
+            number: int = (await connection.execute(_BEGIN, {"lanes": lanes, "reason": reason})).scalar_one()
             return number
+
+
+async def mark(engine: AsyncEngine, number: int, state: State) -> None:
+    """Register what has become of a generation; of a live one, that the one before is old."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            if state == "live":
+                await connection.execute(_LIVE, {"number": number})
+            else:
+                await connection.execute(_MARK, {"number": number, "state": state})
+
+
+async def registered(engine: AsyncEngine) -> list[Generation]:
+    """Give the generations that may have keys, oldest first."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            return [Generation(*row) for row in await connection.execute(_ALL)]

@@ -6,38 +6,47 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
+import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from commands.postgres import translated_errors
 
-# A killed owner's lanes are free after this long; an owner renews three times within it.
-LEASE_S: Final = 4.0
+# A killed owner's lanes are taken over within this and one renewal: 4 s. An owner renews three times within it.
+LEASE_S: Final = 3.0
 
-_TAKE: Final = text(
-    """INSERT INTO leases AS l (name, owner, fence, expires_at)
-    SELECT n, :owner, 1, clock_timestamp() + make_interval(secs => :seconds)
-    FROM unnest(CAST(:names AS text[])) n ORDER BY n
-    ON CONFLICT (name) DO UPDATE SET
-        owner = excluded.owner,
-        fence = l.fence
-            + CASE WHEN l.owner = excluded.owner AND l.expires_at > clock_timestamp() THEN 0 ELSE 1 END,
-        expires_at = excluded.expires_at
-    WHERE l.owner = excluded.owner OR l.expires_at <= clock_timestamp()
-    RETURNING name, fence"""
+_SHARE: Final = text("SELECT held_name, held_fence FROM share_leases(CAST(:names AS text[]), :owner, :seconds, :fresh)")
+_TAKE: Final = text("SELECT take_lease(:name, :owner, :seconds)")
+_RELEASE: Final = text(
+    """WITH gone AS (DELETE FROM workers WHERE owner = :owner)
+    UPDATE leases SET expires_at = clock_timestamp() WHERE owner = :owner AND expires_at > clock_timestamp()"""
 )
-_RELEASE: Final = text("UPDATE leases SET expires_at = clock_timestamp() WHERE owner = :owner")
+_OWNERS: Final = text(
+    """SELECT name, owner, fence, extract(epoch FROM expires_at - clock_timestamp())::float
+    FROM leases WHERE expires_at > clock_timestamp() ORDER BY name"""
+)
 
 
-async def take(engine: AsyncEngine, names: Sequence[str], owner: UUID, seconds: float = LEASE_S) -> dict[str, int]:
-    """Take or renew the leases that are free or already ``owner``'s; give name -> fence of those held now.
+async def share(
+    engine: AsyncEngine, names: Sequence[str], owner: UUID, seconds: float = LEASE_S, *, fresh: bool = False
+) -> dict[str, int]:
+    """Hold a fair share of ``names`` among the workers alive; give name -> fence of those held now.
 
-    A renewal in time keeps its fence. A lease taken anew, from another owner or too late, has a higher one.
+    A renewal in time keeps its fence unless ``fresh``. A lease taken anew has a higher one than all before.
     """
     with translated_errors():
         async with engine.connect() as connection:
-            rows = await connection.execute(_TAKE, {"names": list(names), "owner": owner, "seconds": seconds})
-            return {row[0]: row[1] for row in rows}
+            parameters = {"names": list(names), "owner": owner, "seconds": seconds, "fresh": fresh}
+            return {row[0]: row[1] for row in await connection.execute(_SHARE, parameters)}
+
+
+async def take(engine: AsyncEngine, name: str, owner: UUID, seconds: float = LEASE_S) -> int | None:
+    """Take or renew a lease that one owner has at a time; give its fence, or None when it is another's."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            parameters = {"name": name, "owner": owner, "seconds": seconds}
+            fence: int | None = (await connection.execute(_TAKE, parameters)).scalar()
+            return fence
 
 
 async def release(engine: AsyncEngine, owner: UUID) -> None:
@@ -45,3 +54,19 @@ async def release(engine: AsyncEngine, owner: UUID) -> None:
     with translated_errors():
         async with engine.connect() as connection:
             await connection.execute(_RELEASE, {"owner": owner})
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A lease that somebody holds now, for ``seconds`` more."""
+
+    name: str
+    owner: UUID
+    fence: int
+    seconds: float
+
+
+async def owners(engine: AsyncEngine) -> list[Lease]:
+    """Give the leases that are held now."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            return [Lease(*row) for row in await connection.execute(_OWNERS)]

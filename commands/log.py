@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from commands.events import AnyEvent, Recorded, decode, encode
+from commands.events import AnyEvent, Recorded, Unreadable, decode, encode
 from commands.postgres import translated_errors
 
 # Readers of the log ask for at most this many events at once: some 10 MB in Python, well under a second of work.
@@ -28,6 +28,10 @@ _APPEND: Final = text(
 )
 _AFTER: Final = text(f"SELECT {_COLUMNS} FROM events WHERE position > :after ORDER BY position LIMIT :limit")
 _AT: Final = text(f"SELECT {_COLUMNS} FROM events WHERE position = ANY(CAST(:positions AS bigint[]))")
+_TIMES: Final = text(
+    """SELECT position, (extract(epoch FROM recorded_at) * 1000000)::bigint FROM events
+    WHERE position = ANY(CAST(:positions AS bigint[]))"""
+)
 _NEWEST: Final = text(
     f"""SELECT p.ord,
         EXISTS (SELECT FROM erasures WHERE number = p.s), EXISTS (SELECT FROM erasures WHERE number = p.o), e.*
@@ -120,7 +124,25 @@ async def read_after(engine: AsyncEngine, after: int, limit: int) -> list[Record
     with translated_errors():
         async with engine.connect() as connection:
             rows = await connection.execute(_AFTER, {"after": after, "limit": min(limit, READ_LIMIT_MAX)})
-            return [_recorded(row) for row in rows]
+            return [_read(row) for row in rows]
+
+
+def _read(row: Sequence[Any]) -> Recorded:
+    """Like ``_recorded``, for readers, who must come past an event that cannot be read."""
+    try:
+        return _recorded(row)
+    except (msgspec.ValidationError, msgspec.DecodeError, KeyError) as error:
+        position, subject, object_, version, type_, recorded_at, _ = row
+        reason = f"{type_} cannot be read: {error}"
+        return Recorded(position, subject, object_, version, Unreadable(reason), recorded_at)
+
+
+async def recorded_at(engine: AsyncEngine, positions: Collection[int]) -> dict[int, int]:
+    """Give position -> time (us) for those of ``positions`` that are in the log."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            rows = await connection.execute(_TIMES, {"positions": list(positions)})
+            return {row[0]: row[1] for row in rows}
 
 
 async def head(engine: AsyncEngine) -> Head:

@@ -8,7 +8,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 ID_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$"
-LOGIN_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$"
+# In Python a bare $ would let a line break at the end pass.
+LOGIN_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$(?!\n)"
 
 T = TypeVar("T")
 Login = Annotated[str, Meta(pattern=LOGIN_PATTERN, description="unique without regard to case")]

@@ -7,7 +7,7 @@
 --
 -- The operations set and remove, they never count, so applying them twice gives the same; a script that dies half way
 -- (out of memory) has not moved the checkpoint, and the next try does it all again.
-local at = redis.call('HMGET', KEYS[1], 'position', 'fence', 'epoch')
+local at = redis.call('HMGET', KEYS[1], 'position', 'fence', 'epoch', 'hold')
 if not at[1] then
     return {'LOST', '0'}
 end
@@ -16,6 +16,12 @@ if tonumber(ARGV[3]) < tonumber(at[2]) then
 end
 if ARGV[4] ~= at[3] then
     return {'FOREIGN', at[1]}
+end
+if at[4] then -- somebody mends this lane; he has until a deadline by this server's clock
+    local now = redis.call('TIME')
+    if tonumber(string.match(at[4], ':(%d+)$')) > now[1] * 1000 + math.floor(now[2] / 1000) then
+        return {'HELD', at[1]}
+    end
 end
 local position, expected = tonumber(at[1]), tonumber(ARGV[1])
 if position > expected then

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
-from commands import directory, log
+from redis.exceptions import ResponseError
+
+from commands import directory, log, parking
 from commands.errors import FollowsError
+from commands.events import Recorded, Unreadable
 from commands.postgres import Engine
 from projections.fold import Folded, LaneBatch, add_user, fold, script_arguments
 from projections.generations import checkpoints
@@ -23,6 +26,10 @@ APPLY: Final = load_script("projections", "apply.lua", reads=False)
 # A live batch takes some 50 ms: small enough to be seen soon, large enough to catch up fast.
 LIVE_BATCH: Final = 2_000
 REBUILD_BATCH: Final = 10_000
+# Somebody who mends a lane holds it for milliseconds; so often we look whether he is done.
+HELD_S: Final = 0.02
+# More culprits than this in one batch are no bad events but a bad server or a bug: stop rather than park the log.
+PARKED_MAX: Final = 100
 
 
 class Fenced(FollowsError):
@@ -31,6 +38,14 @@ class Fenced(FollowsError):
 
 class ViewLost(FollowsError):
     """A checkpoint is missing, or is of another log: the view must be built anew."""
+
+
+class LogChanged(ViewLost):
+    """The log is not the one that the view was made from: another database, or one restored to an older state."""
+
+
+class Broken(FollowsError):
+    """So much of a batch cannot be applied that parking it would park the log."""
 
 
 class Projector:
@@ -43,6 +58,8 @@ class Projector:
     def __init__(self, engine: Engine, store: Store, view: View, fences: dict[int, int], epoch: UUID) -> None:
         """``fences`` maps each lane to project to the fence of the lease it is held by."""
         self._engine, self._store, self._epoch = engine, store, str(epoch)
+        self._stamp = 0
+        self._parked: set[tuple[int, int]] = set()
         self.view = view
         self.fences = fences
         self.stored: dict[int, int] = {}
@@ -54,13 +71,28 @@ class Projector:
         return min(self.reached.values())
 
     async def load(self) -> None:
-        """Read where the lanes stand, and let our fence be known there; raises ViewLost, Fenced, StoreUnavailable."""
+        """Read where the lanes stand, and let our fence be known there.
+
+        Raises ViewLost, LogChanged, Fenced, StoreUnavailable, LogUnavailable.
+        """
         found = await checkpoints(self._store, self.view, self.fences)
+        stamps: dict[int, int] = {}
         for lane, checkpoint in found.items():
-            if checkpoint is None or checkpoint.epoch != self._epoch:
+            if checkpoint is None:
                 raise ViewLost(f"lane {lane} of generation {self.view.generation} is lost")
+            if checkpoint.epoch != self._epoch:
+                raise LogChanged(f"lane {lane} of generation {self.view.generation} is of another log")
             self.stored[lane] = self.reached[lane] = checkpoint.position
+            if checkpoint.stamp:
+                stamps[checkpoint.position] = checkpoint.stamp
+        if stamps and await log.recorded_at(self._engine, stamps) != stamps:
+            raise LogChanged("the log does not hold what the views were made from: it was restored to an older state")
+        await self.refresh_parked()
         await self._apply({lane: LaneBatch() for lane in self.fences}, self.stored)
+
+    async def refresh_parked(self) -> None:
+        """Read which pairs have parked events: what comes later on them must wait, too."""
+        self._parked = {(row.subject, row.object) for row in await parking.parked(self._engine)}
 
     async def step(self, limit: int = LIVE_BATCH) -> int:
         """Project the next batch; give how many events were read, 0 when the log's end is reached."""
@@ -68,9 +100,12 @@ class Projector:
         if not events:
             return 0
         end = events[-1].position
-        folded = fold(events, self.view, self.reached)
-        await self._add_users(folded)
-        await self._apply(folded.lanes, dict.fromkeys(folded.lanes, end))
+        self._stamp = events[-1].recorded_at
+        clear = await self._set_aside(events)
+        folded = await self._fold(clear)
+        failed = await self._apply(folded.lanes, dict.fromkeys(folded.lanes, end))
+        for lane in failed:
+            await self._isolate(lane, clear, end)
         for lane, position in self.reached.items():
             if lane not in folded.lanes:
                 self.reached[lane] = max(position, end)
@@ -94,9 +129,30 @@ class Projector:
                 logger.warning("lane %d stands at %d, not at %d", lane, checkpoint.position, self.stored[lane])
                 self.stored[lane] = self.reached[lane] = checkpoint.position
 
-    async def _add_users(self, folded: Folded) -> None:
+    async def _set_aside(self, events: Sequence[Recorded]) -> Sequence[Recorded]:
+        """Park what cannot be read and what waits behind it on the same pair; give the others."""
+        if not self._parked and not any(isinstance(recorded.event, Unreadable) for recorded in events):
+            return events
+        clear: list[Recorded] = []
+        rows: list[tuple[int, int, int, str]] = []
+        for recorded in events:
+            pair = recorded.subject, recorded.object
+            if isinstance(recorded.event, Unreadable):
+                self._parked.add(pair)
+                rows.append((recorded.position, *pair, recorded.event.reason))
+            elif pair in self._parked:
+                rows.append((recorded.position, *pair, "waits behind a parked event of its pair"))
+            else:
+                clear.append(recorded)
+        if rows:
+            logger.error("parked %d events, the first at position %d: %s", len(rows), rows[0][0], rows[0][3])
+            await parking.park(self._engine, rows)
+        return clear
+
+    async def _fold(self, events: Iterable[Recorded]) -> Folded:
+        folded = fold(events, self.view, self.reached)
         if not folded.users:
-            return
+            return folded
         renamed = [number for number, (_, names) in folded.users.items() if names]
         rows, released = await asyncio.gather(
             directory.profiles(self._engine, list(folded.users)), directory.released_logins(self._engine, renamed)
@@ -104,21 +160,33 @@ class Projector:
         for number, profile in rows.items():
             old = [login for owner, login in released if owner == number]
             add_user(folded, self.view, self.reached, profile, old)
+        return folded
 
-    async def _apply(self, batches: dict[int, LaneBatch], ends: dict[int, int]) -> None:
-        """Apply each lane's batch in one round trip, and take over where each lane stands then."""
+    async def _apply(self, batches: dict[int, LaneBatch], ends: dict[int, int]) -> list[int]:
+        """Apply each lane's batch in one round trip, take over where it stands then; give the lanes that refuse."""
         lanes = list(batches)
-        outcomes = await asyncio.gather(*[self._apply_lane(lane, batches[lane], ends[lane]) for lane in lanes])
-        for lane, (outcome, position) in zip(lanes, outcomes, strict=True):
-            self._take_over(lane, outcome.decode(), int(position))
+        outcomes = await asyncio.gather(
+            *[self._apply_lane(lane, batches[lane], ends[lane]) for lane in lanes], return_exceptions=True
+        )
+        failed = [lane for lane, outcome in zip(lanes, outcomes, strict=True) if isinstance(outcome, ResponseError)]
+        for lane, outcome in zip(lanes, outcomes, strict=True):
+            if lane in failed:
+                continue
+            if isinstance(outcome, BaseException):
+                raise outcome
+            self._take_over(lane, *outcome)
+        return failed
 
-    async def _apply_lane(self, lane: int, batch: LaneBatch, end: int) -> tuple[bytes, bytes]:
+    async def _apply_lane(self, lane: int, batch: LaneBatch, end: int) -> tuple[str, int]:
         keys, operations = script_arguments(self.view, batch)
         head = (self.stored[lane], end, self.fences[lane], self._epoch)
-        outcome: tuple[bytes, bytes] = await self._store.run(
-            APPLY, [self.view.checkpoint(lane), *keys], [*head, *operations]
-        )
-        return outcome
+        if end > self.stored[lane] and self._stamp:
+            operations += ("HSET", 1, 2, "stamp", self._stamp)
+        while True:
+            outcome, position = await self._store.run(APPLY, [self.view.checkpoint(lane), *keys], [*head, *operations])
+            if outcome != b"HELD":
+                return outcome.decode(), int(position)
+            await asyncio.sleep(HELD_S)
 
     def _take_over(self, lane: int, outcome: str, position: int) -> None:
         match outcome:
@@ -131,6 +199,45 @@ class Projector:
             case _:
                 raise ViewLost(f"lane {lane} of generation {self.view.generation} is {outcome}")
         self.stored[lane] = self.reached[lane] = position
+
+    async def _isolate(self, lane: int, events: Sequence[Recorded], end: int) -> None:
+        """The lane refuses its batch: find the events that are at fault, park their pairs, and apply the rest."""
+        culprits = await self._culprits(lane, events)
+        if len(culprits) > PARKED_MAX:
+            raise Broken(f"lane {lane} refuses {len(culprits)} events, the first: {culprits[0][1]}")
+        self._parked |= {(recorded.subject, recorded.object) for recorded, _ in culprits}
+        reasons = {recorded.position: reason for recorded, reason in culprits}
+        behind = "waits behind a parked event of its pair"
+        rows = [
+            (recorded.position, recorded.subject, recorded.object, reasons.get(recorded.position, behind))
+            for recorded in events
+            if (recorded.subject, recorded.object) in self._parked
+        ]
+        if rows:
+            logger.error("parked %d events, the first at position %d: %s", len(rows), rows[0][0], rows[0][3])
+            await parking.park(self._engine, rows)
+        rest = [recorded for recorded in events if (recorded.subject, recorded.object) not in self._parked]
+        batch = (await self._fold(rest)).lanes.get(lane, LaneBatch())
+        if await self._apply({lane: batch}, {lane: end}):
+            raise Broken(f"lane {lane} refuses what is left after parking {len(rows)} events")
+
+    async def _culprits(self, lane: int, events: Sequence[Recorded]) -> list[tuple[Recorded, str]]:
+        """Find by halves which events the lane refuses, applying parts without moving the checkpoint.
+
+        The operations only set and remove, so what a part has written, the rest of the batch writes again.
+        """
+        batch = (await self._fold(events)).lanes.get(lane)
+        if batch is None:
+            return []
+        try:
+            self._take_over(lane, *await self._apply_lane(lane, batch, self.stored[lane]))
+        except ResponseError as error:
+            if len(events) == 1:
+                return [(events[0], str(error))]
+            middle = len(events) // 2
+            first, second = events[:middle], events[middle:]
+            return await self._culprits(lane, first) + await self._culprits(lane, second)
+        return []
 
 
 def groups_of(lanes: Iterable[int]) -> list[int]:

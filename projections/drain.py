@@ -12,12 +12,12 @@ from uuid import UUID
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from commands import leases, log
+from commands import leases, log, pauses
 from commands.errors import Unavailable
 from commands.postgres import Engine
 from projections import building, generations
-from projections.catch_up import Fenced, Projector, ViewLost, groups_of
-from projections.keys import APPLIED_CHANNEL, GROUPS, WAKE_CHANNEL, group_of
+from projections.catch_up import Broken, Fenced, LogChanged, Projector, ViewLost, groups_of
+from projections.keys import APPLIED_CHANNEL, GROUPS, WAKE_CHANNEL, View, group_of
 from projections.store import Store
 from projections.wakeup import Listener, QueueSettings, open_queue, progress_message
 
@@ -53,7 +53,7 @@ class Drain:
             try:
                 await self._hold()
                 pause = PAUSE_MIN_S
-            except (Unavailable, RedisError, OSError) as error:
+            except (Unavailable, Broken, RedisError, OSError) as error:
                 logger.warning("the drain pauses for %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, IDLE_S)
@@ -68,7 +68,8 @@ class Drain:
     async def _hold(self) -> None:
         """Take what leases there are and project under them until they change or something is lost."""
         await self._renew()
-        if not self._fences:
+        pause = await pauses.paused(self._engine)
+        if pause is not None or not self._fences:
             await self._idle(RENEW_S)
             return
         head = await log.head(self._engine)
@@ -76,39 +77,53 @@ class Drain:
         if view is None:
             await self._build(head.epoch)
             return
-        fences = {
-            lane: self._fences[_lease(group_of(lane))]
-            for lane in range(view.lanes)
-            if _lease(group_of(lane)) in self._fences
-        }
-        projector = Projector(self._engine, self._store, view, fences, head.epoch)
+        projector = Projector(self._engine, self._store, view, self._fences_of(view), head.epoch)
         try:
             await projector.load()
             await self._project(projector)
+        except LogChanged as error:
+            logger.error("%s", error)
+            await generations.forget(self._store)  # what was made from another log must not be served
         except ViewLost as error:
             logger.warning("%s", error)
             await self._build(head.epoch)
         except Fenced as error:
             logger.warning("%s", error)
+            await self._renew(fresh=True)  # ours still, if the lease is: the other one was a tool or a build
+
+    def _fences_of(self, view: View) -> dict[int, int]:
+        by_group = {group: self._fences.get(_lease(group)) for group in range(GROUPS)}
+        fences = {lane: by_group[group_of(lane)] for lane in range(view.lanes)}
+        return {lane: fence for lane, fence in fences.items() if fence is not None}
 
     async def _project(self, projector: Projector) -> None:
         groups = groups_of(projector.fences)
         held = dict(self._fences)
-        checked = time.monotonic()
+        looked = time.monotonic()
         await self._tell(projector, groups)
         while self._fences == held and time.monotonic() < self._end_at:
             self._woken.clear()
-            if await projector.step():
+            behind = await projector.step()
+            if behind:
                 await self._tell(projector, groups)
             else:
                 await projector.settle()
-                if time.monotonic() - checked >= IDLE_S:
-                    await projector.check()
-                    if await generations.live_view(self._store) != projector.view:
-                        return
-                    checked = time.monotonic()
+            if time.monotonic() - looked >= IDLE_S:
+                if not await self._goes_on(projector):
+                    return
+                looked = time.monotonic()
+            if not behind:
                 await self._idle(IDLE_S)
             await self._renew_in_time()
+
+    async def _goes_on(self, projector: Projector) -> bool:
+        """Once a second: see that the lanes stand where we left them, this view is still the live one, and no pause."""
+        await projector.settle()
+        await projector.check()
+        await projector.refresh_parked()
+        if await pauses.paused(self._engine) is not None:
+            return False
+        return await generations.live_view(self._store) == projector.view
 
     async def _tell(self, projector: Projector, groups: list[int]) -> None:
         assert self._publisher is not None
@@ -120,7 +135,7 @@ class Drain:
         if fence is None:
             await self._idle(RENEW_S)
             return
-        await building.build(self._engine, self._store, fence, epoch, self._must_hold)
+        await building.heal(self._engine, self._store, fence, epoch, self._must_hold)
 
     async def _must_hold(self) -> None:
         held = self._fences.get(_lease(0))
@@ -132,9 +147,10 @@ class Drain:
         if time.monotonic() >= self._renew_at:
             await self._renew()
 
-    async def _renew(self) -> None:
+    async def _renew(self, *, fresh: bool = False) -> None:
         self._renew_at = time.monotonic() + RENEW_S
-        self._fences = await leases.take(self._engine, [_lease(group) for group in range(GROUPS)], self._owner)
+        names = [_lease(group) for group in range(GROUPS)]
+        self._fences = await leases.share(self._engine, names, self._owner, fresh=fresh)
 
     async def _idle(self, seconds: float) -> None:
         with suppress(TimeoutError):

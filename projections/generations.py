@@ -13,11 +13,13 @@ from projections.store import Store
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """Where a lane stands: the last log position in it, the highest fence seen, and which log it was."""
+    """Where a lane stands: the last log position in it, the highest fence seen, which log it was, and when the event
+    at that position was recorded (us; 0 when not noted), by which a log restored to an older state is noticed."""
 
     position: int
     fence: int
     epoch: str
+    stamp: int = 0
 
 
 async def live_view(store: Store) -> View | None:
@@ -31,14 +33,19 @@ async def switch(store: Store, view: View) -> None:
     await store.call("SET", POINTER, msgspec.json.encode(view))
 
 
+async def forget(store: Store) -> None:
+    """Let readers see no view at all: they get 503 until one has been built."""
+    await store.call("DEL", POINTER)
+
+
 async def checkpoints(store: Store, view: View, lanes: Iterable[int]) -> dict[int, Checkpoint | None]:
     """Read where these lanes stand; None for a lane whose checkpoint is missing, which means that it is lost."""
     wanted = list(lanes)
     rows = await asyncio.gather(
-        *[store.call("HMGET", view.checkpoint(lane), "position", "fence", "epoch") for lane in wanted]
+        *[store.call("HMGET", view.checkpoint(lane), "position", "fence", "epoch", "stamp") for lane in wanted]
     )
     return {
-        lane: None if row[0] is None else Checkpoint(int(row[0]), int(row[1]), row[2].decode())
+        lane: None if row[0] is None else Checkpoint(int(row[0]), int(row[1]), row[2].decode(), int(row[3] or 0))
         for lane, row in zip(wanted, rows, strict=True)
     }
 

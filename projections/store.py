@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
+from hiredis import pack_command
 from redis import exceptions
 from redis.asyncio import Redis
 
@@ -118,20 +119,16 @@ class Store:
 
     async def _send(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
         """One round trip on a connection of its own; every future of the batch is answered, whatever happens."""
+        answers: list[Any] = []
         try:
-            pipeline = self._client.pipeline(transaction=False)
-            for command, _ in batch:
-                pipeline.execute_command(*command)
-            answers = await pipeline.execute(raise_on_error=False)
-        except (TimeoutError, exceptions.RedisError, OSError) as error:
+            async with asyncio.timeout(TIMEOUT_S):
+                await self._exchange([command for command, _ in batch], answers)
+        except (exceptions.RedisError, OSError) as error:
             logger.warning("the read store does not answer: %s", type(error).__name__)
-            answers = [error] * len(batch)
-        except BaseException as error:
-            answers = [StoreUnavailable()] * len(batch)
-            if not isinstance(error, Exception):
-                raise
+        except Exception:
             logger.exception("a pipeline of %d commands failed", len(batch))
         finally:
+            answers += [StoreUnavailable()] * (len(batch) - len(answers))
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.done():  # who asked may have gone
                     continue
@@ -139,6 +136,27 @@ class Store:
                     future.set_exception(translated(answer))
                 else:
                     future.set_result(answer)
+
+    async def _exchange(self, commands: list[tuple[Any, ...]], answers: list[Any]) -> None:
+        """Send the commands packed as one write and append their answers, an error among them as a value.
+
+        redis-py's own pipeline packs in Python, which took most of a projection's time. A connection that has not given
+        all its answers is closed, so that none can reach a later request.
+        """
+        pool = self._client.connection_pool
+        connection = await pool.get_connection()
+        try:
+            packed = [pack_command(command) for command in commands]
+            await connection.send_packed_command(packed, check_health=False)
+            for _ in commands:
+                try:
+                    answers.append(await connection.read_response())
+                except exceptions.ResponseError as error:
+                    answers.append(error)
+        finally:
+            if len(answers) < len(commands):
+                await connection.disconnect(nowait=True)
+            await pool.release(connection)
 
 
 def translated(error: Exception) -> Exception:
@@ -156,7 +174,6 @@ def open_store(settings: StoreSettings) -> Store:
     try:
         client = Redis.from_url(
             settings.redis_url,
-            socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
             max_connections=CONNECTIONS_MAX * 8,
         )

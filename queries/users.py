@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from commands.errors import UserNotFound, ViewUnavailable
+from commands.errors import UserNotFound, ViewBehind, ViewUnavailable
 from commands.users import Profile
 from projections.keys import View, group_of
 from queries.reader import ANYTIME, WAIT_S, Freshness, Reader
@@ -70,6 +70,8 @@ async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, fres
         view = await reader.view()
         await reader.progress.wait(fresh.position, [group_of(view.lane_of_text(text))], WAIT_S)
         found = await reader.read(attempt)
+        if found.number is None and found.position < fresh.position and fresh.strict:
+            raise ViewBehind(fresh.position)
     return found.number
 
 

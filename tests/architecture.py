@@ -37,6 +37,7 @@ PLACES = {
 DIALECTS = ("v1", "kraken")
 KEYS = "projections/keys.py"
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "base", "manager", "service"}
+SETTING = re.compile(r"(?:DATABASE|REDIS|QUEUE)_URL|FOLLOWS_[A-Z_]+")
 TREES = (*ALLOWED, "bench", "tests")
 
 
@@ -110,6 +111,21 @@ def missing_sentences(root: Path) -> Iterator[str]:
                 yield f"{_where(root, path, 1)} begins with no docstring"
 
 
+def unlike_settings(root: Path) -> Iterator[str]:
+    """Environment variables that the code reads and README's table leaves out, and the other way round."""
+    readme = root / "README.md"
+    rows = readme.read_text().splitlines() if readme.exists() else []
+    told = {name: line for line, row in enumerate(rows, 1) for name in re.findall(r"^\| *`([A-Z_]+)` *\|", row)}
+    read: dict[str, str] = {}
+    for package in ALLOWED:
+        for path in _sources(root, package):
+            for line, text in _texts(_tree(path)):
+                if SETTING.fullmatch(text):
+                    read.setdefault(text, _where(root, path, line))
+    yield from (f"{where} {name} is not in README's table" for name, where in read.items() if name not in told)
+    yield from (f"README.md:{line} nothing reads {name}" for name, line in told.items() if name not in read)
+
+
 def decoys(root: Path, search_path: list[str]) -> Iterator[str]:
     """Packages of our names elsewhere on the path: which one is imported would depend on how Python was started."""
     elsewhere = [entry for entry in search_path if entry and Path(entry).resolve() != root.resolve()]
@@ -128,6 +144,7 @@ CHECKS: tuple[Callable[[Path], Iterator[str]], ...] = (
     stray_keys,
     banned_names,
     missing_sentences,
+    unlike_settings,
 )
 
 

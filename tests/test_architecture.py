@@ -46,6 +46,8 @@ def test_our_packages_are_found_here_and_nowhere_else() -> None:
         ("stray_keys", "workers/a.py", 'key = f"{{g1.{n}}}:user:7"', "workers/a.py:2"),
         ("stray_keys", "api/a.py", 'limit = "follows:rate"', "api/a.py:2"),
         ("stray_keys", "projections/a.lua", "redis.call('GET', 'user:' .. n)", "projections/a.lua:2"),
+        ("unlike_settings", "api/a.py", 'x = env["FOLLOWS_X"]', "api/a.py:2 FOLLOWS_X is not in README's table"),
+        ("unlike_settings", "README.md", "| `FOLLOWS_Y` | why |", "README.md:2 nothing reads FOLLOWS_Y"),
         ("banned_names", "api/utils.py", "", "api/utils.py:1 utils is no name"),
         ("banned_names", "tests/helpers/a.py", "", "tests/helpers:1"),
     ],

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import ResponseSpec
 
 from api.context import context_of
 from commands import errors
@@ -65,7 +66,23 @@ _FRAMEWORK: Final = {
     429: "rate_limited",
 }
 # What the framework's validation means in words of this API.
-_REASONS: Final = {"page": "must be an integer >= 1", "per_page": "must be an integer >= 1"}
+_REASONS: Final = {
+    "page": "must be an integer >= 1",
+    "per_page": "must be an integer >= 1",
+    "data": "must be a JSON object in UTF-8",
+}
+# The framework's name for it is a parameter of ours.
+_NAMES: Final = {"data": "body"}
+_SAID: Final = {
+    400: "`validation_error`: something in the request cannot be read; `details` says what",
+    401: "`unauthorized`: no token, or one that does not verify",
+    403: "`forbidden`: the caller may not do this",
+    404: "`not_found`: there is no such user, follow or broadcast",
+    409: "`conflict`: it is so already, or somebody else has it",
+    413: "`payload_too_large`: the body is too large",
+    429: "`rate_limited`: too many requests in this minute; `Retry-After` says when to come back",
+    503: "`unavailable`: a part of the service is away; `Retry-After` says when to come back",
+}
 
 
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
@@ -76,7 +93,8 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorA
         headers |= _headers(error)
     elif isinstance(error, HTTPException) and error.status_code < 500:
         status, body = _of_framework(error)
-        headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+        allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow")
+        headers |= {"Allow": ", ".join(sorted(allowed.split(", ")))} if allowed else {}
     elif isinstance(error, UnicodeDecodeError):
         status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8")
     else:
@@ -118,6 +136,14 @@ def _details(error: ValidationException) -> dict[str, str] | None:
     extra = error.extra if isinstance(error.extra, list) else []
     details: dict[str, str] = {}
     for fault in extra:
-        name = str(fault.get("key") or "body")
-        details[name] = _REASONS.get(name, str(fault.get("message", "cannot be read")))
+        name = str(fault.get("key") or "data")
+        details[_NAMES.get(name, name)] = _REASONS.get(name, str(fault.get("message", "cannot be read")))
     return details or None
+
+
+def refusals(*statuses: int) -> dict[int, ResponseSpec]:
+    """The answers of a call that are no success, for its documentation: ``statuses`` and those that every call has."""
+    return {
+        status: ResponseSpec(ErrorAnswer, generate_examples=False, description=_SAID[status])
+        for status in sorted({*statuses, 401, 429, 503})
+    }

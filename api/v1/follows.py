@@ -1,5 +1,6 @@
 """The follow calls of /v1: begin, end, status, and the two lists."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
@@ -8,21 +9,24 @@ from litestar import Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
-from api.auth import Caller
+from api.auth import USER_ID, Caller
 from api.context import caller_number, context_of, idempotency_key, make_visible
 from api.parts import Parts
 from api.times import wire_time
 from api.v1.shapes import Followed, Follower, FollowMade, FollowStatus, Listing, Pagination, followed, follower
 from commands.decide import Follow, Unfollow
-from commands.errors import CannotFollowYourself, GuestsMayNotAct, UserNotFound
+from commands.errors import CannotFollowYourself, GuestsMayNotAct, Invalid, UserNotFound
 from commands.users import Profile
 from queries.follows import Page, Row, Side, Window, page, status
 from queries.users import number_of_id, profiles
 
 PER_PAGE: Final = 20
 PER_PAGE_MAX: Final = 100
-# Redis counts ranks in 64 bits; nobody has a list as long as this.
+# Redis counts ranks in 64 bits, and JSON readers in 53; nobody has a list as long as this.
+PAGE_MAX: Final = 2**53
 OFFSET_MAX: Final = 2**53
+# Longer than any id, so that a message does not carry whatever is sent.
+ID_SHOWN_MAX: Final = 80
 
 T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
@@ -33,6 +37,20 @@ PerPage = Annotated[int, QueryParameter(ge=1, description="Above 100 is served a
 def target_of(user_id: str, caller: Caller) -> str:
     """The id a path names; ``me`` is the caller."""
     return caller.id if user_id == "me" else user_id
+
+
+def check_id(user_id: str) -> None:
+    """Raise UserNotFound for what nobody can be called, before some server is asked that could not even read it."""
+    if USER_ID.fullmatch(user_id) is None:
+        raise UserNotFound(user_id[:ID_SHOWN_MAX])
+
+
+def whole_number(request: AnyRequest, name: str, number: int) -> int:
+    """A parameter that was read as ``number``, if it stands there once and in digits; raises Invalid."""
+    sent = request.query_params.getall(name, [])
+    if any(re.fullmatch("[1-9][0-9]*", text) is None for text in sent) or len(sent) > 1:
+        raise Invalid("the request cannot be read", {name: "must be an integer >= 1"})
+    return number
 
 
 def require_actor(request: AnyRequest) -> Caller:
@@ -52,6 +70,7 @@ async def begin_follow(
     target = target_of(user_id, caller)
     if target == caller.id:
         raise CannotFollowYourself
+    check_id(target)
     parts.must_be_vetted("log")
     key = idempotency_key(request.scope, caller, f"follow {target}")
     number = await parts.directory.number(target)
@@ -70,6 +89,7 @@ async def end_follow(request: AnyRequest, user_id: FromPath[str], parts: NamedDe
     target = target_of(user_id, caller)
     if target == caller.id:
         raise CannotFollowYourself
+    check_id(target)
     parts.must_be_vetted("log")
     key = idempotency_key(request.scope, caller, f"unfollow {target}")
     number = await parts.directory.number(target)
@@ -85,6 +105,10 @@ async def follow_status(request: AnyRequest, user_id: FromPath[str], parts: Name
     context = context_of(request.scope)
     caller = context.require_caller()
     target = target_of(user_id, caller)
+    parts.must_be_vetted("store")
+    check_id(target)
+    if target == caller.id:
+        return FollowStatus(False, None)
     number = await number_of_id(parts.reader, target, fresh=context.fresh)
     try:
         own = await number_of_id(parts.reader, caller.id, fresh=context.fresh)
@@ -132,7 +156,11 @@ async def _list(
     context = context_of(request.scope)
     caller = context.require_caller()
     target = target_of(user_id, caller)
-    per_page = min(per_page, PER_PAGE_MAX)
+    if whole_number(request, "page", number) > PAGE_MAX:
+        raise Invalid("the request cannot be read", {"page": f"must be an integer from 1 to {PAGE_MAX}"})
+    per_page = min(whole_number(request, "per_page", per_page), PER_PAGE_MAX)
+    parts.must_be_vetted("store")
+    check_id(target)
     window = Window(per_page, offset=min((number - 1) * per_page, OFFSET_MAX))
     try:
         user = await number_of_id(parts.reader, target, fresh=context.fresh)

@@ -8,6 +8,7 @@ from litestar.handlers import BaseRouteHandler
 
 from api.context import context_of
 from api.v1 import follows, users
+from api.v1.bodies import StrictRequest
 from api.v1.errors import handle
 
 
@@ -31,6 +32,7 @@ router = Router(
         users.end_broadcast,
     ],
     guards=[require_caller],
+    request_class=StrictRequest,
     exception_handlers={Exception: handle},
     security=[{"bearer": []}],
 )

@@ -74,7 +74,7 @@ class BroadcastShown(msgspec.Struct, frozen=True):
 
 
 class User(msgspec.Struct, frozen=True):
-    """A user's public profile with counts."""
+    """A user's public profile with counts; these are null only after a PUT that the views do not show yet."""
 
     id: str
     username: str
@@ -82,8 +82,8 @@ class User(msgspec.Struct, frozen=True):
     avatar_url: str | None
     bio: str | None
     is_available: bool
-    followers: int
-    following: int
+    followers: int | None
+    following: int | None
     created_at: str
     updated_at: str
     broadcast: BroadcastShown | None
@@ -111,7 +111,7 @@ def shown_id(profile: Profile) -> str:
     return f"erased-{profile.number}" if profile.erased else profile.id
 
 
-def user(profile: Profile, followers: int, following: int) -> User:
+def user(profile: Profile, followers: int | None, following: int | None) -> User:
     """The public profile: no e-mail, no settings."""
     return User(
         id=profile.id,

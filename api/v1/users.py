@@ -5,29 +5,31 @@ from typing import Any
 
 import msgspec
 from litestar import Response, delete, get, put
+from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
+from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, JSONBody
 
 from api.auth import USER_ID, Caller
 from api.context import context_of, idempotency_key, make_visible
 from api.parts import Parts
-from api.v1.follows import AnyRequest, target_of
+from api.v1.errors import refusals
+from api.v1.follows import AnyRequest, check_id, target_of
 from api.v1.shapes import User, user
+from commands import directory
 from commands.answers import once
-from commands.errors import Forbidden, Invalid
+from commands.errors import Forbidden, Invalid, Unavailable, UserNotFound
 from commands.users import BroadcastChanges, UserChanges
 from queries.reader import Freshness
-from queries.users import Counted, number_of_id, profile
+from queries.users import number_of_id, profile
 
 SERVICES = frozenset({"service", "admin"})
 
 
-def require_service(request: AnyRequest) -> Caller:
-    """The caller, if he speaks for the platform."""
-    caller = context_of(request.scope).require_caller()
-    if caller.role not in SERVICES:
+def services_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Refuse whoever does not speak for the platform, before his request's body is read."""
+    if context_of(connection.scope).require_caller().role not in SERVICES:
         raise Forbidden("this call is for the platform's own services")
-    return caller
 
 
 @get("/users/{user_id:str}", summary="A user's public profile with counts")
@@ -35,7 +37,10 @@ async def show_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDep
     """The profile, and how many follow and are followed."""
     context = context_of(request.scope)
     target = target_of(user_id, context.require_caller())
-    counted = await _profile(parts, target, context.fresh)
+    parts.must_be_vetted("store")
+    check_id(target)
+    number = await number_of_id(parts.reader, target, fresh=context.fresh)
+    counted = await profile(parts.reader, number, named=target, fresh=context.fresh)
     assert counted.profile is not None
     return user(counted.profile, counted.followers, counted.following)
 
@@ -45,7 +50,7 @@ async def put_user(
     request: AnyRequest, user_id: FromPath[str], data: JSONBody[UserChanges], parts: NamedDependency[Parts]
 ) -> Response[User]:
     """Create (201) or change (200) a user; fields left out stay as they are."""
-    caller = require_service(request)
+    caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
     if USER_ID.fullmatch(target) is None:
         reason = "must be 1 to 64 letters, digits, _ or -"
@@ -57,18 +62,17 @@ async def put_user(
 
     body = msgspec.json.encode(data).decode()
     answer = await _once(request, parts, caller, f"put user {target} {body}", run)
-    headers = await _seen(parts, caller, target, answer["position"])
-    counted = await _profile(parts, target, Freshness(answer["position"]))
-    assert counted.profile is not None
-    shown = user(counted.profile, counted.followers, counted.following)
+    headers = await _seen(parts, caller, answer["position"])
+    shown = await _stored(parts, target, answer["position"])
     return Response(shown, status_code=201 if answer["created"] else 200, headers=headers)
 
 
 @delete("/users/{user_id:str}", summary="Erase a person", status_code=204)
 async def erase_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
     """Erase the person: the name is gone at once, the follows on both sides end in a job."""
-    caller = require_service(request)
+    caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
+    check_id(target)
 
     async def run() -> dict[str, Any]:
         number = await parts.directory.number(target)
@@ -77,7 +81,7 @@ async def erase_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDe
         return {"position": position}
 
     answer = await _once(request, parts, caller, f"erase {target}", run)
-    return Response(None, status_code=204, headers=await _seen(parts, caller, target, answer["position"]))
+    return Response(None, status_code=204, headers=await _seen(parts, caller, answer["position"]))
 
 
 @put("/users/{user_id:str}/broadcast", summary="A channel is live, or its broadcast changed", status_code=204)
@@ -85,28 +89,30 @@ async def put_broadcast(
     request: AnyRequest, user_id: FromPath[str], data: JSONBody[BroadcastChanges], parts: NamedDependency[Parts]
 ) -> Response[None]:
     """Start the broadcast or replace what is known of the running one."""
-    caller = require_service(request)
+    caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
+    check_id(target)
 
     async def run() -> dict[str, Any]:
         return {"position": await parts.directory.put_broadcast(target, data)}
 
     body = msgspec.json.encode(data).decode()
     answer = await _once(request, parts, caller, f"put broadcast {target} {body}", run)
-    return Response(None, status_code=204, headers=await _seen(parts, caller, target, answer["position"]))
+    return Response(None, status_code=204, headers=await _seen(parts, caller, answer["position"]))
 
 
 @delete("/users/{user_id:str}/broadcast", summary="A broadcast ended", status_code=204)
 async def end_broadcast(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
     """End the broadcast: 204, or 404 when there is none."""
-    caller = require_service(request)
+    caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
+    check_id(target)
 
     async def run() -> dict[str, Any]:
         return {"position": await parts.directory.end_broadcast(target)}
 
     answer = await _once(request, parts, caller, f"end broadcast {target}", run)
-    return Response(None, status_code=204, headers=await _seen(parts, caller, target, answer["position"]))
+    return Response(None, status_code=204, headers=await _seen(parts, caller, answer["position"]))
 
 
 async def _once(
@@ -116,12 +122,21 @@ async def _once(
     return await once(parts.engine, idempotency_key(request.scope, caller, said), run)
 
 
-async def _seen(parts: Parts, caller: Caller, target: str, position: int) -> dict[str, str]:
+async def _seen(parts: Parts, caller: Caller, position: int) -> dict[str, str]:
     """Wake the workers, wait a moment for the views, and give the answer's headers."""
     parts.wakeup.send(position)
-    return await make_visible(parts, caller, position, [await parts.directory.known_number(target)])
+    return await make_visible(parts, caller, position)
 
 
-async def _profile(parts: Parts, target: str, fresh: Freshness) -> Counted:
-    number = await number_of_id(parts.reader, target, fresh=fresh)
-    return await profile(parts.reader, number, named=target, fresh=fresh)
+async def _stored(parts: Parts, target: str, position: int) -> User:
+    """The user as the command at ``position`` left him: from the directory, without counts, where the views lag."""
+    number = await parts.directory.known_number(target)
+    try:
+        counted = await profile(parts.reader, number, named=target, fresh=Freshness(position, strict=True))
+    except Unavailable:
+        found = (await directory.profiles(parts.engine, [number]))[number]
+        if found.erased:
+            raise UserNotFound(target) from None
+        return user(found, None, None)
+    assert counted.profile is not None
+    return user(counted.profile, counted.followers, counted.following)

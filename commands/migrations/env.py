@@ -6,7 +6,14 @@ from alembic import context
 from sqlalchemy import Connection, text
 
 # Functions are replaced as a whole at each upgrade, in this order; a changed signature needs a migration that drops.
-FUNCTION_FILES = ("log_functions.sql", "append_events.sql", "users.sql", "end_follows.sql", "import_follows.sql")
+FUNCTION_FILES = (
+    "log_functions.sql",
+    "append_events.sql",
+    "users.sql",
+    "end_follows.sql",
+    "import_follows.sql",
+    "leases.sql",
+)
 
 
 def run(connection: Connection) -> None:

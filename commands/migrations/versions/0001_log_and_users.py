@@ -61,13 +61,39 @@ STATEMENTS = (
     # Which log this is: a checkpoint taken from another database must not be mistaken for one of ours.
     "CREATE TABLE log_identity (epoch uuid NOT NULL DEFAULT gen_random_uuid())",
     "INSERT INTO log_identity DEFAULT VALUES",
-    # Who projects which lanes. The fence rises with every new owner, for ever; only server time counts.
+    # Who projects which lanes. Fences come from one sequence, so that a later owner of anything has a higher one.
+    "CREATE SEQUENCE fences",
     """CREATE TABLE leases (
         name text PRIMARY KEY,
         owner uuid NOT NULL,
         fence bigint NOT NULL,
         expires_at timestamptz NOT NULL)""",
-    "CREATE SEQUENCE generations",
+    # Workers that are alive, to share the lanes fairly.
+    "CREATE TABLE workers (owner uuid PRIMARY KEY, expires_at timestamptz NOT NULL)",
+    # Generations of views: building, then live, then old (kept for undo), then dropped.
+    """CREATE TABLE generations (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        lanes integer NOT NULL CHECK (lanes > 0),
+        state text NOT NULL DEFAULT 'building' CHECK (state IN ('building', 'live', 'old', 'dropped')),
+        reason text NOT NULL,
+        started_at timestamptz NOT NULL DEFAULT now(),
+        changed_at timestamptz NOT NULL DEFAULT now())""",
+    # A paused projection: who stopped it, why, since when. No row: it runs.
+    """CREATE TABLE pauses (
+        only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+        who text NOT NULL,
+        why text NOT NULL,
+        since timestamptz NOT NULL DEFAULT now())""",
+    # Events that could not be projected, and the later ones of their pairs, which wait behind them.
+    """CREATE TABLE parked (
+        position bigint PRIMARY KEY REFERENCES events,
+        subject bigint NOT NULL,
+        object bigint NOT NULL,
+        reason text NOT NULL,
+        parked_at timestamptz NOT NULL DEFAULT now(),
+        skipped_by text,
+        skipped_why text,
+        skipped_at timestamptz)""",
     """CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION 'the event log is append-only' USING ERRCODE = 'restrict_violation'; END $$""",
     "CREATE TRIGGER events_no_change BEFORE UPDATE OR DELETE ON events FOR EACH ROW EXECUTE FUNCTION refuse_change()",

@@ -1,0 +1,47 @@
+"""The addresses that answers carry: absolute, on the host that the client asked for."""
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from api.context import request_headers
+from commands.errors import SettingsError
+
+_HOST: Final = re.compile(r"[0-9A-Za-z._\[\]:-]{1,255}")
+
+
+class LinkSettings(msgspec.Struct, frozen=True):
+    """Whether what a proxy says of the client's side (X-Forwarded-Proto, -Host) is believed; anybody can send that."""
+
+    trust_proxy: bool = False
+
+    @classmethod
+    def from_env(cls) -> "LinkSettings":
+        """Read FOLLOWS_TRUST_PROXY; raises SettingsError."""
+        text = os.environ.get("FOLLOWS_TRUST_PROXY") or "0"
+        if text not in ("0", "1"):
+            raise SettingsError(f"FOLLOWS_TRUST_PROXY must be 0 or 1, not {text!r}")
+        return cls(text == "1")
+
+
+def base_of(scope: Mapping[str, Any], settings: LinkSettings) -> str:
+    """The address that this dialect has for the client, such as ``http://host:8000/kraken``."""
+    sent = request_headers(scope)
+    scheme, host = scope.get("scheme", "http"), sent.get(b"host", b"").decode("latin-1")
+    if settings.trust_proxy:  # of a chain of proxies the first one has seen the client
+        forwarded = sent.get(b"x-forwarded-proto", b"").decode("latin-1").partition(",")[0].strip().lower()
+        scheme = forwarded if forwarded in ("http", "https") else scheme
+        host = sent.get(b"x-forwarded-host", b"").decode("latin-1").partition(",")[0].strip() or host
+    if _HOST.fullmatch(host) is None:
+        name, port = (scope.get("server") or ("localhost", None))[:2]
+        host = f"{name}:{port}" if port else name
+    return f"{scheme}://{host}/kraken"
+
+
+def link(address: str, parameters: Mapping[str, str | int]) -> str:
+    """An address with parameters in alphabetical order, as v3 wrote them."""
+    return f"{address}?{urlencode(sorted(parameters.items()))}"

@@ -1,0 +1,99 @@
+"""Query parameters of this dialect, read from text: lenient where old clients are, 400 where a guess would mislead."""
+
+import re
+from typing import Annotated, Final, Literal
+
+from litestar.params import QueryParameter
+
+from commands.errors import Invalid
+
+LIMIT: Final = 25
+LIMIT_MAX: Final = 100
+# The cap of the original on a channel's followers; behind it goes only the cursor.
+OFFSET_MAX: Final = 1600
+# What is read at all: Redis counts ranks in 64 bits, and nobody has a list as long as this.
+INTEGER_MAX: Final = 2**53
+_INTEGER: Final = re.compile(r"-?[0-9]+")
+
+SortBy = Literal["created_at", "last_broadcast", "login"]
+FLAGS: Final[dict[object, bool]] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
+
+
+def _documented(description: str, **schema: object) -> QueryParameter:
+    return QueryParameter(description=description, schema_extra=schema)
+
+
+# Text for the framework, so that every fault is told in this dialect's words; the documentation says what is in it.
+LimitText = Annotated[str | None, _documented("1 to 100, 25 when absent; above 100 is served as 100", format="int32")]
+OffsetText = Annotated[str | None, _documented("how many to pass over", format="int64")]
+CappedOffsetText = Annotated[
+    str | None, _documented("how many to pass over, at most 1600; deprecated: use cursor", format="int64")
+]
+CursorText = Annotated[str | None, _documented("go on behind this: the _cursor of the page before")]
+DirectionText = Annotated[str | None, _documented("desc (when absent) or asc")]
+SortByText = Annotated[str | None, _documented("created_at (when absent), last_broadcast or login")]
+StreamTypeText = Annotated[str | None, _documented("all (when absent), playlist or live")]
+FlagText = Annotated[str | None, _documented("true, false, 1 or 0; may stand in the body as well, which wins")]
+
+
+def malformed(name: str, reason: str) -> Invalid:
+    """What to raise for a parameter that cannot be read."""
+    return Invalid(f'The parameter "{name}" was malformed: {reason}', {name: reason})
+
+
+def limit_of(text: str | None) -> int:
+    """Read ``limit``: 1 to 100."""
+    return LIMIT if text is None else min(_integer("limit", text, 1), LIMIT_MAX)
+
+
+def offset_of(text: str | None, most: int = INTEGER_MAX) -> int | None:
+    """Read ``offset``; None when it was not sent."""
+    if text is None:
+        return None
+    offset = _integer("offset", text, 0)
+    if most < INTEGER_MAX and offset > most:
+        raise malformed("offset", f'the value must be less than or equal to {most}; use "cursor" to go further')
+    return offset
+
+
+def descending(text: str | None) -> bool:
+    """Read ``direction``."""
+    return text is None or _choice("direction", text, ("asc", "desc")) == "desc"
+
+
+def sort_by(text: str | None) -> str | None:
+    """Read ``sortby``; None when it was not sent."""
+    return None if text is None else _choice("sortby", text, ("created_at", "last_broadcast", "login"))
+
+
+def stream_type(text: str | None) -> str | None:
+    """Read ``stream_type``; None when it was not sent."""
+    return None if text is None else _choice("stream_type", text, ("all", "playlist", "live"))
+
+
+def flag(name: str, value: object) -> bool | None:
+    """Read a boolean from the query, a form or JSON; None when it was not sent."""
+    if value is None:
+        return None
+    found = FLAGS.get(value.lower() if isinstance(value, str) else value) if isinstance(value, str | int) else None
+    if found is None:
+        raise malformed(name, "the value must be true or false")
+    return found
+
+
+def _integer(name: str, text: str, least: int) -> int:
+    reason = f"the value must be an integer greater than or equal to {least}"
+    if _INTEGER.fullmatch(text) is None:
+        raise malformed(name, reason)
+    # Python reads no more than some thousand digits; a number of 17 is beyond all lists as well.
+    value = int(text) if len(text) <= 16 else INTEGER_MAX * (-1 if text[0] == "-" else 1)
+    if value < least:
+        raise malformed(name, reason)
+    return value
+
+
+def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:
+    value = text.lower()
+    if value not in allowed:
+        raise malformed(name, f"the value must be one of {', '.join(allowed)}")
+    return value
