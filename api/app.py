@@ -12,9 +12,14 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api import health, openapi
+from api.kraken import errors as kraken_errors
+from api.kraken.asked import is_kraken
+from api.kraken.gate import gate as kraken_gate
+from api.kraken.routes import router as kraken_router
 from api.parts import Parts
 from api.v1 import errors as v1_errors
 from api.v1.gate import gate as v1_gate
+from api.v1.gate import is_v1
 from api.v1.routes import router as v1_router
 
 # No body of either dialect comes near it; what is larger is refused before it is read.
@@ -23,6 +28,8 @@ BODY_MAX = 64 * 1024
 
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Answer what no router saw (unknown paths, wrong methods) in the form of the dialect the path belongs to."""
+    if is_kraken(request.scope["path"]):
+        return kraken_errors.handle(request, error)
     return v1_errors.handle(request, error)
 
 
@@ -41,7 +48,7 @@ def create_app(parts: Parts) -> ASGIApp:
         return parts
 
     litestar = Litestar(
-        route_handlers=[v1_router, health.live, health.ready, *openapi.assets()],
+        route_handlers=[v1_router, kraken_router, health.live, health.ready, *openapi.assets()],
         dependencies={"parts": Provide(provide_parts, sync_to_thread=False)},
         exception_handlers={Exception: handle},
         lifespan=[lifespan],
@@ -50,11 +57,14 @@ def create_app(parts: Parts) -> ASGIApp:
         logging_config=None,
     )
     v1 = v1_gate(litestar, parts)
+    kraken = kraken_gate(litestar, parts, BODY_MAX)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] == ScopeType.HTTP and (path == "/v1" or path.startswith("/v1/")):
+        if scope["type"] == ScopeType.HTTP and is_v1(path):
             await v1(scope, receive, send)
+        elif scope["type"] == ScopeType.HTTP and is_kraken(path):
+            await kraken(scope, receive, send)
         else:
             await litestar(scope, receive, send)
 

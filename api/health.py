@@ -5,14 +5,17 @@ from typing import Final
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 
 from api.parts import Parts
 from commands import log
-from commands.errors import FollowsError
+from commands.errors import FollowsError, LogUnavailable, ViewUnavailable
+from commands.log import Head
 from projections.generations import checkpoints
 
 # A view that is further behind is not fit to take new traffic; a restart's backlog is worked off at some 60,000/s.
 LAG_MAX_S: Final = 60.0
+OK: Final = "ok"
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -32,37 +35,50 @@ def live() -> dict[str, str]:
     return {"status": "alive"}
 
 
-@get("/health/ready", summary="The process can serve")
+@get(
+    "/health/ready",
+    summary="The process can serve",
+    responses={503: ResponseSpec(Readiness, generate_examples=False, description="Not now: see what is not `ok`")},
+)
 async def ready(parts: NamedDependency[Parts]) -> Response[Readiness]:
     """Ready: 200, or 503 with what is missing. Reads go on without Postgres, so that alone does not make unready."""
-    postgres, redis, view = "ok", "ok", "ok"
+    postgres, head = await _log(parts)
+    redis, view, position = await _views(parts)
     lag_events: int | None = None
     lag_s: float | None = None
-    head = None
+    if head is not None and position is not None:
+        lag_events = max(0, head.position - position)
+        try:
+            since = await log.recorded_after(parts.engine, position) if lag_events else None
+            lag_s = 0.0 if since is None else max(0, head.now - since) / 1_000_000
+        except LogUnavailable as error:
+            postgres = error.message
+        if lag_s is not None and lag_s > LAG_MAX_S:
+            view = "far behind"
+    good = redis == OK and view == OK
+    body = Readiness(good, postgres, redis, view, lag_events, lag_s)
+    return Response(body, status_code=200 if good else 503, headers={} if good else {"Retry-After": "1"})
+
+
+async def _log(parts: Parts) -> tuple[str, Head | None]:
+    """What Postgres is like, and the log's end."""
     try:
         parts.must_be_vetted("log")
-        head = await log.head(parts.engine)
+        return OK, await log.head(parts.engine)
     except FollowsError as error:
-        postgres = error.message
+        return error.message, None
+
+
+async def _views(parts: Parts) -> tuple[str, str, int | None]:
+    """What Redis is like, what the view is like, and the position that all of its lanes have reached."""
     try:
         parts.must_be_vetted("store")
-        now = await parts.reader.view(again=True)
-        found = await checkpoints(parts.store, now, range(now.lanes))
-        lowest = min((checkpoint.position if checkpoint else -1) for checkpoint in found.values())
-        if lowest < 0:
-            view = "a lane is lost"
-        elif head is not None:
-            lag_events = max(0, head.position - lowest)
-            since = await log.recorded_after(parts.engine, lowest) if lag_events else None
-            lag_s = 0.0 if since is None else max(0, head.now - since) / 1_000_000
-            if lag_s > LAG_MAX_S:
-                view = "far behind"
+        view = await parts.reader.view(again=True)
+        found = await checkpoints(parts.store, view, range(view.lanes))
+    except ViewUnavailable as error:
+        return OK, error.message, None
     except FollowsError as error:
-        if type(error).__name__ == "ViewUnavailable":
-            view = error.message
-        else:
-            redis = error.message
-    good = redis == "ok" and view == "ok"
-    body = Readiness(good, postgres, redis, view, lag_events, lag_s)
-    headers = {} if good else {"Retry-After": "1"}
-    return Response(body, status_code=200 if good else 503, headers=headers)
+        return error.message, "unknown", None
+    if None in found.values():
+        return OK, "a lane is lost", None
+    return OK, OK, min(checkpoint.position for checkpoint in found.values() if checkpoint)

@@ -1,14 +1,59 @@
 """The OpenAPI document and its page, which loads nothing from the internet: Swagger UI comes from a package."""
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 import swagger_ui_bundle
+from litestar import Request
+from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, OpenAPIType, Operation, Parameter, Schema, SecurityScheme
 from litestar.static_files import create_static_files_router
 
 ASSETS: Final = "/docs-assets"
+DESCRIPTION: Final = """\
+Who follows whom. Every command is written to a log before it is answered, and an answer to a command carries
+`Follow-Position`: a reader who sends that header back gets an answer that holds the command, or a 503.
+Commands take an `Idempotency-Key`."""
+
+
+@dataclass
+class Query(Operation):
+    """A reading call, which may be told how fresh its answer must be."""
+
+    def __post_init__(self) -> None:
+        position = Parameter(
+            name="Follow-Position",
+            param_in="header",
+            required=False,
+            description="A position that a command gave: the answer holds that command.",
+            schema=Schema(type=OpenAPIType.INTEGER, minimum=0),
+        )
+        self.parameters = [*(self.parameters or []), position]
+
+
+@dataclass
+class Command(Operation):
+    """A call that changes something, which may be repeated safely under a key."""
+
+    def __post_init__(self) -> None:
+        key = Parameter(
+            name="Idempotency-Key",
+            param_in="header",
+            required=False,
+            description="The same key and caller get the first answer again; for another command it is a 409.",
+            schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=255),
+        )
+        self.parameters = [*(self.parameters or []), key]
+
+
+class Page(SwaggerRenderPlugin):
+    """The page. The Swagger UI of the package does all that our document needs, and refuses to read a 3.1 by name."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Render the document as what the package's Swagger UI takes."""
+        return super().render(request, {**openapi_schema, "openapi": "3.0.3"})
 
 
 def assets() -> list[Any]:
@@ -20,15 +65,23 @@ def assets() -> list[Any]:
     ]
 
 
+def operation_id(handler: HTTPRouteHandler, *_: object) -> str:
+    """What generated clients call a call: the handler's name, with the dialect before it outside of /v1."""
+    dialect = handler.fn.__module__.split(".")[1]
+    name: str = handler.fn.__name__
+    return name if dialect == "v1" else f"{dialect}_{name}"
+
+
 def config() -> OpenAPIConfig:
     """The document at /docs/openapi.json, the page at /docs."""
     return OpenAPIConfig(
         title="Follows",
         version="1",
-        description="Who follows whom.",
+        description=DESCRIPTION,
         path="/docs",
+        operation_id_creator=operation_id,
         render_plugins=[
-            SwaggerRenderPlugin(
+            Page(
                 js_url=f"{ASSETS}/swagger-ui-bundle.js",
                 css_url=f"{ASSETS}/swagger-ui.css",
                 standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",

@@ -1,5 +1,6 @@
 """What a command says when PostgreSQL fails it: the reason in one line, where the service would only say "not now"."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,3 +16,8 @@ def plain_database_errors(advice: str = "") -> Iterator[None]:
         cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
         reason = next(iter(str(cause).splitlines()), "") or type(cause).__name__
         raise SettingsError(f"PostgreSQL cannot be used: {reason}{advice}") from error
+
+
+def without_log_lines() -> None:
+    """Keep the service's warnings off the terminal: a command tells by itself what did not answer."""
+    logging.getLogger().addHandler(logging.NullHandler())

@@ -50,11 +50,15 @@ class Meter:
         """Since the job began; never 0."""
         return max(self._clock() - self._started, 1e-6)
 
+    def total(self, total: int | None) -> None:
+        """What there is to do has become known, or has changed."""
+        self._total = total
+
     def reached(self, done: int, count: int) -> None:
         """The job has come to ``done`` of its total, and to ``count`` units."""
         counts = f"{count:,} {self._unit}, {count / self.seconds:,.0f}/s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, counts=counts)
+            self._bar.update(self._task, total=self._total, completed=done, counts=counts)
         elif self._clock() - self._said >= PLAIN_EVERY_S:
             self._said = self._clock()
             self.say(f"{self._title}: {counts}{self._left(done)}")

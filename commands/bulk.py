@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 from commands.directory import default_login, spare_login
 from commands.errors import LogUnavailable, SettingsError
 from commands.events import UserFollowed, encode
-from commands.postgres import CONNECT_TIMEOUT_S, PostgresSettings, driver_url, translated_errors
+from commands.postgres import CONNECT_TIMEOUT_S, PostgresSettings, driver_url
 from commands.users import ID_PATTERN
 
 # The log's lock is held for some 10 us a follow: a caller of the live service waits 100 ms at most for one batch, and
@@ -117,11 +117,11 @@ def bulk(settings: PostgresSettings) -> Iterator[Bulk]:
     options = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS}"
     connect_args = {"options": options, "connect_timeout": CONNECT_TIMEOUT_S}
     engine = create_engine(driver_url(settings.database_url), poolclass=NullPool, connect_args=connect_args)
-    with translated_errors():
-        pooled = engine.raw_connection()
-    connection = pooled.driver_connection
-    assert isinstance(connection, psycopg.Connection)
+    pooled = None
     try:
+        pooled = engine.raw_connection()
+        connection = pooled.driver_connection
+        assert isinstance(connection, psycopg.Connection)
         connection.autocommit = True  # each call is a whole unit by itself
         yield Bulk(connection)
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
@@ -129,7 +129,8 @@ def bulk(settings: PostgresSettings) -> Iterator[Bulk]:
     except (postgres_errors.InsufficientPrivilege, postgres_errors.ReadOnlySqlTransaction) as error:
         raise SettingsError(f"the database refuses: {error.diag.message_primary}") from error
     finally:
-        pooled.close()
+        if pooled is not None:
+            pooled.close()
 
 
 def import_follows(

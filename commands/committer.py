@@ -52,6 +52,11 @@ class _Request(msgspec.Struct, eq=False):
     def pair(self) -> tuple[int, int]:
         return self.command.follower, self.command.followed
 
+    @property
+    def names(self) -> set[Any]:
+        """What only one command at a time may touch: the pair, and the key if there is one."""
+        return {self.pair} if self.key is None else {self.pair, self.key.id}
+
     def succeed(self, receipt: Receipt) -> None:
         if not self.answered.done():  # the client may have gone
             self.answered.set_result(receipt)
@@ -69,6 +74,7 @@ class Committer:
         self._engine = engine
         self._on_append = on_append
         self._waiting: deque[_Request] = deque()
+        self._under_way: set[Any] = set()
         self._arrived = asyncio.Event()
         self._closing = False
         self._tasks_wanted = tasks
@@ -103,20 +109,25 @@ class Committer:
             batch = self._take()
             if batch:
                 await self._commit(batch)
+                self._under_way.difference_update(*(request.names for request in batch))
+                self._arrived.set()
 
     def _take(self) -> list[_Request]:
-        """Take what is waiting, each pair and each key once: the next command on a pair is decided after this one."""
+        """Take what is waiting, each pair and each key once: the next command on a pair is decided after this one.
+
+        A pair that another task of ours has under way waits for it, too.
+        """
         batch: list[_Request] = []
         later: list[_Request] = []
-        seen: set[Any] = set()
+        seen = set(self._under_way)
         while self._waiting and len(batch) < BATCH_MAX:
             request = self._waiting.popleft()
-            names = {request.pair, request.key.id if request.key else request.pair}
-            (later if names & seen else batch).append(request)
-            seen |= names
+            (later if request.names & seen else batch).append(request)
+            seen |= request.names
         self._waiting.extendleft(reversed(later))
-        if not self._waiting and not self._closing:
-            self._arrived.clear()
+        self._under_way.update(*(request.names for request in batch))
+        if len(batch) < BATCH_MAX:
+            self._arrived.clear()  # what is left waits for a batch under way, whose end sets it again
         return batch
 
     async def _commit(self, batch: list[_Request]) -> None:

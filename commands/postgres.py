@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import msgspec
+import psycopg
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -25,6 +26,10 @@ POOL_SIZE: Final = 6
 
 # What the other packages call it, which do not name SQLAlchemy.
 Engine = AsyncEngine
+
+
+# The same from psycopg, where it is used directly.
+_DRIVER_ERRORS: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 class PostgresSettings(msgspec.Struct, frozen=True):
@@ -87,7 +92,7 @@ def translated_errors() -> Iterator[None]:
     """Turn what means "Postgres is not there or too busy" into LogUnavailable; let our own mistakes through."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+    except (OperationalError, InterfaceError, PoolTimeout, *_DRIVER_ERRORS, OSError) as error:
         raise LogUnavailable from error
     except DBAPIError as error:
         if error.connection_invalidated:

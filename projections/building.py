@@ -85,6 +85,7 @@ async def fill(
             await between(Progress(projector.view, events, projector.position, head))
             await asyncio.sleep(STAND_BACK_S)
     await projector.settle()
+    await projector.close()
 
 
 async def live_lag_s(engine: Engine, store: Store) -> float:

@@ -60,6 +60,7 @@ class Projector:
         self._engine, self._store, self._epoch = engine, store, str(epoch)
         self._stamp = 0
         self._parked: set[tuple[int, int]] = set()
+        self._ahead: tuple[int, asyncio.Task[list[Recorded]]] | None = None
         self.view = view
         self.fences = fences
         self.stored: dict[int, int] = {}
@@ -96,7 +97,7 @@ class Projector:
 
     async def step(self, limit: int = LIVE_BATCH) -> int:
         """Project the next batch; give how many events were read, 0 when the log's end is reached."""
-        events = await log.read_after(self._engine, self.position, limit)
+        events = await self._read(limit)
         if not events:
             return 0
         end = events[-1].position
@@ -128,6 +129,29 @@ class Projector:
             if checkpoint.position != self.stored[lane]:
                 logger.warning("lane %d stands at %d, not at %d", lane, checkpoint.position, self.stored[lane])
                 self.stored[lane] = self.reached[lane] = checkpoint.position
+
+    async def _read(self, limit: int) -> list[Recorded]:
+        """Read the next batch; when it is full there is more, which is read while this one is applied."""
+        after, ahead = self.position, self._ahead
+        self._ahead = None
+        if ahead is not None and ahead[0] == after:
+            events = await ahead[1]
+        else:
+            if ahead is not None:  # a lane stands elsewhere than we thought
+                ahead[1].cancel()
+                await asyncio.gather(ahead[1], return_exceptions=True)
+            events = await log.read_after(self._engine, after, limit)
+        if len(events) == limit:
+            end = events[-1].position
+            self._ahead = end, asyncio.create_task(log.read_after(self._engine, end, limit))
+        return events
+
+    async def close(self) -> None:
+        """Drop what was read ahead; a projector that was caught up with has nothing to drop."""
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+            await asyncio.gather(self._ahead[1], return_exceptions=True)
+            self._ahead = None
 
     async def _set_aside(self, events: Sequence[Recorded]) -> Sequence[Recorded]:
         """Park what cannot be read and what waits behind it on the same pair; give the others."""

@@ -90,6 +90,8 @@ class Drain:
         except Fenced as error:
             logger.warning("%s", error)
             await self._renew(fresh=True)  # ours still, if the lease is: the other one was a tool or a build
+        finally:
+            await projector.close()
 
     def _fences_of(self, view: View) -> dict[int, int]:
         by_group = {group: self._fences.get(_lease(group)) for group in range(GROUPS)}

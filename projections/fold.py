@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -17,6 +17,7 @@ from commands.events import (
     BroadcastEnded,
     BroadcastStarted,
     Recorded,
+    UserFollowed,
 )
 from commands.users import Profile
 from projections.keys import View, member, score
@@ -24,14 +25,16 @@ from projections.keys import View, member, score
 # Lua unpacks an operation's arguments onto its stack, which holds some 8,000.
 ARGUMENTS_MAX: Final = 4_000
 
-Side = Literal["following", "followers"]
+
+Changes = dict[int, int | None]
 
 
 class LaneBatch(msgspec.Struct):
-    """What one lane must write: (side, user) -> other user -> score, or None to remove; and plain operations."""
+    """What one lane must write: per user and side, other user -> score or None to remove; and plain operations."""
 
-    entries: dict[tuple[Side, int], dict[int, int | None]] = msgspec.field(default_factory=lambda: defaultdict(dict))
-    operations: list[tuple[str, str, list[str | bytes | int]]] = msgspec.field(default_factory=list)
+    following: dict[int, Changes] = {}
+    followers: dict[int, Changes] = {}
+    operations: list[tuple[str, str, list[str | bytes | int]]] = []
 
 
 class Folded(msgspec.Struct):
@@ -41,26 +44,36 @@ class Folded(msgspec.Struct):
     """
 
     lanes: dict[int, LaneBatch] = msgspec.field(default_factory=lambda: defaultdict(LaneBatch))
-    users: dict[int, tuple[int, bool]] = msgspec.field(default_factory=dict)
+    users: dict[int, tuple[int, bool]] = {}
 
 
 def fold(events: Iterable[Recorded], view: View, reached: Mapping[int, int]) -> Folded:
     """Fold ``events`` for the lanes in ``reached`` (lane -> position it has); what a lane has already is left out."""
     folded = Folded()
+    following: defaultdict[int, Changes] = defaultdict(dict)
+    followers: defaultdict[int, Changes] = defaultdict(dict)
+    lanes = view.lanes
+    level = len(reached) == lanes and len(set(reached.values())) == 1  # the common case needs no look at each lane
     for recorded in events:
-        subject, object_, position = recorded.subject, recorded.object, recorded.position
+        subject, object_, event = recorded.subject, recorded.object, recorded.event
         if subject == object_:
-            names = not isinstance(recorded.event, BroadcastStarted | BroadcastChanged | BroadcastEnded)
-            folded.users[subject] = (position, names or folded.users.get(subject, (0, False))[1])
+            names = not isinstance(event, BroadcastStarted | BroadcastChanged | BroadcastEnded)
+            folded.users[subject] = (recorded.position, names or folded.users.get(subject, (0, False))[1])
             continue
-        state = state_of(recorded)
-        value = None if state is None else score(state.created_at, state.notifications)
-        lane = view.lane_of(subject)
-        if reached.get(lane, position) < position:
-            folded.lanes[lane].entries["following", subject][object_] = value
-        lane = view.lane_of(object_)
-        if reached.get(lane, position) < position:
-            folded.lanes[lane].entries["followers", object_][subject] = value
+        if type(event) is UserFollowed:  # nearly every event; state_of says the same
+            began = recorded.recorded_at if event.created_at is None else event.created_at
+            value: int | None = began << 1 | event.notifications
+        else:
+            state = state_of(recorded)
+            value = None if state is None else score(state.created_at, state.notifications)
+        if level or reached.get(subject % lanes, recorded.position) < recorded.position:
+            following[subject][object_] = value
+        if level or reached.get(object_ % lanes, recorded.position) < recorded.position:
+            followers[object_][subject] = value
+    for number, changes in following.items():
+        folded.lanes[number % lanes].following[number] = changes
+    for number, changes in followers.items():
+        folded.lanes[number % lanes].followers[number] = changes
     return folded
 
 
@@ -113,17 +126,27 @@ def script_arguments(view: View, batch: LaneBatch) -> tuple[list[str], list[str 
     for name, key, values in batch.operations:
         keys.append(key)
         arguments += (name, len(keys) + 1, len(values), *values)
-    for (side, number), changes in batch.entries.items():
-        keys.append(view.following(number) if side == "following" else view.followers(number))
-        added: list[str | bytes | int] = []
-        removed: list[str | bytes | int] = []
-        for other, value in changes.items():
-            if value is None:
-                removed.append(member(other))
-            else:
-                added += (value, member(other))
-        for name, values in (("ZREM", removed), ("ZADD", added)):
-            for start in range(0, len(values), ARGUMENTS_MAX):
-                part = values[start : start + ARGUMENTS_MAX]
-                arguments += (name, len(keys) + 1, len(part), *part)
+    for key_of, lists in ((view.following, batch.following), (view.followers, batch.followers)):
+        for number, changes in lists.items():
+            keys.append(key_of(number))
+            added: list[str | bytes | int] = []
+            removed: list[str | bytes | int] = []
+            for other, value in changes.items():
+                if value is None:
+                    removed.append(member(other))
+                else:
+                    added += (value, member(other))
+            if removed:
+                _add_operations(arguments, "ZREM", len(keys) + 1, removed)
+            if added:
+                _add_operations(arguments, "ZADD", len(keys) + 1, added)
     return keys, arguments
+
+
+def _add_operations(arguments: list[str | bytes | int], name: str, key: int, values: list[str | bytes | int]) -> None:
+    if len(values) <= ARGUMENTS_MAX:
+        arguments += (name, key, len(values))
+        arguments += values
+        return
+    for start in range(0, len(values), ARGUMENTS_MAX):
+        _add_operations(arguments, name, key, values[start : start + ARGUMENTS_MAX])

@@ -5,6 +5,7 @@ The keys of one lane share the hash tag ``{g<generation>.<lane>}``: one slot of 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 from zlib import crc32
 
@@ -105,6 +106,7 @@ def unscore(value: int) -> tuple[int, bool]:
     return value >> 1, bool(value & 1)
 
 
+@lru_cache(maxsize=200_000)  # some 20 MB; a batch names the same users again and again
 def member(number: int) -> str:
     """Write a user's number so that Redis, which orders equal scores by bytes, orders them by number.
 

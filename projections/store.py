@@ -6,41 +6,27 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
 import msgspec
 from hiredis import pack_command
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import ConnectionPool, Redis
 
 from commands.errors import SettingsError, StoreUnavailable
+from projections.addresses import open_sentinels, parse_address
+from projections.cluster import Cluster, slot_of
+from projections.wire import CONNECT_S, TIMEOUT_S, Request, Server, translated
+
+__all__ = ["Script", "Store", "StoreSettings", "check_store", "load_script", "open_store", "translated"]
 
 logger: Final = logging.getLogger(__name__)
 
-TIMEOUT_S: Final = 5.0
-# Commands of one pipeline: more would only make the first wait for the last.
-PIPELINE_MAX: Final = 1_000
-# Connections beyond this would queue in Redis anyway.
-CONNECTIONS_MAX: Final = 32
-
-# What a server says when it is there but cannot serve: full, a replica, loading, cut off.
-_NOT_NOW: Final = (
-    "OOM",
-    "READONLY",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "NOREPLICAS",
-    "MISCONF",
-    "TRYAGAIN",
-    "BUSY",
-)
-
 
 class StoreSettings(msgspec.Struct, frozen=True):
-    """Where the views are."""
+    """Where the views are: a URL that ``parse_address`` can read."""
 
     redis_url: str
 
@@ -68,22 +54,49 @@ def load_script(package: str, name: str, *, reads: bool) -> Script:
 
 
 class Store:
-    """Sends commands to Redis; those issued in the same turn of the event loop share one round trip."""
+    """Sends commands to Redis; those issued in the same turn of the event loop share one round trip per server.
 
-    def __init__(self, client: Redis) -> None:
-        self._client = client
-        self._pending: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._sending: set[asyncio.Task[None]] = set()
+    In a cluster a command goes to the server that has its first key, so all keys of a command are of one lane.
+    """
+
+    def __init__(self, target: Server | Cluster) -> None:
+        self._target = target
+        self.clustered = isinstance(target, Cluster)
+        self._pending: list[Request] = []
+        self._closed = False
 
     @property
     def client(self) -> Redis:
-        """The plain client, for what is rare: checks, scans, publishing."""
-        return self._client
+        """The plain client of the only server, for what is rare. A cluster has several: see ``masters``."""
+        if isinstance(self._target, Cluster):
+            raise ValueError("a cluster is no single server: ask each of masters()")
+        return self._target.client
+
+    async def masters(self) -> list[Redis]:
+        """A plain client of each server that holds keys; raises StoreUnavailable while a part of them has none."""
+        return [self.client] if isinstance(self._target, Server) else await self._target.masters()
+
+    async def nodes(self) -> list[Redis]:
+        """A plain client of each server, replicas of a cluster too."""
+        return [self.client] if isinstance(self._target, Server) else await self._target.nodes()
+
+    async def scan(self, pattern: str, count: int) -> AsyncIterator[list[bytes]]:
+        """Give the keys like ``pattern``, server by server, in steps that look at some ``count`` keys each and may give
+        none; raises StoreUnavailable. A key may come twice."""
+        for master in await self.masters():
+            cursor = None
+            while cursor != 0:
+                try:
+                    cursor, keys = await master.scan(cursor or 0, match=pattern, count=count)
+                except (exceptions.RedisError, OSError) as error:
+                    raise translated(error) from None
+                yield keys
 
     async def close(self) -> None:
         """Close the connections once what is under way has been answered."""
-        await asyncio.gather(*self._sending, return_exceptions=True)
-        await self._client.aclose()
+        self._flush()
+        self._closed = True
+        await self._target.close()
 
     def call(self, *command: Any) -> asyncio.Future[Any]:
         """Send one command with the others of this turn; the future gives the raw answer (bytes, int, list, None).
@@ -91,11 +104,15 @@ class Store:
         It raises StoreUnavailable when the server is not there or cannot serve, else redis' ResponseError.
         """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        slot = slot_of(command) if self.clustered else 0
+        request = Request(pack_command(command), loop.create_future(), slot)
+        if self._closed:
+            request.future.set_exception(StoreUnavailable())
+            return request.future
         if not self._pending:
             loop.call_soon(self._flush)
-        self._pending.append((command, future))
-        return future
+        self._pending.append(request)
+        return request.future
 
     async def run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
         """Run a script with the others of this turn; raises like ``call``."""
@@ -107,90 +124,61 @@ class Store:
 
     async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
         """Give the strings under ``keys``, which may be of any lanes, in one round trip; raises like ``call``."""
-        answer: list[bytes | None] = await self.call("MGET", *keys)
+        answer: list[bytes | None]
+        if self.clustered:
+            answer = await asyncio.gather(*[self.call("GET", key) for key in keys])
+        else:
+            answer = await self.call("MGET", *keys)
         return answer
 
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
-        for start in range(0, len(pending), PIPELINE_MAX):
-            task = asyncio.get_running_loop().create_task(self._send(pending[start : start + PIPELINE_MAX]))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
-
-    async def _send(self, batch: list[tuple[tuple[Any, ...], asyncio.Future[Any]]]) -> None:
-        """One round trip on a connection of its own; every future of the batch is answered, whatever happens."""
-        answers: list[Any] = []
-        try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await self._exchange([command for command, _ in batch], answers)
-        except (exceptions.RedisError, OSError) as error:
-            logger.warning("the read store does not answer: %s", type(error).__name__)
-        except Exception:
-            logger.exception("a pipeline of %d commands failed", len(batch))
-        finally:
-            answers += [StoreUnavailable()] * (len(batch) - len(answers))
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if future.done():  # who asked may have gone
-                    continue
-                if isinstance(answer, Exception):
-                    future.set_exception(translated(answer))
-                else:
-                    future.set_result(answer)
-
-    async def _exchange(self, commands: list[tuple[Any, ...]], answers: list[Any]) -> None:
-        """Send the commands packed as one write and append their answers, an error among them as a value.
-
-        redis-py's own pipeline packs in Python, which took most of a projection's time. A connection that has not given
-        all its answers is closed, so that none can reach a later request.
-        """
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()
-        try:
-            packed = [pack_command(command) for command in commands]
-            await connection.send_packed_command(packed, check_health=False)
-            for _ in commands:
-                try:
-                    answers.append(await connection.read_response())
-                except exceptions.ResponseError as error:
-                    answers.append(error)
-        finally:
-            if len(answers) < len(commands):
-                await connection.disconnect(nowait=True)
-            await pool.release(connection)
-
-
-def translated(error: Exception) -> Exception:
-    """Turn what means "Redis is not there or cannot serve" into StoreUnavailable; give back all else."""
-    if isinstance(error, exceptions.ResponseError) and not str(error).startswith(_NOT_NOW):
-        busy = isinstance(error, exceptions.OutOfMemoryError | exceptions.ReadOnlyError)
-        return StoreUnavailable() if busy else error
-    if isinstance(error, exceptions.RedisError | OSError | asyncio.TimeoutError):
-        return StoreUnavailable()
-    return error
+        if pending:
+            self._target.send(pending)
 
 
 def open_store(settings: StoreSettings) -> Store:
     """Make the store of this process; connects on first use. Raises SettingsError on a URL that cannot be read."""
-    try:
-        client = Redis.from_url(
-            settings.redis_url,
-            socket_connect_timeout=TIMEOUT_S,
-            max_connections=CONNECTIONS_MAX * 8,
-        )
-    except ValueError as error:
-        raise SettingsError("REDIS_URL cannot be read as a redis://, rediss:// or unix:// URL") from error
-    return Store(client)
+    address = parse_address(settings.redis_url)
+    limits = {"socket_connect_timeout": CONNECT_S, "socket_timeout": TIMEOUT_S}
+    match address.kind:
+        case "cluster":
+            return Store(Cluster(address))
+        case "sentinel":
+            sentinel = open_sentinels(address, limits)
+            return Store(Server(sentinel.master_for(address.master), sentinels=sentinel.sentinels))
+        case "server":
+            return Store(Server(Redis.from_pool(ConnectionPool(**limits | address.options))))
 
 
 async def check_store(store: Store) -> None:
-    """Refuse a server that would drop parts of a view, warn of one that forgets all in a restart."""
-    try:
-        memory: dict[str, Any] = await store.client.info("memory")
-        persistence: dict[str, Any] = await store.client.info("persistence")
-    except (exceptions.RedisError, OSError) as error:
-        raise StoreUnavailable from error
-    policy = memory.get("maxmemory_policy", "noeviction")
+    """Refuse servers that would drop parts of a view, warn of those that forget all in a restart.
+
+    Raises SettingsError, or StoreUnavailable when not every slot has a server. Of a cluster's servers one may be down:
+    that is what the others are for.
+    """
+    for client in await store.nodes():
+        try:
+            info: dict[str, Any] = await client.info()
+        except (exceptions.RedisError, OSError) as error:
+            if not store.clustered:
+                raise StoreUnavailable from error
+            logger.warning("%s does not answer", _name(client))
+        else:
+            _check_one(_name(client), info, clustered=store.clustered)
+    await store.masters()
+
+
+def _check_one(name: str, info: dict[str, Any], *, clustered: bool) -> None:
+    if bool(info.get("cluster_enabled")) != clustered:
+        raise SettingsError(f"{name} is {'no' if clustered else 'a'} part of a cluster: REDIS_URL must say so")
+    policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        raise SettingsError(f"the Redis at REDIS_URL has maxmemory-policy {policy}: set it to noeviction")
-    if not persistence.get("aof_enabled"):
-        logger.warning("the Redis at REDIS_URL has no append-only file: after its restart the views must be rebuilt")
+        raise SettingsError(f"{name} has maxmemory-policy {policy}: set it to noeviction")
+    if not info.get("aof_enabled"):
+        logger.warning("%s has no append-only file: after its restart the views must be rebuilt", name)
+
+
+def _name(client: Redis) -> str:
+    options = client.connection_pool.connection_kwargs
+    return f"the Redis at {options['host']}:{options['port']}" if "host" in options else "the Redis at REDIS_URL"

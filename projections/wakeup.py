@@ -21,6 +21,7 @@ from arq.connections import ArqRedis, RedisSettings, create_pool
 from redis.exceptions import RedisError
 
 from commands.errors import SettingsError
+from projections.addresses import parse_address
 from projections.keys import GROUPS, QUEUE, WAKE_CHANNEL
 
 logger: Final = logging.getLogger(__name__)
@@ -29,22 +30,32 @@ RECONNECT_S: Final = 0.5
 
 
 class QueueSettings(msgspec.Struct, frozen=True):
-    """Where arq's queue and the wake-ups are: a plain Redis, never a cluster."""
+    """Where arq's queue and the wake-ups are: a plain Redis or the master of sentinels, never a cluster."""
 
     queue_url: str
 
     @classmethod
     def from_env(cls) -> QueueSettings:
-        """Read QUEUE_URL, else REDIS_URL; raises SettingsError when both are missing."""
-        url = os.environ.get("QUEUE_URL") or os.environ.get("REDIS_URL", "")
+        """Read QUEUE_URL, else REDIS_URL; raises SettingsError when both are missing or it is a cluster's."""
+        given = os.environ.get("QUEUE_URL", "")
+        url = given or os.environ.get("REDIS_URL", "")
         if not url:
             raise SettingsError("neither QUEUE_URL nor REDIS_URL is set")
+        if parse_address(url, "QUEUE_URL" if given else "REDIS_URL").kind == "cluster":
+            raise SettingsError("QUEUE_URL must name a plain Redis: the views can be in a cluster, arq's queue cannot")
         return cls(url)
 
 
 def redis_settings(settings: QueueSettings) -> RedisSettings:
     """The queue's address in arq's form; one quick try, since who asks has his own way to try again."""
-    redis = RedisSettings.from_dsn(settings.queue_url)
+    address = parse_address(settings.queue_url, "QUEUE_URL")
+    if address.kind == "sentinel":
+        options = address.options
+        redis = RedisSettings(host=address.hosts, sentinel=True, sentinel_master=address.master)
+        redis.database, redis.ssl = options.get("db", 0), "connection_class" in options
+        redis.username, redis.password = options.get("username"), options.get("password")
+    else:
+        redis = RedisSettings.from_dsn(settings.queue_url)
     redis.conn_retries = 0
     redis.conn_timeout = 2
     return redis

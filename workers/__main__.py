@@ -55,6 +55,7 @@ async def main() -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s %(message)s")
     logging.getLogger("arq").setLevel(logging.WARNING)  # a line per cron second is no news
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         uvloop.run(main())
     except SettingsError as error:

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.openapi import ResponseSpec
 
 from api.context import context_of
 from commands import errors
@@ -84,6 +85,17 @@ MEANINGS: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.ViewBehind: (503, "{message}"),
     errors.KeysUnavailable: (503, "{message}"),
 }
+# What a status means, for the documentation of the calls.
+_SAID: Final = {
+    400: "A parameter is malformed",
+    401: "No token, a bad or expired one, or one that lacks the scope",
+    403: "The token is somebody else's, or a guest's",
+    404: "No such user or channel, or not following",
+    413: "The body is too large",
+    422: "It could not be done: the message says why",
+    429: "Too many requests; Retry-After says when to come back",
+    503: "A part of the service is away; Retry-After says when to come back",
+}
 _FRAMEWORK: Final = {
     404: "there is nothing at this path",
     405: "this method is not allowed here",
@@ -109,6 +121,14 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorO
         logger.error("request %s failed", headers.get("X-Request-Id", "-"), exc_info=error)
     body = ErrorObject(_PHRASES.get(status) or HTTPStatus(status).phrase, status, message)
     return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+def refusals(*statuses: int) -> dict[int, ResponseSpec]:
+    """The answers of a call that are no success, for its documentation: ``statuses`` and those that every call has."""
+    return {
+        status: ResponseSpec(ErrorObject, generate_examples=False, description=_SAID[status])
+        for status in sorted({*statuses, 400, 429, 503})
+    }
 
 
 def _of_domain(error: errors.FollowsError, names: Mapping[str, Any]) -> tuple[int, str]:

@@ -9,7 +9,10 @@ from urllib.parse import urlencode
 import msgspec
 
 from api.context import request_headers
+from api.kraken.objects import PageLinks
 from commands.errors import SettingsError
+
+Parameters = dict[str, str | int]
 
 _HOST: Final = re.compile(r"[0-9A-Za-z._\[\]:-]{1,255}")
 
@@ -45,3 +48,15 @@ def base_of(scope: Mapping[str, Any], settings: LinkSettings) -> str:
 def link(address: str, parameters: Mapping[str, str | int]) -> str:
     """An address with parameters in alphabetical order, as v3 wrote them."""
     return f"{address}?{urlencode(sorted(parameters.items()))}"
+
+
+def page_links(
+    address: str, shown: Mapping[str, str | int], here: Mapping[str, str | int], behind: Mapping[str, str | int] | None
+) -> PageLinks:
+    """A page's links: ``shown`` stands in both, ``here`` and ``behind`` are the places; None behind the end."""
+    return PageLinks(link(address, {**shown, **here}), None if behind is None else link(address, {**shown, **behind}))
+
+
+def link_header(links: PageLinks) -> dict[str, str]:
+    """The RFC 8288 header that says the same as ``_links.next``."""
+    return {} if links.next is None else {"Link": f'<{links.next}>; rel="next"'}

@@ -1,8 +1,9 @@
 """Query parameters of this dialect, read from text: lenient where old clients are, 400 where a guess would mislead."""
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
+from litestar.openapi.spec import OpenAPIType
 from litestar.params import QueryParameter
 
 from commands.errors import Invalid
@@ -15,25 +16,37 @@ OFFSET_MAX: Final = 1600
 INTEGER_MAX: Final = 2**53
 _INTEGER: Final = re.compile(r"-?[0-9]+")
 
-SortBy = Literal["created_at", "last_broadcast", "login"]
+DIRECTIONS: Final = ("asc", "desc")
+SORT_KEYS: Final = ("created_at", "last_broadcast", "login")
+STREAM_TYPES: Final = ("all", "playlist", "live")
 FLAGS: Final[dict[object, bool]] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 
 
-def _documented(description: str, **schema: object) -> QueryParameter:
-    return QueryParameter(description=description, schema_extra=schema)
+def _documented(description: str, type_: OpenAPIType, **schema: object) -> QueryParameter:
+    return QueryParameter(description=description, schema_extra={"one_of": None, "type": type_, **schema})
 
 
 # Text for the framework, so that every fault is told in this dialect's words; the documentation says what is in it.
-LimitText = Annotated[str | None, _documented("1 to 100, 25 when absent; above 100 is served as 100", format="int32")]
-OffsetText = Annotated[str | None, _documented("how many to pass over", format="int64")]
-CappedOffsetText = Annotated[
-    str | None, _documented("how many to pass over, at most 1600; deprecated: use cursor", format="int64")
+LimitText = Annotated[
+    str | None,
+    _documented("Above 100 is served as 100.", OpenAPIType.INTEGER, minimum=1, maximum=LIMIT_MAX, default=LIMIT),
 ]
-CursorText = Annotated[str | None, _documented("go on behind this: the _cursor of the page before")]
-DirectionText = Annotated[str | None, _documented("desc (when absent) or asc")]
-SortByText = Annotated[str | None, _documented("created_at (when absent), last_broadcast or login")]
-StreamTypeText = Annotated[str | None, _documented("all (when absent), playlist or live")]
-FlagText = Annotated[str | None, _documented("true, false, 1 or 0; may stand in the body as well, which wins")]
+OffsetText = Annotated[str | None, _documented("How many to pass over.", OpenAPIType.INTEGER, minimum=0, default=0)]
+CappedOffsetText = Annotated[
+    str | None,
+    _documented("Deprecated: use cursor.", OpenAPIType.INTEGER, minimum=0, maximum=OFFSET_MAX, default=0),
+]
+CursorText = Annotated[str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING)]
+DirectionText = Annotated[str | None, _documented("The order.", OpenAPIType.STRING, enum=DIRECTIONS, default="desc")]
+SortByText = Annotated[
+    str | None, _documented("What the order is of.", OpenAPIType.STRING, enum=SORT_KEYS, default="created_at")
+]
+StreamTypeText = Annotated[
+    str | None, _documented("Which streams.", OpenAPIType.STRING, enum=STREAM_TYPES, default="all")
+]
+FlagText = Annotated[
+    str | None, _documented("Whether to be told; may stand in the body too, which wins.", OpenAPIType.BOOLEAN)
+]
 
 
 def malformed(name: str, reason: str) -> Invalid:
@@ -46,29 +59,27 @@ def limit_of(text: str | None) -> int:
     return LIMIT if text is None else min(_integer("limit", text, 1), LIMIT_MAX)
 
 
-def offset_of(text: str | None, most: int = INTEGER_MAX) -> int | None:
-    """Read ``offset``; None when it was not sent."""
-    if text is None:
-        return None
-    offset = _integer("offset", text, 0)
-    if most < INTEGER_MAX and offset > most:
+def offset_of(text: str | None, most: int = INTEGER_MAX) -> int:
+    """Read ``offset``: 0 to ``most``."""
+    offset = 0 if text is None else _integer("offset", text, 0)
+    if offset > most:
         raise malformed("offset", f'the value must be less than or equal to {most}; use "cursor" to go further')
     return offset
 
 
 def descending(text: str | None) -> bool:
     """Read ``direction``."""
-    return text is None or _choice("direction", text, ("asc", "desc")) == "desc"
+    return text is None or _choice("direction", text, DIRECTIONS) == "desc"
 
 
 def sort_by(text: str | None) -> str | None:
     """Read ``sortby``; None when it was not sent."""
-    return None if text is None else _choice("sortby", text, ("created_at", "last_broadcast", "login"))
+    return None if text is None else _choice("sortby", text, SORT_KEYS)
 
 
 def stream_type(text: str | None) -> str | None:
     """Read ``stream_type``; None when it was not sent."""
-    return None if text is None else _choice("stream_type", text, ("all", "playlist", "live"))
+    return None if text is None else _choice("stream_type", text, STREAM_TYPES)
 
 
 def flag(name: str, value: object) -> bool | None:

@@ -1,6 +1,5 @@
 """What the domain's words and the framework's faults mean in /v1: status, code and body."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,9 +9,8 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
 
 from api.context import context_of
+from api.faults import log_fault
 from commands import errors
-
-logger: Final = logging.getLogger(__name__)
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -98,7 +96,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorA
     elif isinstance(error, UnicodeDecodeError):
         status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8")
     else:
-        logger.error("request %s failed", headers.get("X-Request-Id", "-"), exc_info=error)
+        log_fault(headers.get("X-Request-Id", "-"), error)
         status, body = 500, ErrorBody("internal_error", "something went wrong on our side")
     return Response(ErrorAnswer(body), status_code=status, headers=headers, media_type="application/json")
 
@@ -145,5 +143,5 @@ def refusals(*statuses: int) -> dict[int, ResponseSpec]:
     """The answers of a call that are no success, for its documentation: ``statuses`` and those that every call has."""
     return {
         status: ResponseSpec(ErrorAnswer, generate_examples=False, description=_SAID[status])
-        for status in sorted({*statuses, 401, 429, 503})
+        for status in sorted({*statuses, 400, 401, 429, 503})
     }

@@ -11,8 +11,10 @@ from litestar.params import FromPath, QueryParameter
 
 from api.auth import USER_ID, Caller
 from api.context import caller_number, context_of, idempotency_key, make_visible
+from api.openapi import Command, Query
 from api.parts import Parts
 from api.times import wire_time
+from api.v1.errors import refusals
 from api.v1.shapes import Followed, Follower, FollowMade, FollowStatus, Listing, Pagination, followed, follower
 from commands.decide import Follow, Unfollow
 from commands.errors import CannotFollowYourself, GuestsMayNotAct, Invalid, UserNotFound
@@ -61,7 +63,13 @@ def require_actor(request: AnyRequest) -> Caller:
     return caller
 
 
-@post("/users/{user_id:str}/follow", summary="Begin to follow a user", status_code=201)
+@post(
+    "/users/{user_id:str}/follow",
+    summary="Begin to follow a user",
+    status_code=201,
+    operation_class=Command,
+    responses=refusals(403, 404, 409),
+)
 async def begin_follow(
     request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]
 ) -> Response[FollowMade]:
@@ -82,7 +90,13 @@ async def begin_follow(
     return Response(made, status_code=201, headers=headers)
 
 
-@delete("/users/{user_id:str}/follow", summary="End a follow", status_code=204)
+@delete(
+    "/users/{user_id:str}/follow",
+    summary="End a follow",
+    status_code=204,
+    operation_class=Command,
+    responses=refusals(403, 404, 409),
+)
 async def end_follow(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
     """End a follow: 204, or 404 when there is none."""
     caller = require_actor(request)
@@ -99,7 +113,12 @@ async def end_follow(request: AnyRequest, user_id: FromPath[str], parts: NamedDe
     return Response(None, status_code=204, headers=headers)
 
 
-@get("/users/{user_id:str}/follow-status", summary="Whether the caller follows a user")
+@get(
+    "/users/{user_id:str}/follow-status",
+    summary="Whether the caller follows a user",
+    operation_class=Query,
+    responses=refusals(404),
+)
 async def follow_status(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> FollowStatus:
     """Say whether the caller follows the user, and since when."""
     context = context_of(request.scope)
@@ -120,7 +139,12 @@ async def follow_status(request: AnyRequest, user_id: FromPath[str], parts: Name
     return FollowStatus(found.row is not None, None if found.row is None else wire_time(found.row.created_at))
 
 
-@get("/users/{user_id:str}/followers", summary="Who follows a user, newest first")
+@get(
+    "/users/{user_id:str}/followers",
+    summary="Who follows a user, newest first",
+    operation_class=Query,
+    responses=refusals(404),
+)
 async def list_followers(
     request: AnyRequest,
     user_id: FromPath[str],
@@ -132,7 +156,12 @@ async def list_followers(
     return await _list(request, parts, "followers", user_id, page, per_page, follower)
 
 
-@get("/users/{user_id:str}/following", summary="Whom a user follows, newest first")
+@get(
+    "/users/{user_id:str}/following",
+    summary="Whom a user follows, newest first",
+    operation_class=Query,
+    responses=refusals(404),
+)
 async def list_following(
     request: AnyRequest,
     user_id: FromPath[str],

@@ -12,8 +12,11 @@ from api.v1.bodies import StrictRequest
 from api.v1.errors import handle
 
 
-def require_caller(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Every call of this dialect needs a token; asked before the rest of the request is read."""
+async def require_caller(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Every call of this dialect needs a token; asked before the rest of the request is read.
+
+    Async only because the framework would send a plain function to a thread, at the price of a whole read.
+    """
     context_of(connection.scope).require_caller()
 
 

@@ -8,10 +8,12 @@ from litestar import Response, delete, get, put
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, JSONBody
 
 from api.auth import USER_ID, Caller
 from api.context import context_of, idempotency_key, make_visible
+from api.openapi import Command, Query
 from api.parts import Parts
 from api.v1.errors import refusals
 from api.v1.follows import AnyRequest, check_id, target_of
@@ -26,13 +28,18 @@ from queries.users import number_of_id, profile
 SERVICES = frozenset({"service", "admin"})
 
 
-def services_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+async def services_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Refuse whoever does not speak for the platform, before his request's body is read."""
     if context_of(connection.scope).require_caller().role not in SERVICES:
         raise Forbidden("this call is for the platform's own services")
 
 
-@get("/users/{user_id:str}", summary="A user's public profile with counts")
+@get(
+    "/users/{user_id:str}",
+    summary="A user's public profile with counts",
+    operation_class=Query,
+    responses=refusals(404),
+)
 async def show_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> User:
     """The profile, and how many follow and are followed."""
     context = context_of(request.scope)
@@ -45,7 +52,13 @@ async def show_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDep
     return user(counted.profile, counted.followers, counted.following)
 
 
-@put("/users/{user_id:str}", summary="Create or change a user", status_code=200)
+@put(
+    "/users/{user_id:str}",
+    summary="Create or change a user",
+    guards=[services_only],
+    operation_class=Command,
+    responses={201: ResponseSpec(User, generate_examples=False, description="Created"), **refusals(403, 409, 413)},
+)
 async def put_user(
     request: AnyRequest, user_id: FromPath[str], data: JSONBody[UserChanges], parts: NamedDependency[Parts]
 ) -> Response[User]:
@@ -67,7 +80,13 @@ async def put_user(
     return Response(shown, status_code=201 if answer["created"] else 200, headers=headers)
 
 
-@delete("/users/{user_id:str}", summary="Erase a person", status_code=204)
+@delete(
+    "/users/{user_id:str}",
+    summary="Erase a person",
+    guards=[services_only],
+    operation_class=Command,
+    responses=refusals(403, 404, 409),
+)
 async def erase_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
     """Erase the person: the name is gone at once, the follows on both sides end in a job."""
     caller = context_of(request.scope).require_caller()
@@ -84,7 +103,14 @@ async def erase_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDe
     return Response(None, status_code=204, headers=await _seen(parts, caller, answer["position"]))
 
 
-@put("/users/{user_id:str}/broadcast", summary="A channel is live, or its broadcast changed", status_code=204)
+@put(
+    "/users/{user_id:str}/broadcast",
+    summary="A channel is live, or its broadcast changed",
+    status_code=204,
+    guards=[services_only],
+    operation_class=Command,
+    responses=refusals(403, 404, 409, 413),
+)
 async def put_broadcast(
     request: AnyRequest, user_id: FromPath[str], data: JSONBody[BroadcastChanges], parts: NamedDependency[Parts]
 ) -> Response[None]:
@@ -101,7 +127,13 @@ async def put_broadcast(
     return Response(None, status_code=204, headers=await _seen(parts, caller, answer["position"]))
 
 
-@delete("/users/{user_id:str}/broadcast", summary="A broadcast ended", status_code=204)
+@delete(
+    "/users/{user_id:str}/broadcast",
+    summary="A broadcast ended",
+    guards=[services_only],
+    operation_class=Command,
+    responses=refusals(403, 404, 409),
+)
 async def end_broadcast(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
     """End the broadcast: 204, or 404 when there is none."""
     caller = context_of(request.scope).require_caller()

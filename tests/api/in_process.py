@@ -61,7 +61,7 @@ class InProcess:
     parts: Parts
     keys: Path
 
-    def token(self, user: str, role: str = "user", **claims: object) -> str:
+    def token(self, user: str, /, role: str = "user", **claims: object) -> str:
         """A token that the application accepts for an hour; ``claims`` are added to the usual ones."""
         return sign(self.keys, user, role=role, ttl_s=3600, claims=claims)
 
@@ -75,24 +75,24 @@ class InProcess:
         """Somebody without a token."""
         return Person(self.app, "", {})
 
-    def as_(self, id_: str, role: str = "user", **claims: object) -> Person:
+    def as_(self, id_: str, /, role: str = "user", **claims: object) -> Person:
         """Whoever has this id."""
         return Person(self.app, id_, {"Authorization": f"Bearer {self.token(id_, role, **claims)}"})
 
-    def stranger(self, name: str = "stranger", role: str = "user", **claims: object) -> Person:
+    def stranger(self, called: str = "stranger", /, *, role: str = "user", **claims: object) -> Person:
         """Somebody with a token whom the directory has never seen; the id is new each time."""
-        return self.as_(f"{name}-{next(_numbers)}", role, **claims)
+        return self.as_(f"{called}-{next(_numbers)}", role, **claims)
 
-    async def person(self, name: str = "person", role: str = "user", **fields: object) -> Person:
+    async def person(self, called: str = "person", /, *, role: str = "user", **fields: object) -> Person:
         """Somebody whom the directory knows, with these fields; the id is new each time."""
-        made = self.stranger(name, role)
+        made = self.stranger(called, role=role)
         answer = await self.platform.put(f"/v1/users/{made.id}", json=fields)
         assert answer.status_code == 201, answer.text
         return made
 
-    async def people(self, count: int, name: str = "person") -> list[Person]:
+    async def people(self, count: int) -> list[Person]:
         """Several at once."""
-        return await asyncio.gather(*(self.person(name) for _ in range(count)))
+        return await asyncio.gather(*(self.person() for _ in range(count)))
 
     async def ready(self) -> None:
         """Return when there is a view and it is level with the log."""
@@ -116,13 +116,15 @@ class InProcess:
 
 
 def environment(database_url: str, redis_url: str, queue_url: str, keys: Path) -> dict[str, str]:
-    """What a web process is given; the rate limit is the default one."""
+    """What a web process is given; it counts requests, but lets through all that a test may send."""
     return {
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "QUEUE_URL": queue_url,
         "FOLLOWS_JWKS": str(keys / JWKS_FILE),
         "FOLLOWS_ISSUER": DEV_ISSUER,
+        "FOLLOWS_RATE_LIMIT": "100000",
+        "FOLLOWS_RATE_LIMIT_ADDRESS": "100000",
         # A busy machine must not make a test read too early: what is promised after this wait has its own test.
         "FOLLOWS_VISIBLE_WAIT_MS": "5000",
     }
@@ -188,3 +190,13 @@ async def _exchange(
         answer.cancel()
         await running
         raise AssertionError(f"the application did not complete its {what}")
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str, dict[str, str] | None]:
+    """Status, code and details of an answer that must be in the documented form of an error, to the last field."""
+    assert answer.headers["content-type"] == "application/json", answer.text
+    body = answer.json()
+    assert list(body) == ["error"] and list(body["error"]) == ["code", "message", "details"], answer.text
+    error = body["error"]
+    assert isinstance(error["message"], str) and error["message"], answer.text
+    return answer.status_code, error["code"], error["details"]

@@ -1,36 +1,256 @@
-"""tries"""
-from tests.api.in_process import InProcess
-async def test_a(service: InProcess) -> None:
-    a = await service.person("a"); b = await service.person("b")
-    r = await a.follow(b)
-    print(r.status_code, r.text, r.headers)
-    P=service.platform
-    for path in ["/v1/users/%00/follow-status", "/v1/users/%ff", "/v1/users/a%2Fb", "/v1/users/%F0%9F%98%80", "/v1/users/..", "/v1/nope", "/nope", "/v1", "/v1/", "/v1/users/", "/v1//users/x", f"/v1/users/{b.id}/"]:
-        for m in ("GET","DELETE", "PUT"):
-            r = await P.request(m, path, **({"json":{}} if m=="PUT" else {}))
-            print(m, path, r.status_code, r.text[:200])
-    for q in ["page=0","page=abc","page=","page=1e3","page=1.0","page=%201","page=+1", "page=1_0","page="+"9"*30,"page="+"9"*5000,"page=1&page=2","per_page=0","per_page=101","per_page=-1","page=%ff","page=%00","page=9223372036854775807","page=9223372036854775808", "page=%D9%A1", "x=%ff", "page", "&&&=", "page=true","page=01"]:
-        r = await a.get(f"/v1/users/me/following?{q}")
-        print(q[:40], r.status_code, r.text[:300], r.headers.get("link"))
-    for body in [b"", b"nope", b"[]", b"null", b"{}", b'"x"', b"\xff", b'{"bio":"\xff"}', b'{"bio":"\\u0000"}', b'{"bio":"\\ud800"}', b'{"bio":'+b"["*50000, b"["*60000, b'{"a":'*9000, b'{"bio":1}', b'{"bio":"a","username":5,"views":"x"}', b'{"views":'+b"9"*60+b"}", b'{"views":1e400}',b'{"views":NaN}', b'{"nope":1}', b'{"username":null}', b'{"username":"a b"}', b'{"display_name":""}', b'{"display_name":"'+b"x"*129+b'"}', b'{"bio":"'+b"x"*70000+b'"}', b'{"bio":"a","bio":"b"}', b'{"display_name":"   "}', b'{"is_available":"true"}', b'{"bio":"x"} trailing', b'\xef\xbb\xbf{}']:
-        r = await P.put(f"/v1/users/{b.id}", content=body)
-        print(body[:40], r.status_code, r.text[:300])
-    for ct in ["text/plain","application/json; charset=nope","application/x-www-form-urlencoded","multipart/form-data","\xff".encode("latin-1"), "application/msgpack", "application/json;charset=utf-16"]:
-        r = await P.put(f"/v1/users/{b.id}", content=b'{"bio":"x"}', headers={"Content-Type": ct})
-        print(ct, r.status_code, r.text[:300])
-    for m in ("HEAD","OPTIONS","PATCH","POST","TRACE","FOO"):
-        r = await P.request(m, f"/v1/users/{b.id}")
-        print(m, r.status_code, r.text[:200], dict(r.headers))
-    for h in ["-1","","abc","9"*30,"1.5","\u00b2".encode("latin-1")]:
-        r = await a.get(f"/v1/users/me/following", headers={"Follow-Position":h})
-        print(h, r.status_code, r.text[:200])
-        r = await service.anybody.get(f"/v1/users/me/following", headers={"Follow-Position":h})
-        print(h, r.status_code, r.text[:200])
-    for h in ["","x"*256,"\u00b2".encode("latin-1"), "a\tb"]:
-        r = await a.post(f"/v1/users/nobody/follow", headers={"Idempotency-Key":h})
-        print(h, r.status_code, r.text[:200])
-    c = service.stranger("nul", display_name="a\0b", email="x\0y", picture="http://\0")
-    r = await c.follow(b); print(r.status_code, r.text)
-    c = service.stranger("sur", display_name="a\ud800b")
-    r = await c.follow(b); print(r.status_code, r.text)
-    assert 0
+"""Follow, unfollow and status over HTTP: every answer of the documents, and the order in which a request is refused."""
+
+import asyncio
+import re
+
+import pytest
+
+from commands.directory import default_login
+from tests.api.in_process import InProcess, refusal
+
+WIRE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+async def test_a_follow_is_201_with_who_whom_and_when(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    answer = await ann.follow(bob)
+    assert answer.status_code == 201
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert list(body) == ["follower_id", "followed_id", "created_at"]
+    assert (body["follower_id"], body["followed_id"]) == (ann.id, bob.id)
+    assert WIRE_TIME.fullmatch(body["created_at"])
+
+
+async def test_the_time_of_a_follow_is_the_same_wherever_it_is_shown(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    created_at = (await ann.follow(bob)).json()["created_at"]
+    status = await ann.get(f"/v1/users/{bob.id}/follow-status")
+    assert status.text == f'{{"is_following":true,"followed_at":"{created_at}"}}'
+    for path in (f"/v1/users/{bob.id}/followers", "/v1/users/me/following"):
+        assert (await ann.get(path)).json()["data"][0]["followed_at"] == created_at
+
+
+async def test_a_second_follow_is_409(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    await ann.follow(bob)
+    answer = await ann.follow(bob)
+    assert refusal(answer) == (409, "conflict", None)
+    assert answer.text == '{"error":{"code":"conflict","message":"already following this user","details":null}}'
+
+
+async def test_many_at_once_are_one_201_and_409s(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    answers = await asyncio.gather(*(ann.follow(bob) for _ in range(12)))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 11
+
+
+async def test_an_unfollow_is_204_and_empty(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    await ann.follow(bob)
+    answer = await ann.unfollow(bob)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert "content-type" not in answer.headers
+    assert not await ann.follows(bob)
+
+
+async def test_an_unfollow_of_nobody_followed_is_404(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    assert refusal(await ann.unfollow(bob)) == (404, "not_found", None)
+    await ann.follow(bob)
+    await ann.unfollow(bob)
+    assert refusal(await ann.unfollow(bob)) == (404, "not_found", None)
+
+
+async def test_not_following_is_false_without_a_time(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    answer = await ann.get(f"/v1/users/{bob.id}/follow-status")
+    assert (answer.status_code, answer.text) == (200, '{"is_following":false,"followed_at":null}')
+
+
+async def test_a_follow_goes_one_way(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    await ann.follow(bob)
+    assert await ann.follows(bob) and not await bob.follows(ann)
+
+
+async def test_followed_again_it_is_a_new_follow(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    await ann.follow(bob)
+    await ann.unfollow(bob)
+    assert (await ann.follow(bob)).status_code == 201
+    assert await ann.follows(bob)
+
+
+# ---- whom nobody can follow
+
+
+async def test_yourself_is_400_by_id_and_by_me(service: InProcess) -> None:
+    ann = await service.person()
+    for path in (ann.id, "me"):
+        answer = await ann.post(f"/v1/users/{path}/follow")
+        assert refusal(answer) == (400, "validation_error", None)
+        assert refusal(await ann.delete(f"/v1/users/{path}/follow")) == (400, "validation_error", None)
+
+
+async def test_your_own_status_is_false(service: InProcess) -> None:
+    ann = await service.person()
+    answer = await ann.get("/v1/users/me/follow-status")
+    assert answer.text == '{"is_following":false,"followed_at":null}'
+
+
+@pytest.mark.parametrize(
+    "id_",
+    ["nobody", "x" * 65, "%00", "%ff", "a%00b", "%F0%9F%98%80", "a%20b", "%ED%A0%80", "..%2f", "%25", "*", "a'b"],
+)
+async def test_whoever_does_not_exist_is_404_however_it_is_written(service: InProcess, id_: str) -> None:
+    ann = await service.person()
+    for method, call in (("POST", "follow"), ("DELETE", "follow"), ("GET", "follow-status"), ("GET", "followers")):
+        answer = await ann.request(method, f"/v1/users/{id_}/{call}")
+        assert refusal(answer) == (404, "not_found", None), (method, call)
+    answer = await ann.get(f"/v1/users/{id_}")
+    assert refusal(answer) == (404, "not_found", None)
+
+
+async def test_ids_are_opaque(service: InProcess) -> None:
+    """The documents' own sample is no valid ULID."""
+    ann, sample = await service.person(), service.as_("01JN2XF5G6H7I8J9K0L1M2N3O4")
+    await service.platform.put(f"/v1/users/{sample.id}", json={})
+    assert (await ann.follow(sample)).json()["followed_id"] == "01JN2XF5G6H7I8J9K0L1M2N3O4"
+
+
+async def test_ids_are_told_apart_by_case(service: InProcess) -> None:
+    ann = await service.person()
+    upper = service.as_(ann.id.upper())
+    assert refusal(await ann.follow(upper))[0] == 404
+
+
+# ---- who may ask
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+async def test_the_order_of_refusals(service: InProcess, method: str) -> None:
+    """401 goes before 403, that before 400, that before 404."""
+    anybody, guest, ann = service.anybody, service.stranger(role="guest"), await service.person()
+    for path in (f"/v1/users/{ann.id}/follow", "/v1/users/nobody/follow", "/v1/users/me/follow"):
+        assert refusal(await anybody.request(method, path))[:2] == (401, "unauthorized")
+        assert refusal(await guest.request(method, path))[:2] == (403, "forbidden")
+    assert refusal(await ann.request(method, "/v1/users/me/follow"))[0] == 400
+    assert refusal(await ann.request(method, "/v1/users/nobody/follow"))[0] == 404
+
+
+async def test_yourself_is_400_also_for_somebody_the_directory_does_not_know(service: InProcess) -> None:
+    assert refusal(await service.stranger().post("/v1/users/me/follow"))[0] == 400
+
+
+CALLS = [
+    ("POST", "/v1/users/x/follow"),
+    ("DELETE", "/v1/users/x/follow"),
+    ("GET", "/v1/users/x/follow-status"),
+    ("GET", "/v1/users/x/followers"),
+    ("GET", "/v1/users/me/following"),
+    ("GET", "/v1/users/x"),
+    ("PUT", "/v1/users/x"),
+    ("DELETE", "/v1/users/x"),
+    ("PUT", "/v1/users/x/broadcast"),
+    ("DELETE", "/v1/users/x/broadcast"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+@pytest.mark.parametrize(
+    "authorization", [None, "", "Bearer", "Bearer ", "Bearer x", "Basic YTpi", "Bearer a b", b"Bearer \xff", "OAuth x"]
+)
+async def test_every_call_needs_a_token(
+    service: InProcess, method: str, path: str, authorization: str | bytes | None
+) -> None:
+    headers = {} if authorization is None else {b"Authorization": _raw(authorization)}
+    answer = await service.anybody.request(method, path, headers=headers, content=b"no JSON")
+    assert refusal(answer)[:2] == (401, "unauthorized")
+    assert answer.headers["www-authenticate"] == 'Bearer realm="follows"'
+
+
+def _raw(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+async def test_an_expired_token_is_401(service: InProcess) -> None:
+    late = service.stranger(exp=1_700_000_000, iat=1_600_000_000)
+    assert refusal(await late.get("/v1/users/me/following"))[:2] == (401, "unauthorized")
+
+
+async def test_the_scheme_is_read_in_any_case(service: InProcess) -> None:
+    ann = await service.person()
+    headers = {"Authorization": f"bEaReR  {service.token(ann.id)}"}
+    assert (await service.anybody.get("/v1/users/me/following", headers=headers)).status_code == 200
+
+
+async def test_a_guest_reads_and_does_not_follow(service: InProcess) -> None:
+    ann, guest = await service.person(), service.stranger(role="guest")
+    assert refusal(await guest.follow(ann)) == (403, "forbidden", None)
+    assert refusal(await guest.unfollow(ann)) == (403, "forbidden", None)
+    for path in (f"{ann.id}/follow-status", f"{ann.id}/followers", f"{ann.id}/following", "me/following", ann.id):
+        assert (await guest.get(f"/v1/users/{path}")).status_code == 200, path
+
+
+# ---- people whom only their token knows
+
+
+async def test_a_stranger_is_registered_from_his_token_at_his_first_command(service: InProcess) -> None:
+    bob = await service.person()
+    cat = service.stranger(
+        "cat", preferred_username="Cat-The-First", name="Cat", picture="https://a.test/cat.png", email="cat@a.test"
+    )
+    assert refusal(await bob.get(f"/v1/users/{cat.id}"))[0] == 404
+    assert (await cat.follow(bob)).status_code == 201
+    profile = (await bob.get(f"/v1/users/{cat.id}")).json()
+    assert profile["username"] == "cat-the-first"
+    assert (profile["display_name"], profile["avatar_url"]) == ("Cat", "https://a.test/cat.png")
+    assert "email" not in profile and "cat@a.test" not in str(profile)
+    assert (profile["followers"], profile["following"]) == (0, 1)
+
+
+async def test_a_stranger_whose_login_is_taken_gets_another(service: InProcess) -> None:
+    taken, bob = await service.person(username="dora"), await service.person()
+    dora = service.stranger("dora", preferred_username="Dora")
+    assert (await dora.follow(bob)).status_code == 201
+    assert (await bob.get(f"/v1/users/{dora.id}")).json()["username"] == default_login(dora.id)
+    assert (await bob.get(f"/v1/users/{taken.id}")).json()["username"] == "dora"
+
+
+async def test_a_token_may_say_odd_things_of_its_user(service: InProcess) -> None:
+    """What cannot be stored or shown is left out; it must not keep anybody from following."""
+    bob = await service.person()
+    odd = service.stranger(name="a\0b", email="x\0", picture="\0", preferred_username="no login!\n")
+    assert (await odd.follow(bob)).status_code == 201
+    profile = (await bob.get(f"/v1/users/{odd.id}")).json()
+    assert (profile["username"], profile["avatar_url"]) == (odd.id, None)
+    long = service.stranger(name="n" * 2000)
+    assert (await long.follow(bob)).status_code == 201
+    assert (await bob.get(f"/v1/users/{long.id}")).json()["display_name"] == "n" * 128
+
+
+async def test_an_unfollow_registers_too_and_is_still_404(service: InProcess) -> None:
+    bob, cat = await service.person(), service.stranger()
+    assert refusal(await cat.unfollow(bob))[0] == 404
+
+
+async def test_a_stranger_reads_as_somebody_who_never_did_anything(service: InProcess) -> None:
+    bob, cat = await service.person(), service.stranger()
+    assert not await cat.follows(bob)
+    for path in ("me/following", "me/followers", f"{cat.id}/following"):
+        body = (await cat.get(f"/v1/users/{path}")).json()
+        assert (body["data"], body["pagination"]["total"]) == ([], 0)
+    assert refusal(await bob.get(f"/v1/users/{cat.id}/followers"))[0] == 404
+    assert refusal(await bob.get(f"/v1/users/{cat.id}/follow-status"))[0] == 404
+    assert refusal(await cat.get("/v1/users/me"))[0] == 404
+
+
+async def test_somebody_erased_cannot_act_with_a_token_that_is_left(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    await ann.follow(bob)
+    await service.platform.delete(f"/v1/users/{ann.id}")
+    await service.finish_erasures()
+    assert refusal(await ann.follow(bob)) == (403, "forbidden", None)
+    assert refusal(await ann.get("/v1/users/me"))[0] == 404
+    assert (await ann.get("/v1/users/me/following")).json()["data"] == []

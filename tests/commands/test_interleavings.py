@@ -74,7 +74,9 @@ async def skipping_orders(
         async with writers(database_url) as both:
             for order, ends in itertools.product(orders, itertools.product(("COMMIT", "ROLLBACK"), repeat=2)):
                 scripts = [iter([*(_filled(step, next(pairs)) for step in steps), end]) for end in ends]
-                if len(found) < enough and await _skips(engine, sql, both, [(who, next(scripts[who])) for who in order]):
+                if len(found) < enough and await _skips(
+                    engine, sql, both, [(who, next(scripts[who])) for who in order]
+                ):
                     found.append((order, ends))
     return found
 

@@ -10,11 +10,10 @@ import pytest
 
 from commands import bulk, bulk_users
 from commands.directory import Directory
-from commands.erasure import end_some_follows
 from commands.events import UserFollowed
 from commands.postgres import Engine
 from commands.users import BroadcastChanges
-from tests.commands.writing import append, locked_log, register, rows, waiting_writers
+from tests.commands.writing import append, erase, locked_log, register, rows, waiting_writers
 from tests.waiting import until
 
 # What each writer is called with; 1 is a live user, 2 one who is erased, 3 one whose erasure has finished.
@@ -80,10 +79,8 @@ async def _people(engine: Engine) -> None:
     directory = Directory(engine)
     await directory.put_broadcast("one", BroadcastChanges(viewers=3))
     await append(engine, two, one, UserFollowed())
-    for id_ in ("two", "three"):
-        await directory.erase(id_)
-    while not (await end_some_follows(engine, three))[1]:
-        pass
+    await directory.erase("two")
+    await erase(engine, "three")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import psycopg
 
 from commands import directory, log
 from commands.committer import Committer
+from commands.erasure import end_some_follows
 from commands.events import AnyEvent, Recorded
 from commands.log import Draft
 from commands.postgres import Engine
@@ -33,6 +34,16 @@ async def append(engine: Engine, subject: int, object_: int, *events: AnyEvent) 
             position, at = (await log.append(connection, [Draft(subject, object_, version, event)]))[0]
             recorded.append(Recorded(position, subject, object_, version, event, at))
     return recorded
+
+
+async def erase(engine: Engine, id_: str) -> int:
+    """Erase a user and end his follows; his number."""
+    people = directory.Directory(engine)
+    number = await people.number(id_)
+    await people.erase(id_)
+    while not (await end_some_follows(engine, number))[1]:
+        pass
+    return number
 
 
 async def everything(engine: Engine) -> list[Recorded]:
@@ -71,3 +82,14 @@ def waiting_writers(connection: Connection) -> int:
 def rows(connection: Connection, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """What a query by hand gives."""
     return connection.execute(query.encode(), parameters).fetchall()
+
+
+def empty(connection: Connection) -> None:
+    """Back to a log in which nothing has happened, as cheaply as can be; the triggers are passed by for that."""
+    kept = ("alembic_version", "log_identity")
+    tables = rows(connection, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    names = ", ".join(name for (name,) in tables if name not in kept)
+    connection.execute(
+        f"""SET session_replication_role = replica; TRUNCATE {names} RESTART IDENTITY CASCADE;
+        SET session_replication_role = origin; ALTER SEQUENCE events_position RESTART""".encode()
+    )

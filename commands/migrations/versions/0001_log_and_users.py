@@ -86,7 +86,7 @@ STATEMENTS = (
         since timestamptz NOT NULL DEFAULT now())""",
     # Events that could not be projected, and the later ones of their pairs, which wait behind them.
     """CREATE TABLE parked (
-        position bigint PRIMARY KEY REFERENCES events,
+        position bigint PRIMARY KEY,
         subject bigint NOT NULL,
         object bigint NOT NULL,
         reason text NOT NULL,

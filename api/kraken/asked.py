@@ -1,0 +1,104 @@
+"""What clients put on the wire, read leniently: the path, the platform's own parameters, a PUT's fields, the token."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+from litestar.types import Receive
+
+from api.auth import credentials
+from api.context import request_headers
+from api.kraken.errors import BodyTooLarge
+from commands.errors import FollowsError, Invalid, Unauthenticated
+
+_SLASHES: Final = re.compile(r"/{2,}")
+# What speaks to the platform and not to a call; taken out of the query, so that no token travels on with the request.
+_PLATFORM: Final = ("oauth_token", "client_id", "api_version", "callback", "_method")
+_SCOPE_KEY: Final = "follows.kraken"
+
+
+class Asked(msgspec.Struct):
+    """A request beyond its path and parameters: this dialect's address, who made the client, and a PUT's fields."""
+
+    base: str
+    identified: bool
+    fields: dict[str, Any]
+
+
+def asked_of(scope: Mapping[str, Any]) -> Asked:
+    """What the gate has put into an ASGI scope."""
+    asked: Asked = scope[_SCOPE_KEY]
+    return asked
+
+
+def put_asked(scope: dict[str, Any], asked: Asked) -> None:
+    """Put it there."""
+    scope[_SCOPE_KEY] = asked
+
+
+def plain_path(path: str) -> str:
+    """A path without what clients put together from parts leave in it: double slashes and one at the end."""
+    return _SLASHES.sub("/", f"/{path}").rstrip("/") or "/"
+
+
+def is_kraken(path: str) -> bool:
+    """Whether a path belongs to this dialect."""
+    plain = plain_path(path) if "//" in path else path
+    return plain == "/kraken" or plain.startswith("/kraken/")
+
+
+def take_platform_parameters(scope: dict[str, Any]) -> dict[str, str]:
+    """Take the platform's parameters out of the query, leaving of each other one the last; blank means not sent."""
+    query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+    taken = {name: query.pop(name, "") for name in _PLATFORM}
+    scope["query_string"] = urlencode(query).encode()
+    return {name: value for name, value in taken.items() if value}
+
+
+async def read_body(receive: Receive, most: int) -> bytes:
+    """Read the whole body; raises BodyTooLarge beyond ``most`` bytes."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":  # the client has gone; what it said so far is not all
+            raise Invalid("the request ended before its body did")
+        body += message.get("body", b"")
+        if len(body) > most:
+            raise BodyTooLarge(f"the body is longer than {most} bytes")
+        if not message.get("more_body", False):
+            return body
+
+
+def fields_of(body: bytes, content_type: str) -> dict[str, Any]:
+    """Read a form or a JSON object, whichever it looks like: clients send ``{}`` as a form. Raises Invalid."""
+    text = body.strip()
+    if not text:
+        return {}
+    if text[:1] == b"{" or "json" in content_type.lower():
+        try:
+            return msgspec.json.decode(text, type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise Invalid("the body is not a JSON object") from None
+    try:
+        return dict(parse_qsl(text.decode(), keep_blank_values=True, errors="strict"))
+    except ValueError:
+        raise Invalid("the body is not valid UTF-8") from None
+
+
+def token_of(
+    scope: Mapping[str, Any], platform: Mapping[str, str], fields: Mapping[str, Any]
+) -> tuple[str | None, FollowsError | None]:
+    """Find the token in the header, the query or a PUT's body, in this order; else what was wrong with the header."""
+    problem: FollowsError | None = None
+    header = request_headers(scope).get(b"authorization")
+    if header is not None:
+        try:
+            return credentials(header.decode("latin-1"), ("OAuth", "Bearer")), None
+        except Unauthenticated as error:
+            problem = error
+    elsewhere = platform.get("oauth_token") or fields.get("oauth_token")
+    if isinstance(elsewhere, str) and elsewhere:
+        return elsewhere, None
+    return None, problem

@@ -1,0 +1,199 @@
+"""Every way to fail is answered in the documented form, and every word of the domain has its meaning in /v1."""
+
+import inspect
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from api.app import BODY_MAX
+from api.v1.errors import MEANINGS
+from commands import errors
+from tests.api.in_process import InProcess, refusal
+from tests.api.test_v1_follow import CALLS
+
+CODES = {
+    400: "validation_error",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    409: "conflict",
+    429: "rate_limited",
+    500: "internal_error",
+    503: "unavailable",
+}
+
+
+# ---- the words
+
+
+def words(kind: type[errors.FollowsError] = errors.FollowsError) -> Iterator[type[errors.FollowsError]]:
+    """The whole tree from ``kind`` down."""
+    yield kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from words(child)
+
+
+def test_every_word_has_a_meaning_of_its_own() -> None:
+    assert set(words()) == set(MEANINGS)
+    assert all(code == CODES[status] for status, code in MEANINGS.values())
+
+
+def test_the_tree_in_the_docstring_names_every_word() -> None:
+    drawn = {word for line in inspect.getdoc(errors).splitlines() for word in line.replace("│", " ").split()}
+    assert {word.__name__ for word in words()} <= drawn
+
+
+# ---- paths and methods
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/nothing", "/v1", "/v1/", "/v1/users", "/v1/users/", "/v1/users/x/nothing", "/v2/users/x", "/%00", "/%ff"],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
+async def test_an_unknown_path_is_404_with_and_without_a_token(service: InProcess, method: str, path: str) -> None:
+    for caller in (service.anybody, service.platform):
+        answer = await caller.request(method, path)
+        assert refusal(answer) == (404, "not_found", None)
+
+
+@pytest.mark.parametrize("method", ["PATCH", "HEAD", "TRACE", "FOO", "POST"])
+async def test_a_wrong_method_is_405_and_says_which_are_right(service: InProcess, method: str) -> None:
+    answer = await service.platform.request(method, "/v1/users/x")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == "DELETE, GET, OPTIONS, PUT"
+    if method != "HEAD":
+        assert refusal(answer) == (405, "method_not_allowed", None)
+
+
+async def test_a_wrong_method_outside_of_the_dialects_too(service: InProcess) -> None:
+    answer = await service.anybody.post("/health/live")
+    assert refusal(answer) == (405, "method_not_allowed", None)
+    assert answer.headers["allow"] == "GET, OPTIONS"
+
+
+# ---- bodies
+
+NO_BODIES: dict[str, bytes] = {
+    "nothing": b"",
+    "spaces": b"  \n",
+    "no JSON": b"nope",
+    "cut off": b'{"bio": "x',
+    "more behind": b'{"bio":"x"} {}',
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "bad UTF-8": b'{"bio":"\xff"}',
+    "bad UTF-8 at once": b"\xff\xfe",
+    "a lone surrogate": b'{"bio":"\\ud800"}',
+    "a surrogate in UTF-8": b'{"bio":"\xed\xa0\x80"}',
+    "UTF-16": '{"bio":"x"}'.encode("utf-16"),
+    "a form": b"bio=x",
+    "not a number": b'{"views":NaN}',
+    "a control character": b'{"bio":"\n"}',
+    "deep at last": b'{"nope":' * 5000,
+    "null": b"null",
+    "a list": b"[]",
+    "a text": b'"{}"',
+    "a number": b"1",
+    "deep lists": b"[" * 60_000,
+}
+
+
+@pytest.mark.parametrize("raw", NO_BODIES.values(), ids=NO_BODIES)
+@pytest.mark.parametrize("call", ["", "/broadcast"])
+async def test_a_body_that_is_no_object_is_400(service: InProcess, call: str, raw: bytes) -> None:
+    answer = await service.platform.put(f"/v1/users/somebody{call}", content=raw)
+    status, code, details = refusal(answer)
+    assert (status, code) == (400, "validation_error")
+    assert details is not None and len(details) == 1
+    assert refusal(await service.platform.get("/v1/users/somebody"))[0] == 404
+
+
+async def test_a_deep_value_is_400_and_named(service: InProcess) -> None:
+    answer = await service.platform.put("/v1/users/somebody", content=b'{"bio":' + b"[" * 60_000)
+    assert refusal(answer)[2] == {"bio": "must be `str | null`, not `array`"}
+
+
+async def test_a_number_too_large_for_anything_is_400(service: InProcess) -> None:
+    for number in (b"1e400", b"9" * 5000):
+        answer = await service.platform.put("/v1/users/somebody", content=b'{"views":' + number + b"}")
+        assert refusal(answer)[:2] == (400, "validation_error")
+
+
+async def test_a_body_just_small_enough_is_read_and_a_larger_one_is_413(service: InProcess) -> None:
+    def padded(size: int) -> bytes:
+        return b"{" + b" " * (size - 2) + b"}"
+
+    assert (await service.platform.put("/v1/users/padded", content=padded(BODY_MAX))).status_code == 201
+    answer = await service.platform.put("/v1/users/padded", content=padded(BODY_MAX + 1))
+    assert refusal(answer) == (413, "payload_too_large", None)
+
+
+async def test_a_body_of_unknown_length_is_measured_too(service: InProcess) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(BODY_MAX // 1000 + 1):
+            yield b" " * 1000
+
+    answer = await service.platform.put("/v1/users/padded", content=pieces())
+    assert refusal(answer) == (413, "payload_too_large", None)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "",
+        "text/plain",
+        "application/json; charset=nope",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/msgpack",
+        ";;;=",
+        b"\xff",
+    ],
+)
+async def test_a_json_body_is_read_as_json_whatever_it_is_called(service: InProcess, content_type: str | bytes) -> None:
+    """The documents know no other bodies; old tools forget the header or send the one of forms."""
+    raw = {b"Content-Type": content_type if isinstance(content_type, bytes) else content_type.encode()}
+    ann = await service.person()
+    answer = await service.platform.put(f"/v1/users/{ann.id}", content=b'{"bio":"x"}', headers=raw)
+    assert answer.status_code == 200 and answer.json()["bio"] == "x"
+
+
+@pytest.mark.parametrize(("method", "path"), CALLS)
+async def test_bodies_where_none_is_wanted_are_passed_over(service: InProcess, method: str, path: str) -> None:
+    if method in ("POST", "DELETE", "GET"):
+        answer = await service.platform.request(method, path, content=b"\xff{" * 10)
+        assert answer.status_code in (200, 404)
+
+
+# ---- our own faults
+
+
+async def test_what_nobody_foresaw_is_500_without_a_word_of_it(
+    service: InProcess, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "-".join(["sword", "fish"])
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError(secret)
+
+    monkeypatch.setattr(service.parts.directory, "put", broken)
+    with caplog.at_level(logging.ERROR):
+        answer = await service.platform.put("/v1/users/x", json={"bio": "a private matter"})
+    assert refusal(answer) == (500, "internal_error", None)
+    assert secret not in answer.text
+    assert answer.headers["x-request-id"] in caplog.text and "builtins.RuntimeError" in caplog.text
+    assert "in broken" in caplog.text  # where it happened
+    assert secret not in caplog.text and "a private matter" not in caplog.text
+
+
+async def test_a_failed_statement_is_logged_without_what_people_said(
+    service: InProcess, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No personal datum in a log line, not even when a statement fails that carries some."""
+    monkeypatch.setattr("commands.directory._json", lambda _: '{"email":"ann@a.test"')  # half of a JSON object
+    with caplog.at_level(logging.ERROR):
+        answer = await service.platform.put("/v1/users/x", json={"email": "ann@a.test"})
+    assert refusal(answer)[0] == 500
+    assert "DataError" in caplog.text and "ann@a.test" not in caplog.text

@@ -1,0 +1,107 @@
+"""Health in each state that a process can be in; what needs a server that is down is in tests/system."""
+
+from pathlib import Path
+
+import psycopg
+import pytest
+from redis import Redis
+
+from projections.generations import live_view
+from tests.api.in_process import InProcess, in_process
+
+
+async def test_alive(service: InProcess) -> None:
+    answer = await service.anybody.get("/health/live")
+    assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+async def test_ready_with_everything_in_order(service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    await ann.follow(bob)
+    await service.drained()
+    answer = await service.anybody.get("/health/ready")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json" and "retry-after" not in answer.headers
+    assert answer.json() == {
+        "ready": True,
+        "postgres": "ok",
+        "redis": "ok",
+        "view": "ok",
+        "lag_events": 0,
+        "lag_s": 0.0,
+    }
+
+
+async def test_without_a_view(own_settings: dict[str, str], keys: Path) -> None:
+    async with in_process(own_settings, keys, drain=False) as service:
+        answer = await service.anybody.get("/health/ready")
+    assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+    assert answer.json() == {
+        "ready": False,
+        "postgres": "ok",
+        "redis": "ok",
+        "view": "the view is being built",
+        "lag_events": None,
+        "lag_s": None,
+    }
+
+
+@pytest.fixture
+async def view_of_bob(own_settings: dict[str, str], keys: Path) -> dict[str, str]:
+    """Settings under which a view exists that holds one user, and no drain is at work any more."""
+    async with in_process(own_settings, keys) as service:
+        await service.platform.put("/v1/users/bob", json={})
+    return own_settings
+
+
+async def test_a_lag_is_told_and_a_small_one_is_ready(view_of_bob: dict[str, str], keys: Path) -> None:
+    async with in_process({**view_of_bob, "FOLLOWS_VISIBLE_WAIT_MS": "0"}, keys, drain=False) as service:
+        for name in ("ann", "eve"):
+            await service.as_(name).post("/v1/users/bob/follow")
+        answer = await service.anybody.get("/health/ready")
+    body = answer.json()
+    assert (answer.status_code, body["view"], body["lag_events"]) == (200, "ok", 4)
+    assert 0 < body["lag_s"] < 60
+
+
+async def test_far_behind_is_not_ready(view_of_bob: dict[str, str], keys: Path) -> None:
+    async with in_process({**view_of_bob, "FOLLOWS_VISIBLE_WAIT_MS": "0"}, keys, drain=False) as service:
+        await service.as_("ann").post("/v1/users/bob/follow")
+        with psycopg.connect(view_of_bob["DATABASE_URL"], autocommit=True) as connection:
+            # The log refuses changes; a test that cannot wait for a minute has to insist.
+            connection.execute("ALTER TABLE events DISABLE TRIGGER USER")
+            connection.execute("UPDATE events SET recorded_at = recorded_at - interval '61 seconds'")
+        answer = await service.anybody.get("/health/ready")
+    body = answer.json()
+    assert (answer.status_code, body["view"], body["ready"]) == (503, "far behind", False)
+    assert body["lag_s"] > 60 and answer.headers["retry-after"] == "1"
+
+
+async def test_a_lost_lane(view_of_bob: dict[str, str], keys: Path) -> None:
+    async with in_process(view_of_bob, keys, drain=False) as service:
+        view = await live_view(service.parts.store)
+        assert view is not None
+        with Redis.from_url(view_of_bob["REDIS_URL"]) as client:
+            assert client.delete(view.checkpoint(17)) == 1
+        answer = await service.anybody.get("/health/ready")
+    assert (answer.status_code, answer.json()["view"], answer.json()["redis"]) == (503, "a lane is lost", "ok")
+
+
+async def test_without_any_server(keys: Path, own_settings: dict[str, str]) -> None:
+    nowhere = {
+        **own_settings,
+        "DATABASE_URL": "postgresql://postgres@/follows?host=/nowhere",
+        "REDIS_URL": "unix:///nowhere/valkey.sock?db=0",
+    }
+    async with in_process(nowhere, keys, drain=False) as service:
+        assert (await service.anybody.get("/health/live")).status_code == 200
+        answer = await service.anybody.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "ready": False,
+        "postgres": "the event log is not available; the request may be repeated",
+        "redis": "the read store is not available",
+        "view": "unknown",
+        "lag_events": None,
+        "lag_s": None,
+    }

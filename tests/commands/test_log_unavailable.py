@@ -1,0 +1,99 @@
+"""What the write side says while Postgres is away, and that it goes on by itself when it is back."""
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from cli.embedded import embedded
+from cli.server_process import ServerProcess
+from commands import answers, directory, erasure, generations, leases, log, parking, pauses
+from commands.decide import Follow
+from commands.directory import Directory
+from commands.errors import LogUnavailable
+from commands.migrate import check_current, upgrade
+from commands.postgres import Engine, PostgresSettings, check_durability, create_engine
+from tests.commands.writing import committing, everything, register
+from tests.servers import TEST_SETTINGS
+from tests.waiting import until
+
+SETTINGS = PostgresSettings("")
+
+
+class Server:
+    """A PostgreSQL of this module's own, which may be stopped and come back."""
+
+    def __init__(self, url: str, process: ServerProcess) -> None:
+        self.url, self._process = url, process
+
+    def kill(self) -> None:
+        """As a crash of the machine does."""
+        self._process.child.send_signal(signal.SIGQUIT)
+        self._process.child.wait()
+
+    async def return_(self) -> None:
+        """Start it again; it may not answer yet."""
+        await until(self._process.revive)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Migrated and empty."""
+    with embedded(tmp_path_factory.mktemp("private"), valkey=False, postgres_settings=TEST_SETTINGS) as urls:
+        assert urls.database is not None
+        upgrade(urls.database)
+        yield Server(urls.database, urls.servers[0])
+
+
+@pytest.fixture
+async def engine(server: Server) -> AsyncIterator[Engine]:
+    """An engine on the server that may go away."""
+    opened = create_engine(PostgresSettings(server.url))
+    yield opened
+    await opened.dispose()
+
+
+async def test_a_stopped_postgres_shows_as_unavailable_and_its_return_heals(server: Server, engine: Engine) -> None:
+    """Every entrance to the write side says LogUnavailable, nothing else; what was answered before is there after."""
+    alice, bob, carol = await register(engine, "alice", "bob", "carol")
+    people = Directory(engine)
+    async with committing(engine) as committer:
+        kept = await committer.send(Follow(alice, bob))
+        server.kill()
+        for _ in range(3):  # with connections that were open, and without
+            with pytest.raises(LogUnavailable):
+                await committer.send(Follow(alice, carol))
+        for call in (
+            log.head(engine),
+            log.read_after(engine, 0, 10),
+            log.recorded_after(engine, 0),
+            people.find("alice"),
+            people.number("alice"),
+            people.erase("bob"),
+            directory.profiles(engine, [alice]),
+            directory.released_logins(engine, [alice]),
+            directory.forget_released_logins(engine),
+            erasure.unfinished(engine),
+            erasure.end_some_follows(engine, alice),
+            leases.owners(engine),
+            answers.forget_old(engine),
+            generations.registered(engine),
+            parking.parked(engine),
+            pauses.paused(engine),
+            check_durability(engine, SETTINGS),
+            check_current(engine),
+        ):
+            with pytest.raises(LogUnavailable):
+                await call
+        await server.return_()
+
+        async def is_back() -> bool:
+            try:
+                return (await log.head(engine)).position > 0
+            except LogUnavailable:
+                return False
+
+        await until(is_back)
+        receipt = await committer.send(Follow(alice, carol))
+    written = [event.position for event in await everything(engine)]
+    assert kept.position in written and written[-1] == receipt.position

@@ -1,0 +1,178 @@
+"""A server is away, hangs, or has forgotten everything: commands and reads do what they still can, and nothing lies."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from tests.api.in_process import InProcess, Person, environment, in_process, refusal
+from tests.breakable import BreakableServers
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def settings(breakable: BreakableServers, keys: Path) -> dict[str, str]:
+    """The usual wait for the views: here they are often away, and nobody should wait long for them."""
+    made = environment(breakable.postgres.url, breakable.valkey.url, breakable.queue_url, keys)
+    return {**made, "FOLLOWS_VISIBLE_WAIT_MS": "200"}
+
+
+@pytest.fixture(scope="module")
+async def service(settings: dict[str, str], keys: Path) -> AsyncIterator[InProcess]:
+    """The application in this process with a drain, on servers that may be broken."""
+    async with in_process(settings, keys) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+async def healed(breakable: BreakableServers, service: InProcess) -> None:
+    """Each test begins with everything in order."""
+    breakable.whole()
+    await service.ready()
+
+
+READS = ("me/following", "{0}/followers", "{0}/follow-status", "{0}")
+
+
+async def test_without_postgres_commands_are_503_and_reads_go_on(
+    breakable: BreakableServers, service: InProcess
+) -> None:
+    ann, bob, cat = await service.people(3)
+    await ann.follow(bob)
+    with breakable.postgres.down():
+        for answer in (
+            await ann.follow(cat),
+            await ann.unfollow(bob),
+            await service.stranger().follow(bob),
+            await service.platform.put(f"/v1/users/{bob.id}", json={"bio": "x"}),
+            await service.platform.delete(f"/v1/users/{bob.id}"),
+            await service.platform.put(f"/v1/users/{bob.id}/broadcast", json={}),
+        ):
+            assert refusal(answer) == (503, "unavailable", None)
+            assert int(answer.headers["retry-after"]) >= 1
+        assert await ann.follows(bob) and not await ann.follows(cat)
+        for path in READS:
+            assert (await ann.get(f"/v1/users/{path.format(bob.id)}")).status_code == 200
+        assert (await service.anybody.get("/health/ready")).json()["postgres"] != "ok"
+    await until(lambda: _is_followed(ann, cat))
+    assert await ann.follows(cat)
+
+
+async def _is_followed(one: Person, other: Person) -> bool:
+    return (await one.follow(other)).status_code in (201, 409)
+
+
+async def test_without_redis_reads_are_503_and_commands_go_on(breakable: BreakableServers, service: InProcess) -> None:
+    ann, bob, cat = await service.people(3)
+    dan = service.stranger("dan")
+    await ann.follow(bob)
+    with breakable.valkey.down():
+        for path in READS:
+            answer = await ann.get(f"/v1/users/{path.format(bob.id)}")
+            assert refusal(answer) == (503, "unavailable", None), path
+            assert int(answer.headers["retry-after"]) >= 1
+        assert (await ann.follow(cat)).status_code == 201
+        assert refusal(await ann.follow(cat))[0] == 409
+        assert (await ann.unfollow(bob)).status_code == 204
+        assert (await dan.follow(bob)).status_code == 201
+        eve = service.stranger("eve")
+        made = await service.platform.put(f"/v1/users/{eve.id}", json={"bio": "new"})
+        assert (made.status_code, made.json()["bio"], made.json()["followers"]) == (201, "new", None)
+        changed = await service.platform.put(f"/v1/users/{eve.id}", json={"bio": "newer"})
+        assert (changed.status_code, changed.json()["bio"]) == (200, "newer")
+        assert (await service.platform.put(f"/v1/users/{eve.id}/broadcast", json={})).status_code == 204
+        assert (await service.platform.delete(f"/v1/users/{eve.id}")).status_code == 204
+    # Whoever acted meanwhile sees it with his first answer that is no 503.
+    assert await _first_answer(ann, f"{cat.id}/follow-status") is True
+    assert await _first_answer(ann, f"{bob.id}/follow-status") is False
+    assert await _first_answer(dan, f"{bob.id}/follow-status") is True
+
+
+async def _first_answer(person: Person, path: str) -> bool:
+    """What the first answer says that is no 503."""
+
+    async def answer() -> httpx.Response | None:
+        found = await person.get(f"/v1/users/{path}")
+        assert found.status_code in (200, 503), found.text
+        return found if found.status_code == 200 else None
+
+    found = await until(answer)
+    assert found is not None
+    return bool(found.json()["is_following"])
+
+
+async def test_a_redis_that_hangs_holds_up_no_command_for_long(
+    breakable: BreakableServers, service: InProcess
+) -> None:
+    ann, bob = await service.people(2)
+    with breakable.valkey.frozen():
+        began = time.monotonic()
+        answer = await ann.follow(bob)
+        assert answer.status_code == 201
+        assert time.monotonic() - began < 4
+    assert await _first_answer(ann, f"{bob.id}/follow-status") is True
+
+
+async def test_an_emptied_redis_is_503_and_heals_by_itself(breakable: BreakableServers, service: InProcess) -> None:
+    """Never "not following", never an empty list, never 404: not for a moment, until it is whole again."""
+    ann, bob = await service.people(2)
+    await ann.follow(bob)
+    with Redis.from_url(breakable.valkey.url) as client:
+        client.flushall()
+    seen = set()
+
+    async def everything_is_back() -> bool:
+        answers = [await ann.get(f"/v1/users/{path.format(bob.id)}") for path in READS]
+        for path, answer in zip(READS, answers, strict=True):
+            seen.add(answer.status_code)
+            if answer.status_code != 503:
+                assert answer.status_code == 200, (path, answer.text)
+                _tells_of_the_follow(path, answer.json())
+        return all(answer.status_code == 200 for answer in answers)
+
+    await until(everything_is_back)
+    assert seen == {200, 503}
+
+
+def _tells_of_the_follow(path: str, body: dict[str, Any]) -> None:
+    if path.endswith("status"):
+        assert body["is_following"]
+    elif path == "{0}":
+        assert body["followers"] == 1
+    else:
+        assert body["pagination"]["total"] == len(body["data"]) == 1
+
+
+async def test_commands_go_on_while_the_view_is_being_built(breakable: BreakableServers, service: InProcess) -> None:
+    ann, bob = await service.people(2)
+    with Redis.from_url(breakable.valkey.url) as client:
+        client.flushall()
+    assert (await ann.follow(bob)).status_code == 201
+    assert await _first_answer(ann, f"{bob.id}/follow-status") is True
+
+
+async def test_servers_that_come_up_after_us_are_found(
+    breakable: BreakableServers, settings: dict[str, str], keys: Path, service: InProcess
+) -> None:
+    breakable.postgres.kill()
+    breakable.valkey.kill()
+    try:
+        async with in_process(settings, keys, drain=False) as early:
+            ann, bob = early.stranger(), early.stranger()
+            assert (await early.anybody.get("/health/live")).status_code == 200
+            assert refusal(await ann.follow(bob))[0] == 503
+            assert refusal(await ann.get("/v1/users/me/following"))[0] == 503
+            breakable.postgres.start()
+            breakable.valkey.start()
+            await early.ready()
+            bob = await early.person()
+            assert (await ann.follow(bob)).status_code == 201
+    finally:
+        if breakable.postgres.server.child.poll() is not None:
+            breakable.postgres.start()
+        if breakable.valkey.server.child.poll() is not None:
+            breakable.valkey.start()

