@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -17,10 +16,12 @@ from api.kraken.asked import is_kraken
 from api.kraken.gate import gate as kraken_gate
 from api.kraken.routes import router as kraken_router
 from api.parts import Parts
+from api.starting import Starting
 from api.v1 import errors as v1_errors
 from api.v1.gate import gate as v1_gate
 from api.v1.gate import is_v1
 from api.v1.routes import router as v1_router
+from commands.errors import SettingsError
 
 # No body of either dialect comes near it; what is larger is refused before it is read.
 BODY_MAX = 64 * 1024
@@ -36,13 +37,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
 def create_app(parts: Parts) -> ASGIApp:
     """Put the application together around ``parts``, which it starts and closes."""
 
-    @asynccontextmanager
-    async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        await parts.start()
-        try:
-            yield
-        finally:
-            await parts.close()
+    starting = Starting(parts)
 
     def provide_parts() -> Parts:
         return parts
@@ -51,7 +46,7 @@ def create_app(parts: Parts) -> ASGIApp:
         route_handlers=[v1_router, kraken_router, health.live, health.ready, *openapi.assets()],
         dependencies={"parts": Provide(provide_parts, sync_to_thread=False)},
         exception_handlers={Exception: handle},
-        lifespan=[lifespan],
+        lifespan=[starting.lifespan],
         request_max_body_size=BODY_MAX,
         openapi_config=openapi.config(),
         logging_config=None,
@@ -61,7 +56,9 @@ def create_app(parts: Parts) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        if scope["type"] == ScopeType.HTTP and is_v1(path):
+        if str(scope["type"]) == "lifespan":
+            await starting.run(litestar, scope, receive, send)
+        elif scope["type"] == ScopeType.HTTP and is_v1(path):
             await v1(scope, receive, send)
         elif scope["type"] == ScopeType.HTTP and is_kraken(path):
             await kraken(scope, receive, send)
@@ -77,5 +74,8 @@ def __getattr__(name: str) -> Any:
         logging.basicConfig(
             level=os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s %(message)s"
         )
-        return create_app(Parts.from_env())
+        try:
+            return create_app(Parts.from_env())
+        except SettingsError as error:
+            sys.exit(f"error: {error.message}")
     raise AttributeError(name)

@@ -16,6 +16,11 @@ COMMANDS = {
     "token": ("cli.token:token", "Print a token signed with the development key."),
     "import": ("cli.imports:imports", "Read users or follows from a file."),
     "status": ("cli.status:status", "Show the log's head and how far the views are."),
+    "lag": ("cli.lag:lag", "Show how far the lanes are behind the log, and who projects them."),
+    "verify": ("cli.verify:verify_", "Compare the views with the log."),
+    "as-of": ("cli.as_of:as_of", "Show whom a user followed at some moment, and who followed him."),
+    "history": ("cli.history:history", "Show what has happened to a user."),
+    "export": ("cli.exporting:export", "Write follows or users to a file."),
 }
 
 

@@ -23,10 +23,7 @@ _FIND: Final = text(
     """SELECT command_id, request_hash, position, answer::text FROM command_answers
     WHERE command_id = ANY(CAST(:ids AS uuid[]))"""
 )
-_KEEP: Final = text(
-    """INSERT INTO command_answers (command_id, request_hash, answer)
-    VALUES (:id, :request_hash, CAST(:answer AS jsonb)) ON CONFLICT DO NOTHING"""
-)
+_KEEP: Final = text("SELECT keep_answer(:id, :request_hash, CAST(:answer AS jsonb))")
 _FORGET: Final = text(
     """DELETE FROM command_answers WHERE command_id IN (
         SELECT command_id FROM command_answers
@@ -67,12 +64,18 @@ async def find(connection: AsyncConnection, ids: Sequence[UUID]) -> dict[UUID, A
     return {row[0]: Answer(bytes(row[1]), row[2], row[3]) for row in rows}
 
 
-async def keep(connection: AsyncConnection, key: CommandKey, answer: dict[str, Any]) -> None:
-    """Remember an answer that no event stands for: a refusal, or a command that was already true."""
-    await connection.execute(
-        _KEEP,
-        {"id": key.id, "request_hash": key.request_hash, "answer": msgspec.json.encode(answer).decode()},
-    )
+async def keep(connection: AsyncConnection, key: CommandKey, answer: dict[str, Any]) -> bool:
+    """Remember an answer that no event stands for: a refusal, or a command that was already true.
+
+    False when the key has an answer already; that one counts.
+    """
+    kept: bool = (
+        await connection.execute(
+            _KEEP,
+            {"id": key.id, "request_hash": key.request_hash, "answer": msgspec.json.encode(answer).decode()},
+        )
+    ).scalar_one()
+    return kept
 
 
 async def forget_old(engine: AsyncEngine, *, hours: int = KEEP_HOURS, limit: int = 10_000) -> int:

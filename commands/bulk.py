@@ -33,7 +33,7 @@ STATEMENT_TIMEOUT_MS: Final = 120_000
 # The default login, then two random ones: a second collision of 48 random bits is not to be expected.
 LOGIN_ATTEMPTS: Final = 3
 
-is_id: Final = re.compile(ID_PATTERN.replace("$", r"\Z")).match
+is_id: Final = re.compile(ID_PATTERN).match
 
 _STAGING: Final = "CREATE TEMP TABLE staged_follows (ord integer, subject bigint, object bigint, data jsonb)"
 _COPY: Final = "COPY staged_follows (ord, subject, object, data) FROM STDIN"

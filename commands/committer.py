@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from commands import answers, log
 from commands.answers import Answer, CommandKey
 from commands.decide import FollowCommand, Following, decide, state_of
-from commands.errors import CallerErased, KeyReused, LogUnavailable, Refused, UserNotFound
+from commands.errors import CallerErased, FollowsError, KeyReused, LogUnavailable, Refused, UserNotFound
 from commands.events import Recorded
 from commands.log import Draft, PairState
 from commands.postgres import translated_errors
@@ -139,15 +138,12 @@ class Committer:
         except LogUnavailable as error:
             logger.warning("the log is not available: %s", type(error.__cause__).__name__)
             _fail_all(batch, error)
-        except DBAPIError as error:
+        except Exception as error:
             if len(batch) == 1:
-                logger.exception("a command could not be appended")
+                logger.exception("a command failed")
                 _fail_all(batch, error)
             for request in batch if len(batch) > 1 else ():  # one bad command never fails its neighbours
                 await self._commit([request])
-        except Exception as error:
-            logger.exception("a batch of %d commands failed", len(batch))
-            _fail_all(batch, error)
 
     async def _decide_and_append(self, connection: AsyncConnection, batch: list[_Request]) -> None:
         states = await log.states_of(connection, [request.pair for request in batch])
@@ -162,16 +158,32 @@ class Committer:
                 continue
             try:
                 draft = _draft(request, state)
-            except Refused as refusal:
-                await _refuse(connection, request, refusal)
+            except FollowsError as refusal:
+                await self._refuse(connection, request, refusal)
                 continue
             if draft is None:
-                await _confirm(connection, request, state)
+                await self._confirm(connection, request, state)
             else:
                 drafts.append(draft)
                 drafted.append(request)
         if drafts:
             self._answer(drafts, drafted, await log.append(connection, drafts))
+
+    async def _refuse(self, connection: AsyncConnection, request: _Request, refusal: FollowsError) -> None:
+        if isinstance(refusal, Refused) and request.key is not None:
+            if not await answers.keep(connection, request.key, answers.refusal_to_builtins(refusal)):
+                self._again(request)  # the key has got an answer meanwhile
+                return
+        request.fail(refusal)
+
+    async def _confirm(self, connection: AsyncConnection, request: _Request, state: PairState) -> None:
+        """The command is already true: answer with the event that made it so."""
+        assert state.last is not None
+        receipt = Receipt(state.last.position, state_of(state.last))
+        if request.key is not None and not await answers.keep(connection, request.key, msgspec.to_builtins(receipt)):
+            self._again(request)
+            return
+        request.succeed(receipt)
 
     def _answer(self, drafts: list[Draft], requests: list[_Request], appended: dict[int, tuple[int, int]]) -> None:
         lost: list[_Request] = []
@@ -232,21 +244,6 @@ def _answer_again(request: _Request, first: Answer, event: Recorded | None) -> N
             request.fail(answers.refusal_from_builtins(answer))
         else:
             request.succeed(msgspec.convert(answer, Receipt))
-
-
-async def _refuse(connection: AsyncConnection, request: _Request, refusal: Refused) -> None:
-    if request.key is not None:
-        await answers.keep(connection, request.key, answers.refusal_to_builtins(refusal))
-    request.fail(refusal)
-
-
-async def _confirm(connection: AsyncConnection, request: _Request, state: PairState) -> None:
-    """The command is already true: answer with the event that made it so."""
-    assert state.last is not None
-    receipt = Receipt(state.last.position, state_of(state.last))
-    if request.key is not None:
-        await answers.keep(connection, request.key, msgspec.to_builtins(receipt))
-    request.succeed(receipt)
 
 
 def _fail_all(requests: Iterable[_Request], error: BaseException) -> None:

@@ -179,16 +179,23 @@ class Directory:
 
     async def _revive(self, known: Known, changes: UserChanges) -> int:
         new = _new_user(known.id, changes)
-        position = await self._call(
-            _REVIVE,
-            number=known.number,
-            login=new.logins[0],
-            display_name=new.display_name,
-            profile=_json(new.profile),
-        )
-        if position is None:
-            raise StillErasing
-        return position
+        taken: LoginTaken | None = None
+        for login in new.logins:
+            try:
+                position = await self._call(
+                    _REVIVE,
+                    number=known.number,
+                    login=login,
+                    display_name=new.display_name,
+                    profile=_json(new.profile),
+                )
+            except LoginTaken as error:
+                taken = taken or error
+                continue
+            if position is None:
+                raise StillErasing
+            return position
+        raise taken or LoginTaken(new.logins[0])
 
     async def _call(self, statement: TextClause, **parameters: Any) -> int | None:
         try:

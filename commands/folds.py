@@ -52,7 +52,7 @@ def states(side: Side) -> str:
 
 def _scored(side: Side) -> str:
     return f"""SELECT t.other, t.created_at * 2 + t.notifications::integer AS score FROM ({states(side)}) t
-        WHERE t.other <> ALL (CAST(:excluded AS bigint[])) OFFSET 0"""
+        WHERE t.other <> ALL (CAST(:excluded AS bigint[])) OFFSET 0"""  # which keeps it from being worked out thrice
 
 
 _USERS: Final = "unnest(CAST(:numbers AS bigint[]), CAST(:positions AS bigint[])) AS u (number, position)"
@@ -89,6 +89,10 @@ _OWN: Final = text(
     CROSS JOIN LATERAL (
         SELECT position FROM events WHERE subject = n.number AND object = n.number ORDER BY version DESC LIMIT 1) e"""
 )
+_PATIENCE: Final = text(
+    f"""SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),
+        set_config('work_mem', '{WORK_MEMORY}', true)"""
+)
 SCORE_MAX: Final = 2**62
 
 
@@ -101,14 +105,12 @@ class Digest(NamedTuple):
 
 @asynccontextmanager
 async def patient(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection of one read-only transaction that may take its time."""
+    """A connection, in a transaction, on which a query may take its time and memory."""
     with translated_errors():
         async with engine.connect() as autocommitting:
             connection = await autocommitting.execution_options(isolation_level="READ COMMITTED")
             async with connection.begin():
-                await connection.execute(text(f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}"))
-                await connection.execute(text(f"SET LOCAL work_mem = '{WORK_MEMORY}'"))
-                await connection.execute(text("SET TRANSACTION READ ONLY"))
+                await connection.execute(_PATIENCE)
                 yield connection
 
 

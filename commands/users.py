@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-ID_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$"
+ID_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$(?!\n)"
 # In Python a bare $ would let a line break at the end pass.
 LOGIN_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$(?!\n)"
 

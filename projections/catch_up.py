@@ -58,7 +58,7 @@ class Projector:
     def __init__(self, engine: Engine, store: Store, view: View, fences: dict[int, int], epoch: UUID) -> None:
         """``fences`` maps each lane to project to the fence of the lease it is held by."""
         self._engine, self._store, self._epoch = engine, store, str(epoch)
-        self._stamp = 0
+        self._stamps: dict[int, int] = {}
         self._parked: set[tuple[int, int]] = set()
         self._ahead: tuple[int, asyncio.Task[list[Recorded]]] | None = None
         self.view = view
@@ -84,6 +84,7 @@ class Projector:
             if checkpoint.epoch != self._epoch:
                 raise LogChanged(f"lane {lane} of generation {self.view.generation} is of another log")
             self.stored[lane] = self.reached[lane] = checkpoint.position
+            self._stamps[lane] = checkpoint.stamp
             if checkpoint.stamp:
                 stamps[checkpoint.position] = checkpoint.stamp
         if stamps and await log.recorded_at(self._engine, stamps) != stamps:
@@ -100,16 +101,16 @@ class Projector:
         events = await self._read(limit)
         if not events:
             return 0
-        end = events[-1].position
-        self._stamp = events[-1].recorded_at
+        end, at = events[-1].position, events[-1].recorded_at
         clear = await self._set_aside(events)
         folded = await self._fold(clear)
+        self._stamps.update(dict.fromkeys(folded.lanes, at))
         failed = await self._apply(folded.lanes, dict.fromkeys(folded.lanes, end))
         for lane in failed:
             await self._isolate(lane, clear, end)
         for lane, position in self.reached.items():
-            if lane not in folded.lanes:
-                self.reached[lane] = max(position, end)
+            if lane not in folded.lanes and position < end:
+                self.reached[lane], self._stamps[lane] = end, at
         return len(events)
 
     async def settle(self) -> None:
@@ -134,12 +135,13 @@ class Projector:
         """Read the next batch; when it is full there is more, which is read while this one is applied."""
         after, ahead = self.position, self._ahead
         self._ahead = None
+        events: list[Recorded] = []
         if ahead is not None and ahead[0] == after:
             events = await ahead[1]
-        else:
-            if ahead is not None:  # a lane stands elsewhere than we thought
-                ahead[1].cancel()
-                await asyncio.gather(ahead[1], return_exceptions=True)
+        elif ahead is not None:  # a lane stands elsewhere than we thought
+            ahead[1].cancel()
+            await asyncio.gather(ahead[1], return_exceptions=True)
+        if not events:  # nothing was there when it was read ahead; what came since has had its wake-up
             events = await log.read_after(self._engine, after, limit)
         if len(events) == limit:
             end = events[-1].position
@@ -204,8 +206,8 @@ class Projector:
     async def _apply_lane(self, lane: int, batch: LaneBatch, end: int) -> tuple[str, int]:
         keys, operations = script_arguments(self.view, batch)
         head = (self.stored[lane], end, self.fences[lane], self._epoch)
-        if end > self.stored[lane] and self._stamp:
-            operations += ("HSET", 1, 2, "stamp", self._stamp)
+        if end > self.stored[lane] and self._stamps[lane]:
+            operations += ("HSET", 1, 2, "stamp", self._stamps[lane])
         while True:
             outcome, position = await self._store.run(APPLY, [self.view.checkpoint(lane), *keys], [*head, *operations])
             if outcome != b"HELD":

@@ -6,8 +6,8 @@ Within a batch only the last word on each (key, member) counts, so a batch is fo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -25,16 +25,50 @@ from projections.keys import View, member, score
 # Lua unpacks an operation's arguments onto its stack, which holds some 8,000.
 ARGUMENTS_MAX: Final = 4_000
 
+Value = str | bytes | int
 
-Changes = dict[int, int | None]
+
+class Operation(NamedTuple):
+    """A Redis command to run on one key, and the user whom it is about."""
+
+    name: str
+    key: str
+    values: list[Value]
+    number: int
 
 
 class LaneBatch(msgspec.Struct):
-    """What one lane must write: per user and side, other user -> score or None to remove; and plain operations."""
+    """What one lane must write, in this order."""
 
-    following: dict[int, Changes] = {}
-    followers: dict[int, Changes] = {}
-    operations: list[tuple[str, str, list[str | bytes | int]]] = []
+    operations: list[Operation] = []
+
+
+class Lists(msgspec.Struct):
+    """What becomes of one side's lists: of each user the members to remove, then (score, member, ...) to add.
+
+    Of several scores of one member the last counts, as it does for ZADD.
+    """
+
+    removed: dict[int, list[Value]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    added: dict[int, list[Value]] = msgspec.field(default_factory=lambda: defaultdict(list))
+
+    def remove(self, number: int, name: str) -> None:
+        """The last word so far on an entry is that it ends."""
+        self.removed[number].append(name)
+        entries = self.added.pop(number, [])
+        kept = [field for at in range(0, len(entries), 2) if entries[at + 1] != name for field in entries[at : at + 2]]
+        if kept:
+            self.added[number] = kept
+
+    def operations(self, key_of: Callable[[int], str]) -> Iterator[Operation]:
+        """Give it all, in parts that Lua can unpack."""
+        for name, lists in (("ZREM", self.removed), ("ZADD", self.added)):
+            for number, values in lists.items():
+                if len(values) <= ARGUMENTS_MAX:
+                    yield Operation(name, key_of(number), values, number)
+                    continue
+                for start in range(0, len(values), ARGUMENTS_MAX):
+                    yield Operation(name, key_of(number), values[start : start + ARGUMENTS_MAX], number)
 
 
 class Folded(msgspec.Struct):
@@ -50,30 +84,36 @@ class Folded(msgspec.Struct):
 def fold(events: Iterable[Recorded], view: View, reached: Mapping[int, int]) -> Folded:
     """Fold ``events`` for the lanes in ``reached`` (lane -> position it has); what a lane has already is left out."""
     folded = Folded()
-    following: defaultdict[int, Changes] = defaultdict(dict)
-    followers: defaultdict[int, Changes] = defaultdict(dict)
+    following, followers = Lists(), Lists()
+    following_of, followers_of = following.added, followers.added
     lanes = view.lanes
     level = len(reached) == lanes and len(set(reached.values())) == 1  # the common case needs no look at each lane
     for recorded in events:
-        subject, object_, event = recorded.subject, recorded.object, recorded.event
+        position, subject, object_, event = recorded.position, recorded.subject, recorded.object, recorded.event
         if subject == object_:
             names = not isinstance(event, BroadcastStarted | BroadcastChanged | BroadcastEnded)
-            folded.users[subject] = (recorded.position, names or folded.users.get(subject, (0, False))[1])
+            folded.users[subject] = (position, names or folded.users.get(subject, (0, False))[1])
             continue
+        in_following = level or reached.get(subject % lanes, position) < position
+        in_followers = level or reached.get(object_ % lanes, position) < position
         if type(event) is UserFollowed:  # nearly every event; state_of says the same
             began = recorded.recorded_at if event.created_at is None else event.created_at
-            value: int | None = began << 1 | event.notifications
+            value = str(began << 1 | event.notifications)
+        elif state := state_of(recorded):
+            value = str(score(state.created_at, state.notifications))
         else:
-            state = state_of(recorded)
-            value = None if state is None else score(state.created_at, state.notifications)
-        if level or reached.get(subject % lanes, recorded.position) < recorded.position:
-            following[subject][object_] = value
-        if level or reached.get(object_ % lanes, recorded.position) < recorded.position:
-            followers[object_][subject] = value
-    for number, changes in following.items():
-        folded.lanes[number % lanes].following[number] = changes
-    for number, changes in followers.items():
-        folded.lanes[number % lanes].followers[number] = changes
+            if in_following:
+                following.remove(subject, member(object_))
+            if in_followers:
+                followers.remove(object_, member(subject))
+            continue
+        if in_following:
+            following_of[subject] += (value, member(object_))
+        if in_followers:
+            followers_of[object_] += (value, member(subject))
+    for lists, key_of in ((following, view.following), (followers, view.followers)):
+        for operation in lists.operations(key_of):
+            folded.lanes[operation.number % lanes].operations.append(operation)
     return folded
 
 
@@ -84,7 +124,7 @@ def add_user(folded: Folded, view: View, reached: Mapping[int, int], profile: Pr
 
     def put(lane: int, name: str, key: str, *arguments: str | bytes | int) -> None:
         if reached.get(lane, position) < position:
-            folded.lanes[lane].operations.append((name, key, list(arguments)))
+            folded.lanes[lane].operations.append(Operation(name, key, list(arguments), number))
 
     own = view.lane_of(number)
     text = member(number)
@@ -119,34 +159,9 @@ def encode_profile(profile: Profile) -> bytes:
     return msgspec.json.encode(profile)
 
 
-def script_arguments(view: View, batch: LaneBatch) -> tuple[list[str], list[str | bytes | int]]:
-    """Give (keys, operations) of ``apply.lua`` for one lane; key 1 is the checkpoint, so indexes begin at 2."""
-    keys: list[str] = []
-    arguments: list[str | bytes | int] = []
-    for name, key, values in batch.operations:
-        keys.append(key)
-        arguments += (name, len(keys) + 1, len(values), *values)
-    for key_of, lists in ((view.following, batch.following), (view.followers, batch.followers)):
-        for number, changes in lists.items():
-            keys.append(key_of(number))
-            added: list[str | bytes | int] = []
-            removed: list[str | bytes | int] = []
-            for other, value in changes.items():
-                if value is None:
-                    removed.append(member(other))
-                else:
-                    added += (value, member(other))
-            if removed:
-                _add_operations(arguments, "ZREM", len(keys) + 1, removed)
-            if added:
-                _add_operations(arguments, "ZADD", len(keys) + 1, added)
-    return keys, arguments
-
-
-def _add_operations(arguments: list[str | bytes | int], name: str, key: int, values: list[str | bytes | int]) -> None:
-    if len(values) <= ARGUMENTS_MAX:
-        arguments += (name, key, len(values))
-        arguments += values
-        return
-    for start in range(0, len(values), ARGUMENTS_MAX):
-        _add_operations(arguments, name, key, values[start : start + ARGUMENTS_MAX])
+def script_arguments(batch: LaneBatch) -> tuple[list[str], list[Value]]:
+    """Give ``apply.lua`` the keys and what comes after its first five arguments."""
+    arguments: list[Value] = [" ".join([f"{operation.name} {len(operation.values)}" for operation in batch.operations])]
+    for operation in batch.operations:
+        arguments += operation.values
+    return [operation.key for operation in batch.operations], arguments

@@ -86,11 +86,15 @@ async def _mend_held(engine: Engine, store: Store, view: View, lane: int, some: 
         try:
             outcome, count = await _decide_and_write(engine, store, view, lane, some, token, held[2])
         finally:
-            await store.run(HOLD, [checkpoint], [token, 0])
+            await _let_go(store, checkpoint, token)
         if outcome == b"OK":
             return count
         logger.warning("lane %d: the repair was %s", lane, outcome.decode())
     return 0
+
+
+async def _let_go(store: Store, checkpoint: str, token: str) -> None:
+    await store.run(HOLD, [checkpoint], [token, 0])
 
 
 async def _decide_and_write(

@@ -274,7 +274,7 @@ class Comparison:
     async def judge(self, suspects: Iterable[Cell]) -> None:
         """Look at these cells exactly; report what differs, keep what is pending for later."""
         by_lane: dict[int, list[Cell]] = defaultdict(list)
-        for cell in suspects:
+        for cell in dict.fromkeys(suspects):
             if cell.lane is None:
                 await self._report([Difference(cell, None, "a key")])
             elif cell.lane in self._lanes:

@@ -1,5 +1,6 @@
 """Fixtures for tests below HTTP: what a process opens on the real servers. A package's conftest.py imports them."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import psycopg
@@ -7,8 +8,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from psycopg.rows import TupleRow
 
+from cli.embedded import embedded
 from commands.postgres import Engine, PostgresSettings, create_engine
 from projections.store import Store, StoreSettings, open_store
+from tests.breakable import Breakable
+from tests.breakable import _answers_ping as answers_ping
 
 # Examples that run on a server take milliseconds each, and share the test's database.
 few = settings(
@@ -40,6 +44,15 @@ def sql(database_url: str) -> Iterator[psycopg.Connection[TupleRow]]:
     """A connection for looking at the test's database by hand."""
     with psycopg.connect(database_url, autocommit=True) as connection:
         yield connection
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Breakable]:
+    """A Valkey of the module's own, which a test may kill, freeze and start again."""
+    with embedded(tmp_path_factory.mktemp("fragile"), postgres=False) as running:
+        assert running.views is not None
+        url = running.views
+        yield Breakable(url, running.servers[0], signal.SIGKILL, lambda: answers_ping(url))
 
 
 @pytest.fixture

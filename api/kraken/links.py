@@ -41,7 +41,7 @@ def base_of(scope: Mapping[str, Any], settings: LinkSettings) -> str:
         host = sent.get(b"x-forwarded-host", b"").decode("latin-1").partition(",")[0].strip() or host
     if _HOST.fullmatch(host) is None:
         name, port = (scope.get("server") or ("localhost", None))[:2]
-        host = f"{name}:{port}" if port else name
+        host = f"{name}:{port}" if port else "localhost"  # a Unix socket has a name that is no host's
     return f"{scheme}://{host}/kraken"
 
 

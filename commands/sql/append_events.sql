@@ -44,3 +44,14 @@ BEGIN
     SELECT i.ord, n.position, n.recorded_at
     FROM inserted n JOIN input i USING (subject, object);
 END $$;
+
+-- Remember an answer that no event stands for; false when the key has one. Under the log's lock, so that append_events
+-- sees either this answer or none.
+CREATE OR REPLACE FUNCTION keep_answer(the_id uuid, the_hash bytea, the_answer jsonb) RETURNS boolean
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(log_lock());
+    INSERT INTO command_answers (command_id, request_hash, answer) VALUES (the_id, the_hash, the_answer)
+    ON CONFLICT DO NOTHING;
+    RETURN FOUND;
+END $$;

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,12 @@ from cli.dev_key import DEV_ISSUER, JWKS_FILE, sign
 from commands import erasure, log
 from commands.postgres import PostgresSettings, create_engine
 from projections.drain import Drain
-from projections.keys import GROUPS
 from projections.store import StoreSettings, open_store
 from projections.wakeup import QueueSettings
 
 # Long enough for a slow machine that does something else as well; nothing waits for all of it.
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
+LOOK_AGAIN_S = 0.005
 
 _numbers = itertools.count(1)
 
@@ -55,7 +55,7 @@ class Person(httpx.AsyncClient):
 
 @dataclass(frozen=True)
 class InProcess:
-    """The running application; ``platform`` calls as one of the platform's own services, ``anybody`` without a token."""
+    """The running application, and who may call it."""
 
     app: ASGIApp
     parts: Parts
@@ -67,7 +67,7 @@ class InProcess:
 
     @property
     def platform(self) -> Person:
-        """A service, whose role may use the directory calls."""
+        """One of the platform's own services, whose role may use the directory calls."""
         return self.as_("platform", role="service")
 
     @property
@@ -95,17 +95,18 @@ class InProcess:
         return await asyncio.gather(*(self.person() for _ in range(count)))
 
     async def ready(self) -> None:
-        """Return when there is a view and it is level with the log."""
-        async with asyncio.timeout(PATIENCE_S):
-            while (await self.anybody.get("/health/ready")).status_code != 200:
-                await asyncio.sleep(0)
-        await self.drained()
+        """Return when there is a view and it shows all that is in the log now."""
+
+        async def is_ready() -> bool:
+            state = (await self.anybody.get("/health/ready")).json()
+            return bool(state["ready"] and state["lag_events"] == 0)
+
+        await soon(is_ready)
 
     async def drained(self) -> None:
-        """Return when the views show all that is in the log now."""
-        head = await log.head(self.parts.engine)
-        self.parts.wakeup.send(head.position)
-        assert await self.parts.progress.wait(head.position, range(GROUPS), PATIENCE_S), "the drain does not keep up"
+        """Wake the drain, which somebody may have written past, and return when the views show it all."""
+        self.parts.wakeup.send((await log.head(self.parts.engine)).position)
+        await self.ready()
 
     async def finish_erasures(self) -> None:
         """Do what the erase job does, and return when the views show it."""
@@ -113,6 +114,13 @@ class InProcess:
             while not (await erasure.end_some_follows(self.parts.engine, number))[1]:
                 pass
         await self.drained()
+
+
+async def soon(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return as soon as it is so; fails when it is not within ``PATIENCE_S``."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await condition():  # noqa: ASYNC110 - nobody tells us; it is asked over HTTP
+            await asyncio.sleep(LOOK_AGAIN_S)
 
 
 def environment(database_url: str, redis_url: str, queue_url: str, keys: Path) -> dict[str, str]:

@@ -98,7 +98,7 @@ async def test_every_documented_call_is_in_it(document: dict[str, Any]) -> None:
         (method.upper(), path)
         for path, calls in document["paths"].items()
         for method in calls
-        if path.startswith("/v1") or path.startswith("/health")
+        if path.startswith(("/v1", "/health"))
     }
     documented = {(method, path.replace("/x", "/{user_id}").replace("/me", "/{user_id}")) for method, path in CALLS}
     assert found == documented | {("GET", "/health/live"), ("GET", "/health/ready")}

@@ -41,7 +41,7 @@ def test_every_word_has_a_meaning_of_its_own() -> None:
 
 
 def test_the_tree_in_the_docstring_names_every_word() -> None:
-    drawn = {word for line in inspect.getdoc(errors).splitlines() for word in line.replace("│", " ").split()}
+    drawn = {word for line in (inspect.getdoc(errors) or "").splitlines() for word in line.replace("│", " ").split()}
     assert {word.__name__ for word in words()} <= drawn
 
 

@@ -56,9 +56,7 @@ async def test_a_postgres_that_forgets_commits(own_settings: dict[str, str]) -> 
         ("FOLLOWS_VISIBLE_WAIT_MS", "99999", "must be 0 to 10000"),
     ],
 )
-async def test_a_setting_that_cannot_be_used(
-    module_settings: dict[str, str], name: str, value: str, said: str
-) -> None:
+async def test_a_setting_that_cannot_be_used(module_settings: dict[str, str], name: str, value: str, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         await start({**module_settings, name: value})
 

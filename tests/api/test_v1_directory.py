@@ -237,7 +237,15 @@ async def test_a_broadcast_of_nobody_is_404(service: InProcess) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("viewers", -1), ("viewers", "7"), ("viewers", 2**31), ("game", 1), ("game", "\0"), ("average_fps", "x"), ("a", 1)],
+    [
+        ("viewers", -1),
+        ("viewers", "7"),
+        ("viewers", 2**31),
+        ("game", 1),
+        ("game", "\0"),
+        ("average_fps", "x"),
+        ("a", 1),
+    ],
 )
 async def test_a_broadcast_that_cannot_be_read_is_400(service: InProcess, field: str, value: object) -> None:
     ann = await service.person()

@@ -57,9 +57,7 @@ async def test_somebody_followed_to_the_last_field(service: InProcess) -> None:
 async def test_an_empty_list(service: InProcess, side: str) -> None:
     ann = await service.person()
     answer = await ann.get(f"/v1/users/{ann.id}/{side}")
-    assert answer.text == (
-        '{"success":true,"data":[],"pagination":{"page":1,"per_page":20,"total":0,"total_pages":0}}'
-    )
+    assert answer.text == ('{"success":true,"data":[],"pagination":{"page":1,"per_page":20,"total":0,"total_pages":0}}')
     first = f"/v1/users/{ann.id}/{side}?page=1&per_page=20"
     assert answer.headers["link"] == f'<{first}>; rel="first", <{first}>; rel="last"'
 

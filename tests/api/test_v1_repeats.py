@@ -1,4 +1,4 @@
-"""Idempotency-Key on every command: the first answer again, whatever has happened since; and none for another command."""
+"""Idempotency-Key on every command: the first answer again, whatever has happened since; 409 for another command."""
 
 from uuid import uuid4
 

@@ -70,6 +70,18 @@ async def test_a_bad_command_never_fails_its_neighbours(engine: Engine, breaking
     assert pairs[-2:] == [(alice, bob), (carol, alice)]
 
 
+async def test_a_pair_that_cannot_be_read_fails_nobody_else(engine: Engine, sql: psycopg.Connection[Any]) -> None:
+    """The newest event of one pair is of a newer version, or damaged: the others in the batch are served."""
+    sql.execute(
+        """INSERT INTO events (position, subject, object, version, type, recorded_at, data)
+        VALUES (nextval('events_position'), 3, 4, 1, 'UserFollowed', now(), '{"notifications": 5}')"""
+    )
+    async with committing(engine) as committer:
+        commands = [Follow(1, 2), Unfollow(3, 4), Follow(5, 6)]
+        answers = await asyncio.gather(*map(committer.send, commands), return_exceptions=True)
+    assert [isinstance(answer, Receipt) for answer in answers] == [True, False, True], answers
+
+
 async def test_commands_on_one_pair_are_decided_in_their_order(engine: Engine) -> None:
     """Sent at once, by one process: the second finds what the first has done, and so on."""
     commands = [Follow(1, 2), EnsureFollow(1, 2, notifications=True), Unfollow(1, 2), EnsureFollow(1, 2), Follow(1, 2)]

@@ -1,8 +1,9 @@
-"""Comparing views with the log: what is equal passes, each thing that is not is named, whatever is written meanwhile."""
+"""Comparing views with the log: what is equal passes, and each thing that is not is named, while writes go on."""
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -11,20 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from commands import folds, log, parking
+from commands import folds, parking
 from commands.decide import state_of
 from commands.directory import Directory
 from commands.folds import Side
 from commands.postgres import Engine
 from commands.users import BroadcastChanges, UserChanges
 from projections import large_lists, verifying
+from projections.catch_up import ViewLost
 from projections.cells import digest_of
 from projections.examining import Difference
 from projections.keys import View, member, score
+from projections.repairing import mend
 from projections.store import Store
 from projections.verifying import Verdict, differences, verify
 from tests.commands.writing import empty, everything
 from tests.opened import few
+from tests.projections.breaking import BREAKS, Break, Named
 from tests.projections.worlds import (
     catch_up,
     change_notifications,
@@ -38,11 +42,10 @@ from tests.projections.worlds import (
 )
 
 Sql = psycopg.Connection[Any]
-Named = tuple[str, str, int | None, int | None]
 
 
-async def compared(engine: Engine, store: Store, view: View, **options: Any) -> tuple[list[Named], Verdict]:
-    """What a comparison finds: (kind, what, user, other) of each difference, and the verdict."""
+async def found_in(engine: Engine, store: Store, view: View, **options: Any) -> tuple[list[Difference], Verdict]:
+    """What a comparison finds, and its verdict."""
     seen: list[Difference] = []
 
     async def found(some: list[Difference]) -> None:
@@ -50,7 +53,12 @@ async def compared(engine: Engine, store: Store, view: View, **options: Any) -> 
 
     verdict = await verify(engine, store, view, found, **options)
     assert verdict.differences == len(seen)
-    return [(one.kind, one.cell.what, one.cell.number, one.cell.other) for one in seen], verdict
+    return seen, verdict
+
+
+def named(seen: list[Difference]) -> list[Named]:
+    """Kind, what, user and other user of each difference, in an order of their own."""
+    return sorted(((one.kind, one.cell.what, one.cell.number, one.cell.other) for one in seen), key=repr)
 
 
 def rows_of(entries: dict[int, int]) -> list[bytes]:
@@ -125,7 +133,7 @@ async def a_follow(engine: Engine) -> tuple[int, int, int]:
 async def test_a_view_of_everything_that_can_happen_is_clean(engine: Engine, store: Store) -> None:
     numbers = await populate(engine)
     view = await viewed(engine, store)
-    seen, verdict = await compared(engine, store, view)
+    seen, verdict = await found_in(engine, store, view)
     assert seen == [] and verdict.clean
     assert verdict.users == len(numbers) and verdict.reached == numbers[-1]
     lists = [value for key, value in (await contents(store, view)).items() if ":follow" in key]
@@ -133,144 +141,228 @@ async def test_a_view_of_everything_that_can_happen_is_clean(engine: Engine, sto
     assert await differences(engine, store, view) == 0
 
 
-Break = Callable[[Store, View, list[int]], Awaitable[list[Named]]]
-
-
-async def missing_entry(store: Store, view: View, n: list[int]) -> list[Named]:
-    name, _ = await store.call("ZRANGE", view.followers(n[0]), 0, 0, "WITHSCORES")
-    await store.call("ZREM", view.followers(n[0]), name)
-    return [("missing", "followers", n[0], large_lists.other_of(name.decode()))]
-
-
-async def extra_entry(store: Store, view: View, n: list[int]) -> list[Named]:
-    await store.call("ZADD", view.following(n[-1]), 3_000_000_000_000_001, member(n[2]))
-    return [("extra", "following", n[-1], n[2])]
-
-
-async def foreign_members(store: Store, view: View, n: list[int]) -> list[Named]:
-    """A user who never was, the user himself, and what is no user at all, with blanks and bad bytes."""
-    strange = (member(10**12), member(n[1]), "no user", b"\xff 1")
-    for name in strange:
-        await store.call("ZADD", view.followers(n[1]), "1.5", name)
-    return [("extra", "followers", n[1], other) for other in (10**12, n[1], None, None)]
-
-
-async def wrong_scores(store: Store, view: View, n: list[int]) -> list[Named]:
-    """The flag's bit on the first, half a microsecond on the last."""
-    rows = await store.call("ZRANGE", view.followers(n[0]), 0, -1, "WITHSCORES")
-    await store.call("ZADD", view.followers(n[0]), int(rows[1]) ^ 1, rows[0])
-    await store.call("ZADD", view.followers(n[0]), int(rows[-1]) + 0.5, rows[-2])
-    return [("wrong", "followers", n[0], large_lists.other_of(name.decode())) for name in (rows[0], rows[-2])]
-
-
-async def lost_list(store: Store, view: View, n: list[int]) -> list[Named]:
-    rows = await store.call("ZRANGE", view.following(n[1]), 0, -1)
-    await store.call("DEL", view.following(n[1]))
-    return [("missing", "following", n[1], large_lists.other_of(name.decode())) for name in rows]
-
-
-async def list_of_another_type(store: Store, view: View, n: list[int]) -> list[Named]:
-    await store.call("DEL", view.following(n[1]), view.followers(n[-1]))
-    await store.call("SET", view.following(n[1]), "hello")
-    await store.call("RPUSH", view.followers(n[-1]), "hello")
-    return [("wrong", "key", n[1], None), ("wrong", "key", n[-1], None)]
-
-
-async def wrong_profile(store: Store, view: View, n: list[int]) -> list[Named]:
-    raw = await store.call("GET", view.user(n[2]))
-    await store.call("SET", view.user(n[2]), raw.replace(b"U3", b"U9"))
-    return [("wrong", "profile", n[2], None)]
-
-
-async def lost_profiles(store: Store, view: View, n: list[int]) -> list[Named]:
-    await store.call("DEL", view.user(n[0]))
-    await store.call("DEL", view.user(n[-1]))
-    await store.call("LPUSH", view.user(n[-1]), "a list")
-    return [("missing", "profile", n[0], None), ("wrong", "profile", n[-1], None)]
-
-
-async def wrong_login_fields(store: Store, view: View, n: list[int]) -> list[Named]:
-    await store.call("HSET", view.logins(view.lane_of(n[0])), n[0], "somebody")
-    await store.call("HDEL", view.logins(view.lane_of(n[1])), n[1])
-    await store.call("HSET", view.logins(view.lane_of(n[-1])), n[-1], "erased")
-    return [("wrong", "login of", n[0], None), ("missing", "login of", n[1], None), ("extra", "login of", n[-1], None)]
-
-
-async def wrong_broadcasts(store: Store, view: View, n: list[int]) -> list[Named]:
-    await store.call("ZADD", view.live(view.lane_of(n[2])), 8, member(n[2]))
-    await store.call("ZADD", view.live(view.lane_of(n[0])), 1, member(n[0]))
-    await store.call("ZREM", view.last_broadcast(view.lane_of(n[3])), member(n[3]))
-    return [("wrong", "live", n[2], None), ("extra", "live", n[0], None), ("missing", "last broadcast", n[3], None)]
-
-
-async def wrong_look_ups(store: Store, view: View, n: list[int]) -> list[Named]:
-    await store.call("DEL", view.id("u1"))
-    await store.call("SET", view.id("u2"), n[0])
-    await store.call("SET", view.login("second"), "nobody")
-    await store.call("SET", view.id("u12"), n[-1])  # the erased one
-    return [("missing", "id", n[0], None), ("wrong", "id", n[1], None)] + [
-        ("wrong", "login", n[1], None),
-        ("extra", "id", n[-1], None),
-    ]
-
-
-async def stale_look_ups(store: Store, view: View, n: list[int]) -> list[Named]:
-    """Names that nobody has, or has any more."""
-    await store.call("SET", view.login("u2"), n[1])
-    await store.call("SET", view.login("nobody"), 10**12)
-    await store.call("SET", view.id("Nobody"), "x")
-    return [("extra", "login", None, None), ("extra", "login", None, None), ("extra", "id", None, None)]
-
-
-async def strangers_keys(store: Store, view: View, n: list[int]) -> list[Named]:
-    """Lists and profiles of users who never were, or in a lane that is not theirs; names that are none of ours."""
-    stranger, lane = 10**12, view.lane_of(n[0]) + 1
-    await store.call("ZADD", view.following(stranger), 1, member(n[0]))
-    await store.call("SET", view.user(stranger), "{}")
-    misplaced = view.user(n[0]).replace(f".{view.lane_of(n[0])}}}", f".{lane}}}")
-    for key in (misplaced, view.live(1) + "x", view.user(n[0]) + "x", view.pattern().replace("*", "0}")):
-        await store.call("SET", key, "x")
-    await store.call("SET", view.pattern().replace("*", f"{view.lanes}}}:x"), "x")
-    await store.call("SET", view.login("x").encode() + b"\xff\x00", "x")
-    return [("extra", "key", stranger, None)] * 2 + [("extra", "key", None, None)] * 6
-
-
-async def strangers_fields(store: Store, view: View, n: list[int]) -> list[Named]:
-    lane = view.lane_of(n[0])
-    await store.call("HSET", view.logins(lane), 10**12, "stranger", f"0{n[0]}", "u1", "x", "y")
-    await store.call("HSET", view.logins((lane + 1) % view.lanes), n[0], "u1")
-    await store.call("ZADD", view.live(lane), 3, member(10**12))
-    await store.call("ZADD", view.last_broadcast((lane + 1) % view.lanes), 3, member(n[0]))
-    return [("extra", "login of", None, None)] * 4 + [
-        ("extra", "live", None, None),
-        ("extra", "last broadcast", None, None),
-    ]
-
-
-BREAKS: tuple[Break, ...] = (
-    missing_entry,
-    extra_entry,
-    foreign_members,
-    wrong_scores,
-    lost_list,
-    list_of_another_type,
-    wrong_profile,
-    lost_profiles,
-    wrong_login_fields,
-    wrong_broadcasts,
-    wrong_look_ups,
-    stale_look_ups,
-    strangers_keys,
-    strangers_fields,
-)
-
-
 @pytest.mark.parametrize("break_it", BREAKS, ids=lambda one: str(one.__name__))
-async def test_what_is_broken_is_named_and_nothing_else(engine: Engine, store: Store, break_it: Break) -> None:
+async def test_what_is_broken_is_named_and_mended_and_nothing_else(
+    engine: Engine, store: Store, break_it: Break
+) -> None:
+    """After the repair every key of the generation holds what it held before."""
     numbers = await populate(engine)
     view = await viewed(engine, store)
+    before = await contents(store, view)
     broken = await break_it(store, view, numbers)
-    seen, verdict = await compared(engine, store, view)
-    assert sorted(map(repr, seen)) == sorted(map(repr, broken))
+    seen, verdict = await found_in(engine, store, view)
+    assert named(seen) == sorted(broken, key=repr)
     assert not verdict.clean and verdict.unsettled == 0
     assert await differences(engine, store, view) == len(broken)
+
+    assert await mend(engine, store, view, seen) == len(broken)
+    left, _ = await found_in(engine, store, view)  # a key of another type is removed first, then filled
+    await mend(engine, store, view, left)
+    assert await contents(store, view) == before
+    assert (await found_in(engine, store, view))[1].clean
+
+
+async def test_a_comparison_of_some_users_looks_at_nobody_else(engine: Engine, store: Store) -> None:
+    numbers = await populate(engine)
+    view = await viewed(engine, store)
+    for number in numbers[:3]:
+        await store.call("SET", view.user(number), "broken")
+    seen, verdict = await found_in(engine, store, view, numbers=numbers[1:2])
+    assert named(seen) == [("wrong", "profile", numbers[1], None)] and verdict.users == 1
+
+
+@asynccontextmanager
+async def busy(engine: Engine, numbers: list[int], seed: int = 5) -> AsyncIterator[None]:
+    """Follows, unfollows with equal times, renames and broadcasts among these users until the block ends.
+
+    The first user's list is the longest and changes all the time; nobody touches the pairs of the last user.
+    """
+    choice, users = random.Random(seed), Directory(engine)
+    pairs = [(a, b) for a in numbers[:-1] for b in numbers[:-1] if a != b]
+    hub = [pair for pair in pairs if pair[1] == numbers[0]]
+
+    async def go_on() -> None:
+        for step in range(1_000_000):
+            some = {*choice.sample(pairs, 4), *choice.sample(hub, 4)}
+            await write(engine, *some, at=1_600_000_000_000_000 + step % 3)
+            id_ = f"u{choice.randrange(1, 5)}"
+            if step % 3 == 0:
+                await users.put(id_, UserChanges(username=f"{id_}-{step % 2}", bio=str(step)))
+                await users.put_broadcast(id_, BroadcastChanges(viewers=step))
+
+    task = asyncio.create_task(go_on())
+    try:
+        yield
+    finally:
+        assert not task.done(), task.exception()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_writes_meanwhile_are_no_false_alarm_and_hide_nothing(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Round after round under load: nothing; with one entry broken, that one alone; lists in parts and in whole."""
+    numbers = await people(engine, 14)
+    await write(engine, *[(n, numbers[-1]) for n in numbers[:9]], at=1_500_000_000_000_000)
+    async with projecting(engine, store) as view, busy(engine, numbers):
+        for turn in range(11):
+            if turn == 5:  # from here on nearly every list is a long one, read in many parts
+                monkeypatch.setattr(verifying, "ENTRIES_MAX", 2)
+                monkeypatch.setattr(large_lists, "SLICE_MAX", 3)
+            if turn == 8:
+                await store.call("ZREM", view.followers(numbers[-1]), member(numbers[4]))
+                await store.call("ZADD", view.following(numbers[-1]), 77, member(numbers[0]))
+            seen, verdict = await found_in(engine, store, view)
+            broken = [
+                ("extra", "following", numbers[-1], numbers[0]),
+                ("missing", "followers", numbers[-1], numbers[4]),
+            ]
+            assert named(seen) == (broken if turn >= 8 else [])
+            assert verdict.unsettled == 0 and verdict.users == 14 and verdict.behind == {}
+
+
+async def test_a_list_in_parts_is_compared_like_a_list_in_whole(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal times and broken entries, wherever the parts begin and end."""
+    choice = random.Random(3)
+    numbers = await people(engine, 16)
+    times = {number: choice.choices(range(4), k=15) for number in numbers}
+    for number in numbers:
+        others = choice.sample([other for other in numbers if other != number], choice.randint(1, 14))
+        for other, time in zip(others, times[number], strict=False):
+            await write(engine, (other, number), at=1_600_000_000_000_000 + time)
+    view = await viewed(engine, store)
+    for number in numbers:
+        unequal = await break_some(store, view.followers(number), numbers, choice)
+        entries = await store.call("ZCARD", view.followers(number))
+        for entries_max, slice_max in ((500, 4_000), (0, 1), (0, 2), (0, 3), (0, 4_000)):
+            monkeypatch.setattr(verifying, "ENTRIES_MAX", entries_max)
+            monkeypatch.setattr(large_lists, "SLICE_MAX", slice_max)
+            seen, verdict = await found_in(engine, store, view, numbers=[number])
+            lists = [one.cell for one in seen if one.cell.what == "followers"]
+            assert {cell.name.encode() for cell in lists} == unequal and len(seen) == len(lists) == len(unequal)
+            assert verdict.entries >= entries
+
+
+async def break_some(store: Store, key: str, numbers: list[int], choice: random.Random) -> set[bytes]:
+    """Remove and change up to three entries; the members that are now not as before."""
+    before = dict(await entries_of(store, key))
+    for number in choice.sample(numbers, choice.randint(0, 3)):
+        points = choice.choice([None, 1.5, 3_200_000_000_000_004])
+        command = ("ZREM", key, member(number)) if points is None else ("ZADD", key, points, member(number))
+        await store.call(*command)
+    after = dict(await entries_of(store, key))
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
+
+
+async def entries_of(store: Store, key: str) -> list[tuple[bytes, bytes]]:
+    """Member and score of each entry of a list."""
+    rows = await store.call("ZRANGE", key, 0, -1, "WITHSCORES")
+    return list(zip(rows[::2], rows[1::2], strict=True))
+
+
+async def test_a_part_begins_behind_the_last_entry_even_if_that_is_gone(engine: Engine, store: Store) -> None:
+    """Among equal scores, too; ranks would pass over an entry for each one removed before it."""
+    view = await viewed(engine, store)
+    key, lane = view.followers(4), view.lane_of(4)
+    numbers = [1, 2, 3, 9, 10, 11, 12, 100]
+    for number in numbers:
+        await store.call("ZADD", key, 10 if 3 <= number <= 12 else number, member(number))
+    ordered = [name for name, _ in await entries_of(store, key)]
+    for index, name in enumerate(ordered):
+        behind = [await store.call("ZSCORE", key, name), name]
+        for gone in ([], [name], [name, *ordered[:index]]):
+            for one in gone:
+                await store.call("ZREM", key, one)
+            _, rows = await store.run(large_lists.SLICE, [view.checkpoint(lane), key], [3, *behind])
+            assert rows[::2] == ordered[index + 1 : index + 4]
+        for number in numbers:
+            await store.call("ZADD", key, 10 if 3 <= number <= 12 else number, member(number))
+
+
+async def test_a_lane_that_is_lost_or_of_another_log_is_a_difference_by_itself(engine: Engine, store: Store) -> None:
+    await populate(engine)
+    view = await viewed(engine, store)
+    await store.call("DEL", view.checkpoint(0))
+    await store.call("HSET", view.checkpoint(1), "epoch", "another")
+    await store.call("HSET", view.checkpoint(2), "position", 10**9)
+    seen, verdict = await found_in(engine, store, view)
+    assert [(one.kind, one.cell.what, one.cell.lane) for one in seen] == [
+        ("missing", "lane", 0),
+        ("wrong", "lane", 1),
+        ("wrong", "lane", 2),
+    ]
+    assert verdict.users == 3, "only those of lane 3 can be compared"
+    assert await mend(engine, store, view, seen) == 0
+
+
+async def test_a_lane_lost_on_the_way_ends_the_comparison(engine: Engine, store: Store) -> None:
+    numbers = await populate(engine)
+    view = await viewed(engine, store)
+
+    async def lose(_: Verdict) -> None:
+        await store.call("DEL", *[view.checkpoint(lane) for lane in range(view.lanes)])
+
+    await store.call("SET", view.login("stale"), numbers[0])
+    with pytest.raises(ViewLost):
+        await found_in(engine, store, view, between=lose)
+
+
+async def test_a_row_newer_than_its_lane_is_no_difference(engine: Engine, store: Store) -> None:
+    """Nobody projects; the profile in the view is as old as its lane, which is no fault. It is just not settled."""
+    numbers = await populate(engine)
+    view = await viewed(engine, store)
+    users = Directory(engine)
+    await users.put("u1", UserChanges(username="newname", bio="new"))
+    await users.put_broadcast("u5", BroadcastChanges(viewers=1))
+    await users.put("new", UserChanges())
+    await store.call("SET", view.user(numbers[6]), "broken")
+    seen, verdict = await found_in(engine, store, view, patience_s=0.06)
+    assert named(seen) == [("wrong", "profile", numbers[6], None)]
+    assert verdict.unsettled > 5 and not verdict.clean
+    assert await differences(engine, store, view) == 1
+
+
+async def test_a_comparison_waits_for_lanes_that_come(engine: Engine, store: Store) -> None:
+    """What is pending at first is judged when its lane has come to it, right or wrong."""
+    numbers = await populate(engine)
+    projector = await projector_of(engine, store)
+    await catch_up(projector)
+    await Directory(engine).put("u1", UserChanges(bio="new"))
+
+    async def come(_: Verdict) -> None:
+        await catch_up(projector)
+        await store.call("ZADD", projector.view.live(projector.view.lane_of(numbers[0])), 5, member(numbers[0]))
+
+    seen, verdict = await found_in(engine, store, projector.view, numbers=numbers[:1], between=come)
+    assert seen == [] and verdict.clean, "the live channel was looked at before it was broken, and nothing was pending"
+    seen, verdict = await found_in(engine, store, projector.view, numbers=numbers[:1])
+    assert named(seen) == [("extra", "live", numbers[0], None)]
+
+
+async def test_lanes_far_behind_are_reported(engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = await populate(engine)
+    view = await viewed(engine, store)
+    await write(engine, (numbers[0], numbers[1]))
+    assert (await found_in(engine, store, view))[1].behind == {}, "not for so long yet"
+    monkeypatch.setattr(verifying, "BEHIND_S", 0.0)
+    seen, verdict = await found_in(engine, store, view)
+    assert seen == [] and set(verdict.behind) == {0, 1, 2, 3} and not verdict.clean
+
+
+async def test_parked_pairs_are_left_out_and_counted(engine: Engine, store: Store) -> None:
+    """What waits behind a parked event is not in the views on purpose, in long lists neither."""
+    numbers = await populate(engine)
+    view = await viewed(engine, store)
+    follower, followed, position = await a_follow(engine)
+    await store.call("ZREM", view.following(follower), member(followed))
+    await store.call("SET", view.user(numbers[3]), "old")
+    await parking.park(engine, [(position, follower, followed, "a test"), (1, numbers[3], numbers[3], "a test")])
+    seen, verdict = await found_in(engine, store, view)
+    assert seen == [] and verdict.parked == 2 and verdict.clean
+    await store.call("ZREM", view.followers(followed), member(follower))
+    await store.call("ZADD", view.followers(followed), 1, member(10**6))
+    seen, _ = await found_in(engine, store, view)
+    assert named(seen) == [("extra", "followers", followed, 10**6)]

@@ -9,9 +9,8 @@ import httpx
 import pytest
 from redis import Redis
 
-from tests.api.in_process import InProcess, Person, environment, in_process, refusal
+from tests.api.in_process import InProcess, Person, environment, in_process, refusal, soon
 from tests.breakable import BreakableServers
-from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,7 @@ async def test_without_postgres_commands_are_503_and_reads_go_on(
         for path in READS:
             assert (await ann.get(f"/v1/users/{path.format(bob.id)}")).status_code == 200
         assert (await service.anybody.get("/health/ready")).json()["postgres"] != "ok"
-    await until(lambda: _is_followed(ann, cat))
+    await soon(lambda: _is_followed(ann, cat))
     assert await ann.follows(cat)
 
 
@@ -94,20 +93,18 @@ async def test_without_redis_reads_are_503_and_commands_go_on(breakable: Breakab
 
 async def _first_answer(person: Person, path: str) -> bool:
     """What the first answer says that is no 503."""
+    answers: list[httpx.Response] = []
 
-    async def answer() -> httpx.Response | None:
-        found = await person.get(f"/v1/users/{path}")
-        assert found.status_code in (200, 503), found.text
-        return found if found.status_code == 200 else None
+    async def is_answered() -> bool:
+        answers.append(await person.get(f"/v1/users/{path}"))
+        assert answers[-1].status_code in (200, 503), answers[-1].text
+        return answers[-1].status_code == 200
 
-    found = await until(answer)
-    assert found is not None
-    return bool(found.json()["is_following"])
+    await soon(is_answered)
+    return bool(answers[-1].json()["is_following"])
 
 
-async def test_a_redis_that_hangs_holds_up_no_command_for_long(
-    breakable: BreakableServers, service: InProcess
-) -> None:
+async def test_a_redis_that_hangs_holds_up_no_command_for_long(breakable: BreakableServers, service: InProcess) -> None:
     ann, bob = await service.people(2)
     with breakable.valkey.frozen():
         began = time.monotonic()
@@ -134,7 +131,7 @@ async def test_an_emptied_redis_is_503_and_heals_by_itself(breakable: BreakableS
                 _tells_of_the_follow(path, answer.json())
         return all(answer.status_code == 200 for answer in answers)
 
-    await until(everything_is_back)
+    await soon(everything_is_back)
     assert seen == {200, 503}
 
 

@@ -1,0 +1,219 @@
+"""PUT and DELETE of a follow: what they answer, whom they refuse, and that a repeat is no new command."""
+
+from typing import Any
+
+import pytest
+
+from tests.api.in_process import InProcess, Person
+from tests.api.kraken.people import SCOPES, page, somebody
+
+TOKEN = "Token invalid or missing required scope"
+
+
+def path(user: Person | str, channel: Person | str) -> str:
+    """The address of a follow."""
+    one, other = (name if isinstance(name, str) else name.id for name in (user, channel))
+    return f"/kraken/users/{one}/follows/channels/{other}"
+
+
+async def test_put_answers_200_and_the_follow_also_when_it_begins(service: InProcess) -> None:
+    user, channel = await somebody(service), await somebody(service)
+    answer = await user.put(path(user, channel))
+    assert answer.status_code == 200
+    made = answer.json()
+    assert made["notifications"] is False
+    assert made["channel"]["followers"] == 1
+    assert (await service.anybody.get(path(user, channel))).json() == made
+    assert int(answer.headers["follow-position"]) > 0
+
+
+async def test_a_repeat_keeps_the_time_and_what_was_not_sent(service: InProcess) -> None:
+    user, channel = await somebody(service), await somebody(service)
+    first = (await user.put(path(user, channel), params={"notifications": "true"})).json()
+    assert first["notifications"] is True
+    assert (await user.put(path(user, channel))).json() == first
+    changed = (await user.put(path(user, channel), params={"notifications": "0"})).json()
+    assert changed == {**first, "notifications": False}
+    assert (await page(service.anybody, f"/kraken/channels/{channel.id}/follows"))["_total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "sent", "notifications"),
+    [
+        ("", {}, False),
+        ("notifications=true", {}, True),
+        ("notifications=1", {}, True),
+        ("notifications=FALSE", {}, False),
+        ("", {"data": {"notifications": "true"}}, True),
+        ("", {"data": {"notifications": "1"}}, True),
+        ("", {"json": {"notifications": True}}, True),
+        ("", {"json": {"notifications": 1}}, True),
+        ("", {"json": {"notifications": "true"}}, True),
+        ("notifications=true", {"json": {"notifications": False}}, False),
+        ("notifications=false", {"data": {"notifications": "true"}}, True),
+        ("notifications=true", {"json": {}}, True),
+        ("", {"content": b'{"notifications":true}'}, True),
+        (
+            "",
+            {"content": b'{"notifications":true}', "headers": {"Content-Type": "application/x-www-form-urlencoded"}},
+            True,
+        ),
+        ("", {"content": b"", "headers": {"Content-Type": "application/json"}}, False),
+        ("", {"content": b"{}", "headers": {"Content-Type": "application/json"}}, False),
+        ("", {"content": b"{}", "headers": {"Content-Type": "application/x-www-form-urlencoded"}}, False),
+        ("", {"content": b" \r\n", "headers": {"Content-Type": "application/json; charset=utf-8"}}, False),
+    ],
+)
+async def test_notifications_come_from_the_query_a_form_or_json_and_the_body_wins(
+    service: InProcess, query: str, sent: dict[str, Any], notifications: bool
+) -> None:
+    user, channel = await somebody(service), await somebody(service)
+    answer = await user.put(f"{path(user, channel)}?{query}", **sent)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["notifications"] is notifications
+
+
+@pytest.mark.parametrize(
+    ("query", "sent", "status", "message"),
+    [
+        ("notifications=yes", {}, 400, 'The parameter "notifications" was malformed: the value must be true or false'),
+        ("", {"json": {"notifications": 2}}, 400, 'The parameter "notifications" was malformed: '),
+        ("", {"json": {"notifications": [True]}}, 400, 'The parameter "notifications" was malformed: '),
+        ("", {"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, "the body is not a JSON object"),
+        ("", {"json": [1]}, 400, "the body is not a JSON object"),
+        ("", {"content": b'{"a":"\xff"}'}, 400, "the body is not a JSON object"),
+        ("", {"content": b"{" + b'"a":[' * 9_000}, 400, "the body is not a JSON object"),
+        ("", {"content": b"a=\xff"}, 400, "the body is not valid UTF-8"),
+        ("", {"content": b"a=%ff"}, 400, "the body is not valid UTF-8"),
+        ("", {"content": b"a" * 65_537}, 413, "the body is longer than 65536 bytes"),
+    ],
+)
+async def test_a_put_that_cannot_be_read_does_nothing(
+    service: InProcess, query: str, sent: dict[str, Any], status: int, message: str
+) -> None:
+    user, channel = await somebody(service), await somebody(service)
+    answer = await user.put(f"{path(user, channel)}?{query}", **sent)
+    assert answer.status_code == answer.json()["status"] == status
+    assert answer.json()["message"].startswith(message)
+    assert (await service.anybody.get(path(user, channel))).status_code == 404
+
+
+async def test_delete(service: InProcess) -> None:
+    user, channel = await somebody(service), await somebody(service)
+    await user.put(path(user, channel))
+    answer = await user.delete(path(user, channel))
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert "content-length" not in answer.headers
+    again = await user.delete(path(user, channel))
+    assert again.status_code == 422
+    assert again.json() == {
+        "error": "Unprocessable Entity",
+        "status": 422,
+        "message": f"{user.id} is not following {channel.id}",
+    }
+    shown = await service.anybody.get(path(user, channel))
+    assert (shown.status_code, shown.json()["message"]) == (404, f"{user.id} is not following {channel.id}")
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+async def test_refusals(service: InProcess, method: str) -> None:
+    user, channel, other = await somebody(service), await somebody(service), await somebody(service)
+    guest = service.as_(user.id, role="guest", scope=SCOPES)
+    unscoped = service.as_(user.id, scope="user_read chat_login")
+    expired = service.as_(user.id, scope=SCOPES, iat=1, exp=2)
+    scope = f"{TOKEN} user_follows_edit"
+    for client, one, target, status, message in (
+        (service.anybody, user, channel, 401, f"{scope}: no token was sent"),
+        (expired, user, channel, 401, f"{scope}: the token has expired"),
+        (unscoped, user, channel, 401, f"{scope}: the token lacks it"),
+        (guest, user, channel, 403, "a guest may read, but may not do this"),
+        (user, other, channel, 403, f"the token is not that of {other.id}"),
+        (user, "no-such-user", channel, 404, "User 'no-such-user' does not exist"),
+        (user, "no such user", channel, 404, "User 'no such user' does not exist"),
+        (user, user, "No-Such-Channel", 404, "Channel 'no-such-channel' does not exist"),
+        (user, user, "%00", 404, "Channel '\x00' does not exist"),
+        (user, user, user, 422, f"{user.id} cannot follow itself"),
+        (user, user, user.id.upper(), 422, f"{user.id} cannot follow itself"),
+    ):
+        answer = await client.request(method, path(one, target))
+        assert (answer.status_code, answer.json()["message"]) == (status, message)
+        assert answer.json()["status"] == status
+        assert ("www-authenticate" in answer.headers) == (status == 401)
+    assert (await page(service.anybody, f"/kraken/channels/{channel.id}/follows"))["_total"] == 0
+
+
+async def test_names_are_looked_up_without_regard_to_case(service: InProcess) -> None:
+    user, channel = await somebody(service, username="UsEr-CaSe"), await somebody(service, username="ChAnNeL-CaSe")
+    answer = await user.put(path("USER-case", "CHANNEL-case"))
+    assert answer.status_code == 200
+    assert answer.json()["_links"]["self"].endswith("/kraken/users/user-case/follows/channels/channel-case")
+    assert answer.json()["channel"]["name"] == "channel-case"
+    assert answer.json()["channel"]["display_name"] == "ChAnNeL-CaSe"
+    assert (await channel.get(path("uSER-case", "cHANNEL-case"))).json() == answer.json()
+    assert (await user.delete(path("User-Case", "Channel-Case"))).status_code == 204
+
+
+async def test_who_comes_first_with_a_command_is_registered(service: InProcess) -> None:
+    channel = await somebody(service)
+    newcomer = service.stranger("Newcomer", scope=SCOPES, preferred_username="New-Name", name="New Name")
+    told = (await newcomer.get("/kraken")).json()["token"]["user_name"]
+    assert told == "new-name"
+    answer = await newcomer.put(path(told, channel))
+    assert answer.status_code == 200, answer.text
+    found = await page(service.anybody, f"/kraken/channels/{channel.id}/follows")
+    assert [row["user"]["display_name"] for row in found["follows"]] == ["New Name"]
+
+
+async def test_who_asks_first_who_he_is_is_registered(service: InProcess) -> None:
+    newcomer = service.stranger("Asker", scope=SCOPES, email="a@example.org")
+    answer = await newcomer.get("/kraken/user")
+    assert answer.status_code == 200
+    assert answer.json()["name"] == newcomer.id.lower()
+    assert answer.json()["email"] == "a@example.org"
+    assert (await newcomer.get("/kraken/user")).json() == answer.json()
+    assert (await service.anybody.get(f"/kraken/users/{newcomer.id}")).json()["_id"] == answer.json()["_id"]
+    guest = service.stranger("Guest", role="guest", scope=SCOPES)
+    assert (await guest.get("/kraken/user")).status_code == 403
+
+
+async def test_an_idempotency_key_gets_the_first_answer_again(service: InProcess) -> None:
+    user, channel, other = await somebody(service), await somebody(service), await somebody(service)
+    key = {"Idempotency-Key": "k-1"}
+    first = await user.put(path(user, channel), headers=key)
+    assert (await user.delete(path(user, channel))).status_code == 204
+    again = await user.put(path(user, channel), headers=key)
+    assert again.status_code == 200
+    assert again.json()["created_at"] == first.json()["created_at"]
+    assert (await service.anybody.get(path(user, channel))).status_code == 404
+    reused = await user.put(path(user, other), headers=key)
+    assert (reused.status_code, reused.json()["error"]) == (422, "Unprocessable Entity")
+    refused = {"Idempotency-Key": "k-2"}
+    assert (await user.delete(path(user, channel), headers=refused)).status_code == 422
+    await user.put(path(user, channel))
+    answer = await user.delete(path(user, channel), headers=refused)
+    assert (answer.status_code, answer.json()["message"]) == (422, f"{user.id} is not following {channel.id}")
+
+
+async def test_an_erased_person_is_gone(service: InProcess) -> None:
+    user, channel, erased = await somebody(service), await somebody(service), await somebody(service)
+    for one, other in ((user, erased), (erased, channel)):
+        assert (await one.put(path(one, other))).status_code == 200
+    assert (await service.platform.delete(f"/v1/users/{erased.id}")).status_code == 204
+    for address in (
+        f"users/{erased.id}",
+        f"channels/{erased.id}",
+        f"streams/{erased.id}",
+        f"channels/{erased.id}/follows",
+    ):
+        assert (await service.anybody.get(f"/kraken/{address}")).status_code == 404
+    assert (await user.put(path(user, erased))).status_code == 404
+    # Which one depends on whether this process has seen him before: there is no such user, and he may not return.
+    assert (await erased.put(path(erased, channel))).status_code in (403, 404)
+    for parameters in ({}, {"sortby": "login"}, {"sortby": "last_broadcast"}):
+        found = await page(service.anybody, f"/kraken/users/{user.id}/follows/channels", **parameters)
+        assert found["_total"] == len(found["follows"]) == 1
+        assert found["follows"][0]["channel"]["name"].startswith("erased-")
+        assert erased.id not in str(found)
+    await service.finish_erasures()
+    for address in (f"users/{user.id}/follows/channels", f"channels/{channel.id}/follows"):
+        assert (await page(service.anybody, f"/kraken/{address}"))["_total"] == 0

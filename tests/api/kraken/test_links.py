@@ -1,0 +1,35 @@
+"""The addresses in answers begin with what the client called, and a proxy's word counts only where it is to count."""
+
+import pytest
+
+from api.kraken.links import LinkSettings, base_of, link
+
+FORWARDED = [(b"x-forwarded-proto", b"https, http"), (b"x-forwarded-host", b"api.example, inner")]
+
+
+@pytest.mark.parametrize(
+    ("scope", "trusted", "base"),
+    [
+        ({"headers": [(b"host", b"old.example:8000")]}, False, "http://old.example:8000/kraken"),
+        ({"headers": [(b"host", b"[::1]:8000")], "scheme": "https"}, False, "https://[::1]:8000/kraken"),
+        ({"headers": [], "server": ("127.0.0.1", 8000)}, False, "http://127.0.0.1:8000/kraken"),
+        ({"headers": [(b"host", b'a"><script>')], "server": ("10.0.0.1", 80)}, False, "http://10.0.0.1:80/kraken"),
+        ({"headers": [], "server": ("/run/web.sock", None)}, False, "http://localhost/kraken"),
+        ({"headers": []}, False, "http://localhost/kraken"),
+        ({"headers": [(b"host", b"inner"), *FORWARDED]}, False, "http://inner/kraken"),
+        ({"headers": [(b"host", b"inner"), *FORWARDED]}, True, "https://api.example/kraken"),
+        ({"headers": [(b"host", b"inner"), (b"x-forwarded-proto", b"gopher")]}, True, "http://inner/kraken"),
+    ],
+)
+def test_base(scope: dict[str, object], trusted: bool, base: str) -> None:
+    assert base_of(scope, LinkSettings(trusted)) == base
+
+
+def test_parameters_stand_in_alphabetical_order() -> None:
+    assert link("/x", {"offset": 0, "limit": 25, "direction": "DESC"}) == "/x?direction=DESC&limit=25&offset=0"
+
+
+@pytest.mark.parametrize(("text", "trusted"), [("", False), ("0", False), ("1", True)])
+def test_setting(monkeypatch: pytest.MonkeyPatch, text: str, trusted: bool) -> None:
+    monkeypatch.setenv("FOLLOWS_TRUST_PROXY", text)
+    assert LinkSettings.from_env() == LinkSettings(trusted)

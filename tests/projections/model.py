@@ -1,0 +1,113 @@
+"""What a view must hold, worked out from the tables by the plainest means, and what it does hold.
+
+Nothing here asks the product how a key, a member or a score is written: this is the second opinion.
+"""
+
+import json
+from collections import defaultdict
+from typing import Any
+from zlib import crc32
+
+import msgspec
+from redis import Redis
+
+from commands.users import Broadcast, Profile
+from projections.keys import View
+from tests.commands.writing import Connection, rows
+
+Contents = dict[str, Any]
+
+EVENTS = """SELECT subject, object, type::text, data, (extract(epoch FROM recorded_at) * 1000000)::bigint
+FROM events ORDER BY position"""
+USERS = """SELECT number, id, login, display_name, profile, broadcast, broadcast_id,
+(extract(epoch FROM broadcast_started_at) * 1000000)::bigint, (extract(epoch FROM created_at) * 1000000)::bigint,
+(extract(epoch FROM updated_at) * 1000000)::bigint, erased_at FROM users"""
+
+
+def expected(sql: Connection, view: View) -> Contents:
+    """Every key of the view but the checkpoints, with its content, for the log and the directory as they are now."""
+    keys: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for (subject, object_), (created_at, flag) in follows(sql).items():
+        keys[_key(view, subject, f"following:{subject}")][_member(object_)] = created_at * 2 + flag
+        keys[_key(view, object_, f"followers:{object_}")][_member(subject)] = created_at * 2 + flag
+    contents: Contents = dict(keys)
+    for row in rows(sql, USERS):
+        _add_user(contents, view, row)
+    return contents
+
+
+def follows(sql: Connection) -> dict[tuple[int, int], tuple[int, bool]]:
+    """The follows that stand at the log's end: (since when in us, notifications)."""
+    found: dict[tuple[int, int], tuple[int, bool]] = {}
+    for subject, object_, type_, data, recorded_at in rows(sql, EVENTS):
+        fields = data or {}
+        if type_ == "UserUnfollowed":
+            del found[subject, object_]
+        elif type_ in ("UserFollowed", "NotificationsChanged"):
+            created_at = fields.get("created_at")
+            found[subject, object_] = (
+                recorded_at if created_at is None else created_at,
+                bool(fields.get("notifications")),
+            )
+    return found
+
+
+def actual(redis: Redis, view: View) -> Contents:
+    """Every key of the view but the checkpoints, with its content, as Redis has it."""
+    contents: Contents = {}
+    for key in redis.scan_iter(match="*", count=1000):
+        name = key.decode()
+        if not name.startswith(f"{{g{view.generation}.") or name.endswith("}:checkpoint"):
+            continue
+        match redis.type(key):
+            case b"zset":
+                contents[name] = {
+                    member.decode(): int(score) for member, score in redis.zrange(key, 0, -1, withscores=True)
+                }
+            case b"hash":
+                contents[name] = {field.decode(): value.decode() for field, value in redis.hgetall(key).items()}
+            case _:
+                text = redis.get(key).decode()
+                contents[name] = msgspec.json.decode(text, type=Profile) if "}:user:" in name else text
+    return contents
+
+
+def positions(redis: Redis, view: View) -> list[int]:
+    """Where the lanes stand."""
+    return [int(redis.hget(f"{{g{view.generation}.{lane}}}:checkpoint", "position")) for lane in range(view.lanes)]
+
+
+def _add_user(contents: Contents, view: View, row: tuple[Any, ...]) -> None:
+    number, id_, login, display_name, fields, broadcast, broadcast_id, started_at, created_at, updated_at, erased = row
+    own = _key(view, number, f"user:{number}")
+    if erased:
+        contents[own] = Profile(number, "", "", "", 0, 0, erased=True)
+        return
+    live = None
+    if broadcast is not None:
+        live = msgspec.convert({**broadcast, "id": broadcast_id, "started_at": started_at}, Broadcast)
+        contents.setdefault(_key(view, number, "live"), {})[_member(number)] = broadcast.get("viewers", 0)
+    if started_at is not None:
+        contents.setdefault(_key(view, number, "last_broadcast"), {})[_member(number)] = started_at
+    plain = {
+        "id": id_,
+        "login": login,
+        "display_name": display_name,
+        "created_at": created_at,
+        "updated_at": updated_at,
+    }
+    profile = msgspec.convert({"number": number, **plain, **json.loads(json.dumps(fields))}, Profile)
+    contents[own] = msgspec.structs.replace(profile, broadcast=live, last_broadcast_at=started_at)
+    contents.setdefault(_key(view, number, "logins"), {})[str(number)] = login
+    contents[_key(view, crc32(id_.encode()), f"id:{id_}")] = str(number)
+    contents[_key(view, crc32(login.encode()), f"login:{login}")] = str(number)
+
+
+def _key(view: View, number: int, name: str) -> str:
+    return f"{{g{view.generation}.{number % view.lanes}}}:{name}"
+
+
+def _member(number: int) -> str:
+    """The count of digits first: one digit for up to eight of them, else 9 and two digits."""
+    digits = len(str(number))
+    return f"{digits}{number}" if digits <= 8 else f"9{digits:02d}{number}"
