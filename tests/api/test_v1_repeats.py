@@ -65,6 +65,7 @@ async def test_another_callers_same_key_is_another_key(service: InProcess) -> No
     once = key()
     assert (await ann.follow(cat, headers=once)).status_code == 201
     assert (await bob.follow(cat, headers=once)).json()["follower_id"] == bob.id
+    assert await ann.follows(cat) and await bob.follows(cat)
 
 
 async def test_without_a_key_nothing_is_remembered(service: InProcess) -> None:

@@ -113,15 +113,15 @@ async def test_a_key_kept_by_another_process_in_between_is_found(
 async def test_an_answer_kept_while_the_append_runs_decides(
     engine: Engine, sql: psycopg.Connection[Any], database_url: str
 ) -> None:
-    """The key gets another answer after this command's append has looked: no fault of the server for the client."""
+    """The key gets another answer after this command was decided: that one counts, and nothing is appended."""
     async with committing(engine) as committer:
         with psycopg.connect(database_url) as other:
             other.execute(
-                "INSERT INTO command_answers (command_id, request_hash, answer) VALUES (%s, %s, %s)",
+                "SELECT keep_answer(%s, %s, %s)",
                 [KEY.id, KEY.request_hash, '{"refused": "NotFollowing", "with": {"message": "so it was"}}'],
             )
             sent = asyncio.create_task(committer.send(Follow(1, 2), KEY))
-            await until(lambda: rows(sql, "SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"))
+            await until(lambda: waiting_writers(sql) == 1)
             other.commit()
         with pytest.raises(NotFollowing, match="so it was"):
             await sent

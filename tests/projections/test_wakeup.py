@@ -18,10 +18,8 @@ from tests.waiting import until
 def jobs(queue_url: str) -> list[dict[str, Any]]:
     """What is enqueued, as arq keeps it."""
     with Redis.from_url(queue_url) as client:
-        return [
-            {"id": job.decode(), **msgspec.msgpack.decode(client.get(b"arq:job:" + job))}
-            for job in client.zrange(QUEUE, 0, -1)
-        ]
+        ids = client.zrange(QUEUE, 0, -1)
+        return [{"id": id_.decode(), **msgspec.msgpack.decode(client.get(b"arq:job:" + id_))} for id_ in ids]
 
 
 async def test_with_nobody_listening_a_drain_is_enqueued(queue_url: str) -> None:
