@@ -1,7 +1,6 @@
 """`follows verify`: the views against the log, while writes go on; and mending exactly what differs."""
 
 import asyncio
-from collections import Counter
 from typing import Any, Final
 
 import click
@@ -14,6 +13,7 @@ from cli.tools import opened, print_json
 from commands import census, generations
 from commands.errors import FollowsError, Invalid
 from commands.postgres import Engine
+from projections.cells import Cell
 from projections.examining import Difference
 from projections.generations import live_view
 from projections.keys import View, unscore
@@ -28,7 +28,8 @@ UNFINISHED: Final = 2
 class Report(msgspec.Struct):
     """What came of it; ``differences`` are the first of them, ``found`` counts all, ``mended`` those set right."""
 
-    generation: int
+    generation: int = 0
+    finished: bool = False
     users: int = 0
     entries: int = 0
     seconds: float = 0.0
@@ -41,10 +42,21 @@ class Report(msgspec.Struct):
     kinds: dict[str, int] = {}
     differences: list[dict[str, Any]] = []
 
+    def take(self, some: list[Difference], show: int) -> None:
+        """Count differences, and keep the first ``show`` for the reader."""
+        for one in some:
+            self.found += 1
+            kind = f"{one.kind} {one.cell.what}"
+            self.kinds[kind] = self.kinds.get(kind, 0) + 1
+            if len(self.differences) < show:
+                self.differences.append(as_object(one))
+
     @property
     def exit_code(self) -> int:
         """0 when the views are now as the log says, 1 when not, 2 when that cannot be said of all."""
-        return DIFFERENT if self.left or self.behind else UNFINISHED if self.unsettled else 0
+        if self.left or self.behind:
+            return DIFFERENT
+        return UNFINISHED if self.unsettled or not self.finished else 0
 
 
 @click.command("verify")
@@ -72,22 +84,24 @@ def verify_(
     if users and sample:
         raise click.UsageError("--user and --sample exclude each other")
     without_log_lines()
+    report, code = Report(), UNFINISHED
     try:
         with plain_database_errors():
-            report = asyncio.run(_verify(users, sample, repair, generation, show, as_json))
+            asyncio.run(_verify(report, users, sample, repair, generation, show))
+        code = report.exit_code
     except FollowsError as error:
         click.echo(f"follows: {' '.join(error.message.split())}", err=True)
-        raise SystemExit(UNFINISHED) from None
-    if as_json:
-        print_json(report)
-    else:
-        click.echo(summary(report, repair))
-    raise SystemExit(report.exit_code)
+    finally:  # what was found until somebody lost patience is worth knowing
+        if as_json:
+            print_json(report)
+        elif report.generation:
+            click.echo("\n".join([*(one["text"] for one in report.differences), summary(report, repair)]))
+    raise SystemExit(code)
 
 
 async def _verify(
-    users: tuple[str, ...], sample: int | None, repair: bool, generation: int | None, show: int, as_json: bool
-) -> Report:
+    report: Report, users: tuple[str, ...], sample: int | None, repair: bool, generation: int | None, show: int
+) -> None:
     async with opened() as (engine, store):
         view = await _view(engine, store, generation)
         numbers: list[int] | None = None
@@ -95,11 +109,15 @@ async def _verify(
             numbers = sorted({(await census.find(engine, name)).number for name in users})
         elif sample:
             numbers = await census.sample(engine, sample)
-        last = len(numbers) if numbers is not None else await census.last_number(engine)
-        with Meter("Comparing", "users", last) as meter:
-            look = Look(engine, store, view, meter, by_number=numbers is None)
-            say = (lambda _: None) if as_json else meter.say
-            return await look.report(numbers, repair, show, say)
+        total = await census.last_number(engine) if numbers is None else len(numbers)
+        report.generation = view.generation
+        with Meter("Comparing", "users", total) as meter:
+            look = Look(engine, store, view, report, meter)
+            try:
+                await look.compare(numbers, repair, show)
+                report.finished = True
+            finally:
+                report.seconds = round(meter.seconds, 3)
 
 
 async def _view(engine: Engine, store: Store, generation: int | None) -> View:
@@ -117,55 +135,54 @@ async def _view(engine: Engine, store: Store, generation: int | None) -> View:
 class Look:
     """One comparison, and with a repair those that follow it until nothing differs."""
 
-    def __init__(self, engine: Engine, store: Store, view: View, meter: Meter, *, by_number: bool) -> None:
-        self._engine, self._store, self._view, self._meter = engine, store, view, meter
-        self._by_number = by_number
+    def __init__(self, engine: Engine, store: Store, view: View, report: Report, meter: Meter) -> None:
+        self._engine, self._store, self._view = engine, store, view
+        self._report, self._meter = report, meter
+        self._concerned: set[int] = set()
+        self._strays: list[Cell] = []
 
-    async def report(self, numbers: list[int] | None, repair: bool, show: int, say: Any) -> Report:
-        """Compare, mend if asked to, compare again what was mended."""
-        kinds: Counter[str] = Counter()
-        report = Report(self._view.generation)
+    async def compare(self, numbers: list[int] | None, repair: bool, show: int) -> None:
+        """Compare; mend if asked to, and compare again whom it concerned."""
+        report = self._report
 
         async def found(differences: list[Difference]) -> None:
-            for one in differences:
-                kinds[f"{one.kind} {one.cell.what}"] += 1
-                if len(report.differences) < show:
-                    report.differences.append(as_object(one))
-                    say(as_line(one))
+            report.take(differences, show)
             if repair:
-                report.mended += await mend(self._engine, self._store, self._view, differences)
+                await self._mend(differences)
 
-        verdict = await self._compare(numbers, found)
+        async def between(verdict: Verdict) -> None:
+            report.users, report.entries = verdict.users, verdict.entries
+            self._meter.reached(verdict.reached if numbers is None else verdict.users, verdict.users)
+
+        verdict = await verify(self._engine, self._store, self._view, found, numbers=numbers, between=between)
         report.users, report.entries, report.parked = verdict.users, verdict.entries, verdict.parked
-        report.found = sum(kinds.values())
-        report.kinds = dict(kinds)
-        for _ in range(ROUNDS_MAX if repair and verdict.differences else 0):
-            verdict = await self._compare(numbers, self._mending(report))
+        report.behind, report.unsettled = verdict.behind, verdict.unsettled
+        for _ in range(ROUNDS_MAX if repair else 0):
             if not verdict.differences:
                 break
-        report.left, report.unsettled, report.behind = verdict.differences, verdict.unsettled, verdict.behind
-        report.seconds = round(self._meter.seconds, 3)
-        return report
+            verdict = await verify(
+                self._engine,
+                self._store,
+                self._view,
+                self._mend,
+                numbers=sorted(self._concerned),
+                also=self._strays,
+            )
+            report.unsettled = max(report.unsettled, verdict.unsettled)
+        report.left = verdict.differences
 
-    def _mending(self, report: Report) -> Any:
-        async def found(differences: list[Difference]) -> None:
-            report.mended += await mend(self._engine, self._store, self._view, differences)
-
-        return found
-
-    async def _compare(self, numbers: list[int] | None, found: Any) -> Verdict:
-        return await verify(self._engine, self._store, self._view, found, numbers=numbers, between=self._show_progress)
-
-    async def _show_progress(self, verdict: Verdict) -> None:
-        self._meter.reached(verdict.reached if self._by_number else verdict.users, verdict.users)
+    async def _mend(self, differences: list[Difference]) -> None:
+        self._concerned |= {one.cell.number for one in differences if one.cell.number is not None}
+        self._strays += [one.cell for one in differences if one.cell.number is None and one.cell.what != "lane"]
+        self._report.mended += await mend(self._engine, self._store, self._view, differences)
 
 
 def summary(report: Report, repair: bool) -> str:
     """What came of it, for people."""
+    found = f"{report.found:,} {'difference' if report.found == 1 else 'differences'}" if report.found else "all equal"
     lines = [
-        f"compared {report.users:,} users and {report.entries:,} list entries of generation {report.generation} "
-        f"with the log in {report.seconds:,.1f} s: "
-        + (f"{report.found:,} {'difference' if report.found == 1 else 'differences'}" if report.found else "all equal")
+        f"{'' if report.finished else 'not finished; '}compared {report.users:,} users and {report.entries:,} list "
+        f"entries of generation {report.generation} with the log in {report.seconds:,.1f} s: {found}"
     ]
     if report.found > len(report.differences):
         counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.kinds.items()))
@@ -205,7 +222,8 @@ def as_line(one: Difference) -> str:
 def as_object(one: Difference) -> dict[str, Any]:
     """A difference in JSON. Of a profile only the fields that differ are named, not what stands in them."""
     cell = one.cell
-    facts: dict[str, Any] = {"kind": one.kind, "what": cell.what, "lane": cell.lane, "user": cell.number}
+    facts: dict[str, Any] = {"text": as_line(one), "kind": one.kind, "what": cell.what}
+    facts |= {"lane": cell.lane, "user": cell.number}
     facts |= {"other": cell.other, "name": printable(cell.name), "key": printable(cell.key)}
     if cell.what == "profile":
         return {**facts, "fields": _changed(one)}

@@ -47,16 +47,19 @@ async def find(engine: AsyncEngine, name: str) -> Named:
 
     Raises UserNotFound, and Invalid for an id of one that is also the login of another.
     """
+    if not (name.isascii() and name.isprintable()):  # nobody's name, and nothing to ask Postgres
+        raise UserNotFound(name)
     number = name.removeprefix("#") if name.startswith("#") else ""
-    by_number = number.isascii() and number.isdigit() and int(number) <= NUMBER_MAX
+    by_number = number.isdigit() and int(number) <= NUMBER_MAX
     with translated_errors():
         async with engine.connect() as connection:
-            parameters = {"number": int(number) if by_number else None, "name": name.replace("\0", "")}
+            parameters = {"number": int(number) if by_number else None, "name": name}
             found = [Named(*row) for row in await connection.execute(_NAMED, parameters)]
     if not found:
         raise UserNotFound(name)
     if len(found) > 1:
-        raise Invalid(f"{name!r} is the id or login of {' and of '.join(f'#{one.number}' for one in found)}: say which")
+        numbers = " and of ".join(f"#{one.number}" for one in found)
+        raise Invalid(f"{name!r} is the id or login of {numbers}: give the number")
     return found[0]
 
 

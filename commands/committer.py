@@ -170,11 +170,13 @@ class Committer:
             self._answer(drafts, drafted, await log.append(connection, drafts))
 
     async def _refuse(self, connection: AsyncConnection, request: _Request, refusal: FollowsError) -> None:
+        first = True
         if isinstance(refusal, Refused) and request.key is not None:
-            if not await answers.keep(connection, request.key, answers.refusal_to_builtins(refusal)):
-                self._again(request)  # the key has got an answer meanwhile
-                return
-        request.fail(refusal)
+            first = await answers.keep(connection, request.key, answers.refusal_to_builtins(refusal))
+        if first:
+            request.fail(refusal)
+        else:
+            self._again(request)  # the key has got an answer meanwhile
 
     async def _confirm(self, connection: AsyncConnection, request: _Request, state: PairState) -> None:
         """The command is already true: answer with the event that made it so."""

@@ -18,6 +18,19 @@ _PARK: Final = text(
         CAST(:objects AS bigint[]), CAST(:reasons AS text[]))
     ON CONFLICT DO NOTHING"""
 )
+# The row in front is locked, so that this and an ``unpark`` of the pair come one after the other: either the row is gone
+# and nothing is parked, or what is parked here is there when the other looks for what is left.
+_PARK_BEHIND: Final = text(
+    """INSERT INTO parked (position, subject, object, reason)
+    SELECT w.position, w.subject, w.object, 'waits behind a parked event of its pair'
+    FROM unnest(CAST(:positions AS bigint[]), CAST(:subjects AS bigint[]), CAST(:objects AS bigint[]))
+        AS w (position, subject, object)
+    CROSS JOIN LATERAL (
+        SELECT FROM parked p WHERE p.subject = w.subject AND p.object = w.object AND p.position <= w.position
+        AND p.skipped_at IS NULL ORDER BY p.position LIMIT 1 FOR SHARE) front
+    ON CONFLICT (position) DO UPDATE SET position = excluded.position
+    RETURNING position"""
+)
 _WAITING: Final = text(
     """SELECT position, subject, object, reason, parked_at, skipped_by, skipped_why FROM parked
     WHERE skipped_at IS NULL OR :skipped ORDER BY position"""
@@ -29,6 +42,10 @@ _UNPARK: Final = text(
 _SKIP: Final = text(
     """UPDATE parked SET skipped_by = :who, skipped_why = :why, skipped_at = now()
     WHERE position = :position AND skipped_at IS NULL"""
+)
+_LEFT: Final = text(
+    """SELECT position, subject, object, reason, parked_at, skipped_by, skipped_why FROM parked
+    WHERE subject = :subject AND object = :object AND skipped_at IS NULL ORDER BY position"""
 )
 
 
@@ -43,6 +60,11 @@ class Parked(msgspec.Struct, frozen=True):
     skipped_by: str | None = None
     skipped_why: str | None = None
 
+    @property
+    def skipped(self) -> bool:
+        """Whether somebody has decided to leave it out for good."""
+        return self.skipped_by is not None
+
 
 async def park(engine: AsyncEngine, rows: Sequence[tuple[int, int, int, str]]) -> None:
     """Park events given as (position, subject, object, reason); parking one twice changes nothing."""
@@ -54,6 +76,16 @@ async def park(engine: AsyncEngine, rows: Sequence[tuple[int, int, int, str]]) -
             )
 
 
+async def park_behind(engine: AsyncEngine, rows: Sequence[tuple[int, int, int]]) -> set[int]:
+    """Park those of the events (position, subject, object) that have a parked one of their pair before them, or are
+    parked already; give their positions."""
+    positions, subjects, objects = (list(column) for column in zip(*rows, strict=True))
+    with translated_errors():
+        async with engine.connect() as connection:
+            parameters = {"positions": positions, "subjects": subjects, "objects": objects}
+            return set((await connection.execute(_PARK_BEHIND, parameters)).scalars())
+
+
 async def parked(engine: AsyncEngine, *, skipped: bool = False) -> list[Parked]:
     """Give what is parked, oldest first; with ``skipped`` also what somebody decided to leave out."""
     with translated_errors():
@@ -61,8 +93,18 @@ async def parked(engine: AsyncEngine, *, skipped: bool = False) -> list[Parked]:
             return [Parked(*row) for row in await connection.execute(_WAITING, {"skipped": skipped})]
 
 
+async def parked_of(engine: AsyncEngine, subject: int, object_: int) -> list[Parked]:
+    """Give what is parked of one pair, oldest first, without what was skipped."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            return [Parked(*row) for row in await connection.execute(_LEFT, {"subject": subject, "object": object_})]
+
+
 async def unpark(engine: AsyncEngine, subject: int, object_: int, up_to: int) -> int:
-    """Forget a pair's parked events up to a position, because the views hold them now; give how many."""
+    """Forget a pair's parked events up to a position, because the views hold them now; give how many.
+
+    ``parked_of`` then tells, for good when it is nothing, what has been parked behind them meanwhile.
+    """
     with translated_errors():
         async with engine.connect() as connection:
             parameters = {"subject": subject, "object": object_, "up_to": up_to}

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 from redis.exceptions import ResponseError
 
-from commands import directory, log, parking
+from commands import directory, log
 from commands.errors import FollowsError
-from commands.events import Recorded, Unreadable
+from commands.events import Recorded
 from commands.postgres import Engine
-from projections.fold import Folded, LaneBatch, add_user, fold, script_arguments
+from projections.fold import Folded, LaneBatch, Operation, add_user, fold, halves, script_arguments
 from projections.generations import checkpoints
-from projections.keys import View, group_of
+from projections.keys import View, group_of, number_of
+from projections.setting_aside import Aside, Culprit
 from projections.store import Store, load_script
 
 logger: Final = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ logger: Final = logging.getLogger(__name__)
 APPLY: Final = load_script("projections", "apply.lua", reads=False)
 # A live batch takes some 50 ms: small enough to be seen soon, large enough to catch up fast.
 LIVE_BATCH: Final = 2_000
+# Of more events more are about the same user and are written as one; with still more, readers would feel each script.
 REBUILD_BATCH: Final = 10_000
 # Somebody who mends a lane holds it for milliseconds; so often we look whether he is done.
 HELD_S: Final = 0.02
@@ -56,11 +58,12 @@ class Projector:
     """
 
     def __init__(self, engine: Engine, store: Store, view: View, fences: dict[int, int], epoch: UUID) -> None:
-        """``fences`` maps each lane to project to the fence of the lease it is held by."""
+        """``fences`` maps each lane to project, of which there is at least one, to the fence of its lease."""
         self._engine, self._store, self._epoch = engine, store, str(epoch)
-        self._stamps: dict[int, int] = {}
-        self._parked: set[tuple[int, int]] = set()
+        self._aside = Aside(engine)
         self._ahead: tuple[int, asyncio.Task[list[Recorded]]] | None = None
+        # When the event was recorded at which a lane has arrived (us; 0 when that is not known).
+        self._times: dict[int, int] = {}
         self.view = view
         self.fences = fences
         self.stored: dict[int, int] = {}
@@ -84,17 +87,19 @@ class Projector:
             if checkpoint.epoch != self._epoch:
                 raise LogChanged(f"lane {lane} of generation {self.view.generation} is of another log")
             self.stored[lane] = self.reached[lane] = checkpoint.position
-            self._stamps[lane] = checkpoint.stamp
+            self._times[lane] = checkpoint.stamp
             if checkpoint.stamp:
                 stamps[checkpoint.position] = checkpoint.stamp
         if stamps and await log.recorded_at(self._engine, stamps) != stamps:
             raise LogChanged("the log does not hold what the views were made from: it was restored to an older state")
         await self.refresh_parked()
-        await self._apply({lane: LaneBatch() for lane in self.fences}, self.stored)
+        refused = await self._apply({lane: LaneBatch() for lane in self.fences}, self.stored)
+        if refused:
+            raise Broken(f"the lanes {refused} take nothing at all")
 
     async def refresh_parked(self) -> None:
         """Read which pairs have parked events: what comes later on them must wait, too."""
-        self._parked = {(row.subject, row.object) for row in await parking.parked(self._engine)}
+        await self._aside.refresh()
 
     async def step(self, limit: int = LIVE_BATCH) -> int:
         """Project the next batch; give how many events were read, 0 when the log's end is reached."""
@@ -102,15 +107,14 @@ class Projector:
         if not events:
             return 0
         end, at = events[-1].position, events[-1].recorded_at
-        clear = await self._set_aside(events)
+        clear = await self._aside.sort_out(events)
         folded = await self._fold(clear)
-        self._stamps.update(dict.fromkeys(folded.lanes, at))
-        failed = await self._apply(folded.lanes, dict.fromkeys(folded.lanes, end))
-        for lane in failed:
+        self._times.update(dict.fromkeys(folded.lanes, at))
+        for lane in await self._apply(folded.lanes, dict.fromkeys(folded.lanes, end)):
             await self._isolate(lane, clear, end)
         for lane, position in self.reached.items():
             if lane not in folded.lanes and position < end:
-                self.reached[lane], self._stamps[lane] = end, at
+                self.reached[lane], self._times[lane] = end, at
         return len(events)
 
     async def settle(self) -> None:
@@ -129,24 +133,7 @@ class Projector:
                 raise Fenced(f"lane {lane} has another owner")
             if checkpoint.position != self.stored[lane]:
                 logger.warning("lane %d stands at %d, not at %d", lane, checkpoint.position, self.stored[lane])
-                self.stored[lane] = self.reached[lane] = checkpoint.position
-
-    async def _read(self, limit: int) -> list[Recorded]:
-        """Read the next batch; when it is full there is more, which is read while this one is applied."""
-        after, ahead = self.position, self._ahead
-        self._ahead = None
-        events: list[Recorded] = []
-        if ahead is not None and ahead[0] == after:
-            events = await ahead[1]
-        elif ahead is not None:  # a lane stands elsewhere than we thought
-            ahead[1].cancel()
-            await asyncio.gather(ahead[1], return_exceptions=True)
-        if not events:  # nothing was there when it was read ahead; what came since has had its wake-up
-            events = await log.read_after(self._engine, after, limit)
-        if len(events) == limit:
-            end = events[-1].position
-            self._ahead = end, asyncio.create_task(log.read_after(self._engine, end, limit))
-        return events
+                self._stand(lane, checkpoint.position)
 
     async def close(self) -> None:
         """Drop what was read ahead; a projector that was caught up with has nothing to drop."""
@@ -155,25 +142,20 @@ class Projector:
             await asyncio.gather(self._ahead[1], return_exceptions=True)
             self._ahead = None
 
-    async def _set_aside(self, events: Sequence[Recorded]) -> Sequence[Recorded]:
-        """Park what cannot be read and what waits behind it on the same pair; give the others."""
-        if not self._parked and not any(isinstance(recorded.event, Unreadable) for recorded in events):
-            return events
-        clear: list[Recorded] = []
-        rows: list[tuple[int, int, int, str]] = []
-        for recorded in events:
-            pair = recorded.subject, recorded.object
-            if isinstance(recorded.event, Unreadable):
-                self._parked.add(pair)
-                rows.append((recorded.position, *pair, recorded.event.reason))
-            elif pair in self._parked:
-                rows.append((recorded.position, *pair, "waits behind a parked event of its pair"))
-            else:
-                clear.append(recorded)
-        if rows:
-            logger.error("parked %d events, the first at position %d: %s", len(rows), rows[0][0], rows[0][3])
-            await parking.park(self._engine, rows)
-        return clear
+    async def _read(self, limit: int) -> list[Recorded]:
+        """Read the next batch; when it is full there is more, which is read while this one is applied."""
+        after, ahead = self.position, self._ahead
+        events: list[Recorded] = []
+        if ahead is not None and ahead[0] == after:
+            self._ahead = None
+            events = await ahead[1]
+        await self.close()  # else a lane stands elsewhere than we thought
+        if not events:  # nothing was there when it was read ahead; what came since has had its wake-up
+            events = await log.read_after(self._engine, after, limit)
+        if len(events) == limit:
+            end = events[-1].position
+            self._ahead = end, asyncio.create_task(log.read_after(self._engine, end, limit))
+        return events
 
     async def _fold(self, events: Iterable[Recorded]) -> Folded:
         folded = fold(events, self.view, self.reached)
@@ -188,7 +170,7 @@ class Projector:
             add_user(folded, self.view, self.reached, profile, old)
         return folded
 
-    async def _apply(self, batches: dict[int, LaneBatch], ends: dict[int, int]) -> list[int]:
+    async def _apply(self, batches: Mapping[int, LaneBatch], ends: dict[int, int]) -> list[int]:
         """Apply each lane's batch in one round trip, take over where it stands then; give the lanes that refuse."""
         lanes = list(batches)
         outcomes = await asyncio.gather(
@@ -204,10 +186,9 @@ class Projector:
         return failed
 
     async def _apply_lane(self, lane: int, batch: LaneBatch, end: int) -> tuple[str, int]:
-        keys, operations = script_arguments(self.view, batch)
-        head = (self.stored[lane], end, self.fences[lane], self._epoch)
-        if end > self.stored[lane] and self._stamps[lane]:
-            operations += ("HSET", 1, 2, "stamp", self._stamps[lane])
+        keys, operations = script_arguments(batch)
+        time = self._times[lane] if end > self.stored[lane] else 0
+        head = (self.stored[lane], end, self.fences[lane], self._epoch, time)
         while True:
             outcome, position = await self._store.run(APPLY, [self.view.checkpoint(lane), *keys], [*head, *operations])
             if outcome != b"HELD":
@@ -224,46 +205,56 @@ class Projector:
                 raise Fenced(f"lane {lane} has another owner")
             case _:
                 raise ViewLost(f"lane {lane} of generation {self.view.generation} is {outcome}")
+        self._stand(lane, position)
+
+    def _stand(self, lane: int, position: int) -> None:
         self.stored[lane] = self.reached[lane] = position
 
     async def _isolate(self, lane: int, events: Sequence[Recorded], end: int) -> None:
-        """The lane refuses its batch: find the events that are at fault, park their pairs, and apply the rest."""
-        culprits = await self._culprits(lane, events)
-        if len(culprits) > PARKED_MAX:
-            raise Broken(f"lane {lane} refuses {len(culprits)} events, the first: {culprits[0][1]}")
-        self._parked |= {(recorded.subject, recorded.object) for recorded, _ in culprits}
-        reasons = {recorded.position: reason for recorded, reason in culprits}
-        behind = "waits behind a parked event of its pair"
-        rows = [
-            (recorded.position, recorded.subject, recorded.object, reasons.get(recorded.position, behind))
-            for recorded in events
-            if (recorded.subject, recorded.object) in self._parked
-        ]
-        if rows:
-            logger.error("parked %d events, the first at position %d: %s", len(rows), rows[0][0], rows[0][3])
-            await parking.park(self._engine, rows)
-        rest = [recorded for recorded in events if (recorded.subject, recorded.object) not in self._parked]
+        """The lane refuses its batch: find what is at fault, park the pairs concerned, and apply the rest."""
+        batch = (await self._fold(events)).lanes[lane]
+        refused = await self._refused(lane, batch.operations)
+        await self._aside.park(culprits(self.view, refused, events))
+        rest = await self._aside.in_the_clear(events)
         batch = (await self._fold(rest)).lanes.get(lane, LaneBatch())
         if await self._apply({lane: batch}, {lane: end}):
-            raise Broken(f"lane {lane} refuses what is left after parking {len(rows)} events")
+            raise Broken(f"lane {lane} refuses what is left after parking")
 
-    async def _culprits(self, lane: int, events: Sequence[Recorded]) -> list[tuple[Recorded, str]]:
-        """Find by halves which events the lane refuses, applying parts without moving the checkpoint.
+    async def _refused(self, lane: int, operations: list[Operation]) -> list[tuple[Operation, str]]:
+        """Find by halves which operations the lane refuses, and why, without moving its checkpoint.
 
-        The operations only set and remove, so what a part has written, the rest of the batch writes again.
+        Operations only set and remove, so what a part has written, the rest of the batch writes again.
         """
-        batch = (await self._fold(events)).lanes.get(lane)
-        if batch is None:
-            return []
-        try:
-            self._take_over(lane, *await self._apply_lane(lane, batch, self.stored[lane]))
-        except ResponseError as error:
-            if len(events) == 1:
-                return [(events[0], str(error))]
-            middle = len(events) // 2
-            first, second = events[:middle], events[middle:]
-            return await self._culprits(lane, first) + await self._culprits(lane, second)
-        return []
+        refused: list[tuple[Operation, str]] = []
+        left = [operations]
+        while left:
+            part = left.pop()
+            try:
+                self._take_over(lane, *await self._apply_lane(lane, LaneBatch(part), self.stored[lane]))
+            except ResponseError as error:
+                # Of a key of another type each entry is refused alike.
+                smaller = () if str(error).startswith("WRONGTYPE") and len(part) == 1 else halves(part)
+                left += smaller
+                refused += [] if smaller else [(part[0], str(error))]
+            if len(refused) > PARKED_MAX or not operations:
+                raise Broken(f"lane {lane} refuses too much, the last: {refused[-1:]}")
+        return refused
+
+
+def culprits(view: View, refused: Iterable[tuple[Operation, str]], events: Iterable[Recorded]) -> list[Culprit]:
+    """Give the events that these operations come from, and why each is refused, oldest first."""
+    of_pairs: dict[tuple[int, int], str] = {}
+    for operation, reason in refused:
+        number = operation.number
+        names = operation.values[operation.name == "ZADD" :: 1 + (operation.name == "ZADD")]
+        if operation.key == view.following(number):
+            of_pairs |= {(number, number_of(str(name))): reason for name in names}
+        elif operation.key == view.followers(number):
+            of_pairs |= {(number_of(str(name)), number): reason for name in names}
+        else:
+            of_pairs[number, number] = reason
+    pairs = [(recorded, of_pairs.get((recorded.subject, recorded.object))) for recorded in events]
+    return [(recorded, reason) for recorded, reason in pairs if reason is not None]
 
 
 def groups_of(lanes: Iterable[int]) -> list[int]:

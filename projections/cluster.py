@@ -65,6 +65,7 @@ class Cluster:
         self._mending: asyncio.Task[None] | None = None
         self._mended_at = 0.0
         self._leaving: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def send(self, requests: list[Request]) -> None:
         """Send each request to the server that holds its slot, one write for each server."""
@@ -92,6 +93,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Close all connections once what is under way has been answered."""
+        self._closed = True
         if self._mending is not None:
             self._mending.cancel()
             await asyncio.wait([self._mending])
@@ -105,7 +107,9 @@ class Cluster:
         if request.future.done():
             return
         word, _, told = str(error).partition(" ") if isinstance(error, ResponseError) else ("", "", "")
-        if word == "ASK":
+        if self._closed:
+            refuse(request, error)
+        elif word == "ASK":
             nobody: asyncio.Future[Any] = request.future.get_loop().create_future()
             nobody.cancel()
             self._named(told, host)[1].send([Request(_ASKING, nobody), request])
@@ -131,14 +135,14 @@ class Cluster:
     def _hold(self, request: Request) -> None:
         now = request.future.get_loop().time()
         request.held_until = request.held_until or now + HOLD_S
-        if now > request.held_until:
+        if self._closed or now > request.held_until:
             refuse(request, NotSentError())
         else:
             self._held.append(request)
             self._mend_soon()
 
     def _mend_soon(self) -> None:
-        if self._mending is None:
+        if self._mending is None and not self._closed:
             self._mending = asyncio.get_running_loop().create_task(self._mend())
 
     async def _mend(self) -> None:
@@ -147,6 +151,8 @@ class Cluster:
         try:
             await asyncio.sleep(self._mended_at + PAUSE_S - loop.time())
             await self._learn()
+        except Exception:
+            logger.exception("the cluster's slots could not be learned")
         finally:
             self._mended_at = loop.time()
             self._mending = None

@@ -6,8 +6,8 @@ Within a batch only the last word on each (key, member) counts, so a batch is fo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -28,7 +28,7 @@ ARGUMENTS_MAX: Final = 4_000
 Value = str | bytes | int
 
 
-class Operation(NamedTuple):
+class Operation(msgspec.Struct, frozen=True, gc=False):
     """A Redis command to run on one key, and the user whom it is about."""
 
     name: str
@@ -49,26 +49,28 @@ class Lists(msgspec.Struct):
     Of several scores of one member the last counts, as it does for ZADD.
     """
 
-    removed: dict[int, list[Value]] = msgspec.field(default_factory=lambda: defaultdict(list))
-    added: dict[int, list[Value]] = msgspec.field(default_factory=lambda: defaultdict(list))
+    removed: dict[int, list[Value]] = {}
+    added: dict[int, list[Value]] = {}
 
     def remove(self, number: int, name: str) -> None:
         """The last word so far on an entry is that it ends."""
-        self.removed[number].append(name)
+        self.removed.setdefault(number, []).append(name)
         entries = self.added.pop(number, [])
         kept = [field for at in range(0, len(entries), 2) if entries[at + 1] != name for field in entries[at : at + 2]]
         if kept:
             self.added[number] = kept
 
-    def operations(self, key_of: Callable[[int], str]) -> Iterator[Operation]:
-        """Give it all, in parts that Lua can unpack."""
+    def write(self, batches: dict[int, LaneBatch], prefixes: Sequence[str]) -> None:
+        """Add it all to the lanes' batches, in parts that Lua can unpack. ``prefixes`` are the lists' keys but for the
+        user's number, lane by lane."""
+        lanes = len(prefixes)
         for name, lists in (("ZREM", self.removed), ("ZADD", self.added)):
             for number, values in lists.items():
-                if len(values) <= ARGUMENTS_MAX:
-                    yield Operation(name, key_of(number), values, number)
-                    continue
+                lane = number % lanes
+                key, operations = f"{prefixes[lane]}{number}", batches[lane].operations
                 for start in range(0, len(values), ARGUMENTS_MAX):
-                    yield Operation(name, key_of(number), values[start : start + ARGUMENTS_MAX], number)
+                    part = values if len(values) <= ARGUMENTS_MAX else values[start : start + ARGUMENTS_MAX]
+                    operations.append(Operation(name, key, part, number))
 
 
 class Folded(msgspec.Struct):
@@ -108,12 +110,17 @@ def fold(events: Iterable[Recorded], view: View, reached: Mapping[int, int]) -> 
                 followers.remove(object_, member(subject))
             continue
         if in_following:
-            following_of[subject] += (value, member(object_))
+            if subject in following_of:
+                following_of[subject] += (value, member(object_))
+            else:
+                following_of[subject] = [value, member(object_)]
         if in_followers:
-            followers_of[object_] += (value, member(subject))
-    for lists, key_of in ((following, view.following), (followers, view.followers)):
-        for operation in lists.operations(key_of):
-            folded.lanes[operation.number % lanes].operations.append(operation)
+            if object_ in followers_of:
+                followers_of[object_] += (value, member(subject))
+            else:
+                followers_of[object_] = [value, member(subject)]
+    following.write(folded.lanes, [view.following_of_lane(lane) for lane in range(lanes)])
+    followers.write(folded.lanes, [view.followers_of_lane(lane) for lane in range(lanes)])
     return folded
 
 
@@ -165,3 +172,17 @@ def script_arguments(batch: LaneBatch) -> tuple[list[str], list[Value]]:
     for operation in batch.operations:
         arguments += operation.values
     return [operation.key for operation in batch.operations], arguments
+
+
+def halves(operations: list[Operation]) -> tuple[list[Operation], ...]:
+    """Cut what a lane refuses in two: many operations, or the entries of one. Nothing when that cannot be."""
+    if len(operations) > 1:
+        middle = len(operations) // 2
+        return operations[:middle], operations[middle:]
+    (one,) = operations
+    size = {"ZADD": 2, "ZREM": 1}.get(one.name, len(one.values))
+    middle = len(one.values) // size // 2 * size
+    if not middle:
+        return ()
+    parts = one.values[:middle], one.values[middle:]
+    return tuple([Operation(one.name, one.key, values, one.number)] for values in parts)

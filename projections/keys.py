@@ -5,7 +5,6 @@ The keys of one lane share the hash tag ``{g<generation>.<lane>}``: one slot of 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 from zlib import crc32
 
@@ -20,6 +19,10 @@ POINTER: Final = "follows:view"
 WAKE_CHANNEL: Final = "follows:wake"
 APPLIED_CHANNEL: Final = "follows:applied"
 QUEUE: Final = "follows:jobs"
+
+
+# How ``member`` writes a count of digits; a 64-bit number has at most 19.
+_COUNTS: Final = tuple(str(count) if count < 9 else f"9{count:02}" for count in range(21))
 
 
 class View(msgspec.Struct, frozen=True):
@@ -46,11 +49,19 @@ class View(msgspec.Struct, frozen=True):
 
     def following(self, number: int) -> str:
         """Sorted set: whom the user follows."""
-        return f"{{g{self.generation}.{number % self.lanes}}}:following:{number}"
+        return f"{self.following_of_lane(number % self.lanes)}{number}"
+
+    def following_of_lane(self, lane: int) -> str:
+        """What the keys of ``following`` of a lane's users begin with; the number is the rest."""
+        return f"{{g{self.generation}.{lane}}}:following:"
 
     def followers(self, number: int) -> str:
         """Sorted set: who follows the user."""
-        return f"{{g{self.generation}.{number % self.lanes}}}:followers:{number}"
+        return f"{self.followers_of_lane(number % self.lanes)}{number}"
+
+    def followers_of_lane(self, lane: int) -> str:
+        """What the keys of ``followers`` of a lane's users begin with; the number is the rest."""
+        return f"{{g{self.generation}.{lane}}}:followers:"
 
     def user(self, number: int) -> str:
         """String: the profile as JSON."""
@@ -106,7 +117,6 @@ def unscore(value: int) -> tuple[int, bool]:
     return value >> 1, bool(value & 1)
 
 
-@lru_cache(maxsize=200_000)  # some 20 MB; a batch names the same users again and again
 def member(number: int) -> str:
     """Write a user's number so that Redis, which orders equal scores by bytes, orders them by number.
 
@@ -114,8 +124,7 @@ def member(number: int) -> str:
     digits. The result is still a decimal integer, which Redis packs into a few bytes.
     """
     digits = str(number)
-    length = len(digits)
-    return f"{length}{digits}" if length < 9 else f"9{length:02}{digits}"
+    return _COUNTS[len(digits)] + digits
 
 
 def number_of(member_: str | bytes) -> int:

@@ -210,7 +210,7 @@ async def estimate(engine: Engine, store: Store) -> Estimate:
     shape = view or View(0, LANES)
     folded = fold(sample, shape, dict.fromkeys(range(shape.lanes), 0))
     for batch in folded.lanes.values():
-        script_arguments(shape, batch)
+        script_arguments(batch)
     each_s = (time.perf_counter() - began) / max(len(sample), 1)
     return Estimate(events, await _expected_bytes(engine, store, view), events * each_s * 2)
 

@@ -74,10 +74,11 @@ async def verify(
     found: Found,
     *,
     numbers: Sequence[int] | None = None,
+    also: Sequence[Cell] = (),
     patience_s: float = PATIENCE_S,
     between: Callable[[Verdict], Awaitable[None]] | None = None,
 ) -> Verdict:
-    """Compare the views of ``numbers``, or of all users and whatever else is in the generation, with the log.
+    """Compare the views of ``numbers`` and the cells in ``also``, or all that is in the generation, with the log.
 
     ``found`` is given the differences as they turn up, and ``between`` the verdict so far after each batch. Any
     generation will do, a live one while it is projected, and one that is not live while nobody projects it.
@@ -89,6 +90,7 @@ async def verify(
     if numbers is None:
         async for strays in stray_cells(engine, store, view):
             await work.judge(strays)
+    await work.judge(also)
     await work.judge_pending(patience_s)
     await work.look_for_lag()
     return work.verdict

@@ -106,11 +106,13 @@ class Wire(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._lost = self._loop.create_future()
         self._transport.set_protocol(self)
+        if self._transport.is_closing():
+            self.connection_lost(None)
 
     @property
     def open(self) -> bool:
-        """Whether requests may be sent."""
-        return not self._transport.is_closing()
+        """Whether requests may be sent. A TLS transport that is lost does not call itself closing any more."""
+        return not (self._lost.done() or self._transport.is_closing())
 
     def send(self, requests: list[Request]) -> None:
         """Send requests in one write."""
@@ -130,7 +132,7 @@ class Wire(asyncio.Protocol):
         if under_way:
             await asyncio.wait(under_way, timeout=CLOSE_S)
         self.cut()
-        await self._lost
+        await asyncio.wait([self._lost], timeout=CLOSE_S)
 
     def data_received(self, data: bytes) -> None:
         """Hand out the answers in these bytes."""
@@ -151,10 +153,12 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail what waits: whether the server obeyed, nobody can say."""
+        if self._lost.done():
+            return
+        self._lost.set_result(None)
         if self._timer is not None:
             self._timer.cancel()
         self._connection._close()  # type: ignore[no-untyped-call]
-        self._lost.set_result(None)
         waiting, self._waiting = self._waiting, deque()
         for request in waiting:
             self._failed(request, CutOffError())
@@ -197,18 +201,20 @@ class Server:
 
     def send(self, requests: list[Request]) -> None:
         """Send requests as soon as there is a connection. What fails is told, each request by itself."""
-        if self._wire is not None and self._wire.open:
+        if self._wire is not None and self._wire.open and not self._queued:
             self._wire.send(requests)
             return
-        self._queued += requests
+        self._queued += requests  # never past what waits already: a read may be behind its own write
         if self._opening is None:
             self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._opening.add_done_callback(self._opened)
 
     async def close(self) -> None:
         """Wait a moment for the answers that are under way, then close. What is sent after that opens it again."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+            await asyncio.sleep(0)  # for what is told of its end
         wire, self._wire = self._wire, None
         if wire is not None:
             await wire.close()
@@ -216,25 +222,25 @@ class Server:
             await client.aclose()
 
     async def _open(self) -> None:
-        error: Exception = NotSentError()
         try:
             async with asyncio.timeout(CONNECT_S):
                 self._wire = Wire(await self._connect(), self._failed, self._silent)
         except (exceptions.RedisError, OSError) as cause:
             self._note(cause)
-        except Exception as cause:
-            logger.exception("no connection to the read store")
-            error = cause
         else:
             self._note(None)
-        finally:
-            self._opening = None
-            queued, self._queued = self._queued, []
-            if self._wire is not None and self._wire.open:
-                self._wire.send(queued)
-            else:
-                for request in queued:
-                    self._failed(request, error)
+
+    def _opened(self, opening: asyncio.Task[None]) -> None:
+        """Send what was queued, or fail it; also after an attempt that was cancelled before it had begun."""
+        self._opening = None
+        queued, self._queued = self._queued, []
+        if not opening.cancelled() and (fault := opening.exception()) is not None:
+            logger.error("no connection to the read store", exc_info=fault)
+        if self._wire is not None and self._wire.open:
+            self._wire.send(queued)
+            return
+        for request in queued:
+            self._failed(request, NotSentError())
 
     async def _connect(self) -> AbstractConnection:
         connection: AbstractConnection = self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]

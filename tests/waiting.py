@@ -3,16 +3,15 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any
 
-T = TypeVar("T")
 # Far beyond what anything here takes; a test that gets here has found a fault.
 LIMIT_S = 15.0
 # Long enough that waiting leaves the two cores to those who are waited for.
 LOOK_AGAIN_S = 0.002
 
 
-async def until(condition: Callable[[], Awaitable[T] | T], limit_s: float = LIMIT_S) -> T:
+async def until(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
     """The condition's value as soon as it is true; fails when it is not within ``limit_s``."""
     end = time.monotonic() + limit_s
     while True:

@@ -26,8 +26,11 @@ USER_FOLLOWS_EDIT: Final = "user_follows_edit"
 _LOGIN: Final = re.compile(LOGIN_PATTERN)
 
 
-def may_be_served(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuse what the gate found wrong. A bad token alone is not: most calls are public, and clients send old ones."""
+async def may_be_served(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Refuse what the gate found wrong. A bad token alone is not: most calls are public, and clients send old ones.
+
+    Async only because the framework would send a plain function to a thread.
+    """
     refusal = context_of(connection.scope).refusal
     if refusal is not None and not isinstance(refusal, Unauthenticated | KeysUnavailable):
         raise refusal

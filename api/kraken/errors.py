@@ -1,6 +1,5 @@
 """What the domain's words and the framework's faults mean in /kraken: status and body."""
 
-import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -11,9 +10,8 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
 
 from api.context import context_of
+from api.faults import log_fault
 from commands import errors
-
-logger: Final = logging.getLogger(__name__)
 
 
 class ErrorObject(msgspec.Struct, frozen=True):
@@ -118,7 +116,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorO
     else:
         status, message = 500, MEANINGS[errors.FollowsError][1]
     if status == 500:
-        logger.error("request %s failed", headers.get("X-Request-Id", "-"), exc_info=error)
+        log_fault(headers.get("X-Request-Id", "-"), error)
     body = ErrorObject(_PHRASES.get(status) or HTTPStatus(status).phrase, status, message)
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 

@@ -96,8 +96,9 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorA
     elif isinstance(error, UnicodeDecodeError):
         status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8")
     else:
-        log_fault(headers.get("X-Request-Id", "-"), error)
         status, body = 500, ErrorBody("internal_error", "something went wrong on our side")
+    if status == 500:
+        log_fault(headers.get("X-Request-Id", "-"), error)
     return Response(ErrorAnswer(body), status_code=status, headers=headers, media_type="application/json")
 
 

@@ -24,7 +24,7 @@ from commands.errors import (
     UserNotFound,
 )
 from commands.postgres import Engine
-from tests.commands.writing import committing, everything, locked_log, register, rows, waiting_writers
+from tests.commands.writing import committing, everything, locked_log, register, waiting_writers
 from tests.waiting import until
 
 KEY = command_key("alice", "k1", "POST /v1/users/bob/follow")

@@ -46,13 +46,18 @@ async def test_migrating_twice_changes_nothing(engine: Engine, database_url: str
 async def test_processes_that_migrate_at_once_do_not_meet(bare: Engine, bare_url: str) -> None:
     """Several start on an empty database: each succeeds, and there is one log."""
     command = [sys.executable, "-c", "import sys, commands.migrate as m; m.upgrade(sys.argv[1])", bare_url]
-    running = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
-    assert [process.communicate()[1] for process in running] == [b""] * 3
-    assert [process.returncode for process in running] == [0] * 3
+    assert run_at_once([command] * 3) == [(0, b"")] * 3
     await check_current(bare)
     with psycopg.connect(bare_url) as sql:
         assert rows(sql, "SELECT count(*) FROM log_identity") == [(1,)]
         assert rows(sql, "SELECT version_num FROM alembic_version") == [(newest_revision(),)]
+
+
+def run_at_once(commands: list[list[str]]) -> list[tuple[int, bytes]]:
+    """Exit code and complaints of each."""
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE) for command in commands]
+    complaints = [process.communicate()[1] for process in running]
+    return [(process.returncode, said) for process, said in zip(running, complaints, strict=True)]
 
 
 async def test_a_database_without_the_migrations_is_refused(bare: Engine, bare_url: str) -> None:

@@ -10,14 +10,9 @@ from redis import Redis, ResponseError
 from projections.catch_up import APPLY
 
 CHECKPOINT, LIST, TEXT, OTHER = "{g1.0}:c", "{g1.0}:list", "{g1.0}:text", "{g1.0}:other"
-KEYS = [CHECKPOINT, LIST, TEXT, OTHER]
+KEYS = [CHECKPOINT, LIST, LIST, TEXT, OTHER]
 # Adds, changes and removes entries, sets and deletes texts: every operation that the projector uses.
-OPERATIONS: list[Any] = [
-    *("ZADD", 2, 4, 5, "a", 6, "b"),
-    *("ZREM", 2, 1, "gone"),
-    *("SET", 3, 1, "new"),
-    *("DELEQ", 4, 1, "mine"),
-]
+OPERATIONS: list[Any] = ["ZADD 4 ZREM 1 SET 1 DELEQ 1", 5, "a", 6, "b", "gone", "new", "mine"]
 DEADLINE = "HSET {checkpoint} hold somebody:{ms}"
 
 
@@ -42,10 +37,16 @@ def look(redis: Redis) -> dict[str, Any]:
 
 
 def apply(
-    redis: Redis, expected: int = 10, new: int = 20, fence: int = 3, epoch: str = "e", script: str = APPLY.text
+    redis: Redis,
+    expected: int = 10,
+    new: int = 20,
+    fence: int = 3,
+    epoch: str = "e",
+    script: str = APPLY.text,
+    stamp: int = 0,
 ) -> tuple[str, int]:
     """One batch; what the script answers."""
-    outcome, position = redis.eval(script, len(KEYS), *KEYS, expected, new, fence, epoch, *OPERATIONS)
+    outcome, position = redis.eval(script, len(KEYS), *KEYS, expected, new, fence, epoch, stamp, *OPERATIONS)
     return outcome.decode(), int(position)
 
 
@@ -58,6 +59,15 @@ def test_a_batch_goes_in_whole(redis: Redis) -> None:
         "list": [(b"a", 5.0), (b"b", 6.0)],
         "texts": [b"new", None],
     }
+
+
+def test_a_batch_notes_when_its_last_event_was_recorded(redis: Redis) -> None:
+    """And leaves the note as it is when there is no such event."""
+    stands(redis)
+    apply(redis, 10, 20, stamp=77)
+    assert redis.hget(CHECKPOINT, "stamp") == b"77"
+    apply(redis, 20, 20)
+    assert redis.hget(CHECKPOINT, "stamp") == b"77"
 
 
 # (what the lane's checkpoint says, what the caller believes, the answer)

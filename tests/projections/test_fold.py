@@ -126,26 +126,22 @@ def test_long_lists_go_in_pieces(redis: Redis, monkeypatch: Any) -> None:
     for at, fact in enumerate([UserFollowed(created_at=77), UserUnfollowed()]):
         history = [Recorded(1, other, 1, 1, fact, 1) for other in others]
         batch = fold(history, ONE, FROM_START).lanes[1]
-        keys, operations = script_arguments(ONE, batch)
-        assert max(len(part) for part in _pieces(operations)) <= 10
-        _run(redis, ONE.checkpoint(1), keys, [at, at + 1, 1, "e", *operations])
+        keys, operations = script_arguments(batch)
+        assert max(_pieces(operations)) <= 10
+        _run(redis, ONE.checkpoint(1), keys, [at, at + 1, 1, "e", 0, *operations])
         assert redis.zcard(ONE.followers(1)) == (0 if at else 37)
 
 
-def _pieces(operations: list[Any]) -> list[list[Any]]:
-    pieces, at = [], 0
-    while at < len(operations):
-        count = operations[at + 2]
-        pieces.append(operations[at + 3 : at + 3 + count])
-        at += 3 + count
-    return pieces
+def _pieces(operations: list[Any]) -> list[int]:
+    """How many arguments each operation has."""
+    return [int(count) for count in operations[0].split()[1::2]]
 
 
 def _apply(redis: Redis, view: View, events: list[Recorded]) -> None:
     for lane, batch in fold(events, view, FROM_START).lanes.items():
         at = int(redis.hget(view.checkpoint(lane), "position"))
-        keys, operations = script_arguments(view, batch)
-        _run(redis, view.checkpoint(lane), keys, [at, at + 1, 1, "e", *operations])
+        keys, operations = script_arguments(batch)
+        _run(redis, view.checkpoint(lane), keys, [at, at + 1, 1, "e", 0, *operations])
 
 
 def _run(redis: Redis, checkpoint: str, keys: list[str], arguments: list[Any]) -> None:

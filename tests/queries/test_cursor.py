@@ -1,0 +1,77 @@
+"""Cursors: a decimal string in the order of the list; what this service did not write is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands.errors import BadCursor
+from projections.keys import score
+from queries.follows import Row, decode_cursor, encode_cursor
+from tests.opened import many
+
+rows = st.builds(Row, st.integers(1, 2**63 - 1), st.integers(0, 2**52 - 1), st.booleans())
+
+
+@many
+@given(rows)
+def test_a_cursor_is_its_rows_place(row: Row) -> None:
+    """Back and forth; digits only, so that it passes through any client."""
+    text = encode_cursor(row)
+    assert text.isdecimal() and decode_cursor(text) == (score(row.created_at, row.notifications), row.number)
+
+
+@many
+@given(st.lists(rows, max_size=20))
+def test_cursors_sort_as_the_list_does(some: list[Row]) -> None:
+    """As numbers: by time, then flag, then user."""
+    places = sorted((score(row.created_at, row.notifications), row.number) for row in some)
+    assert [decode_cursor(str(text)) for text in sorted(int(encode_cursor(row)) for row in some)] == places
+
+
+@many
+@given(st.text(max_size=40) | st.integers(-(10**40), 10**40).map(str))
+def test_whatever_can_be_read_is_what_is_written(text: str) -> None:
+    """Either it is refused, or writing what it says gives the same text: two texts never mean one place."""
+    try:
+        place, number = decode_cursor(text)
+    except BadCursor:
+        return
+    assert encode_cursor(Row(number, place >> 1, bool(place & 1))) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "-1",
+        "+1",
+        " 1",
+        "1 ",
+        "1\n",
+        "undefined",
+        "null",
+        "1.5",
+        "1e9",
+        "0x1",
+        "٣",
+        "²",
+        "01",
+        "1" * 37,
+        "9" * 36,
+    ],
+)
+def test_garbage_is_refused(text: str) -> None:
+    """Never page one: a script that sends ``cursor=undefined`` would walk in circles."""
+    with pytest.raises(BadCursor) as refused:
+        decode_cursor(text)
+    assert refused.value.details is not None and list(refused.value.details) == ["cursor"]
+
+
+def test_a_place_without_a_user_is_refused() -> None:
+    """Numbers begin at 1 and end where 64 bits do."""
+    for number in (0, 2**63, 10**19 - 1):
+        with pytest.raises(BadCursor):
+            decode_cursor(str(10 * 10**19 + number))
+    with pytest.raises(BadCursor):
+        decode_cursor(str(2**53 * 10**19 + 1))

@@ -1,0 +1,133 @@
+"""How a query reaches the live view: fresh enough for its caller, and never from one that is lost."""
+
+import asyncio
+
+import pytest
+from redis import Redis
+
+from commands.errors import UserNotFound, ViewBehind, ViewUnavailable
+from projections import generations
+from projections.keys import GROUPS, POINTER, View
+from projections.wakeup import progress_message
+from queries import reader as module
+from queries import users
+from queries.follows import Row, Status, Window, page, status
+from queries.reader import Freshness, Reader
+from tests.queries.views import VIEW, put_list, put_user
+from tests.waiting import until
+
+ALICE, BOB = 7, 8
+
+
+@pytest.fixture(autouse=True)
+def people(redis: Redis, reader: Reader) -> None:
+    """Alice follows Bob; they are in different lanes."""
+    put_user(redis, ALICE)
+    put_user(redis, BOB)
+    put_list(redis, VIEW.following(ALICE), {BOB: (5, True)})
+    put_list(redis, VIEW.followers(BOB), {ALICE: (5, True)})
+
+
+async def test_a_status_says_whether_and_since_when(reader: Reader) -> None:
+    """And whether there is such a user at all."""
+    assert await status(reader, ALICE, BOB) == Status(100, Row(BOB, 5, True), True)
+    assert await status(reader, BOB, ALICE) == Status(100, None, True)
+    assert await status(reader, ALICE, 99) == Status(100, None, False)
+
+
+@pytest.mark.parametrize("lost", [ALICE, BOB])
+async def test_a_lost_lane_of_either_is_no_not_following(reader: Reader, redis: Redis, lost: int) -> None:
+    """Promise 4, for the follower's lane and for the one in which the followed one would be found to exist."""
+    redis.delete(VIEW.checkpoint(VIEW.lane_of(lost)))
+    with pytest.raises(ViewUnavailable):
+        await status(reader, ALICE, BOB)
+
+
+async def test_without_a_view_every_query_says_so(reader: Reader, redis: Redis) -> None:
+    """Nothing is answered from what is left."""
+    redis.delete(POINTER)
+    reader._view = None
+    reader.numbers.clear()
+    for call in (
+        status(reader, ALICE, BOB),
+        page(reader, "followers", BOB, Window(5), named="bob"),
+        users.number_of_id(reader, "u7"),
+        users.number_of_login(reader, "l7"),
+        users.profile(reader, ALICE, named="alice"),
+        users.profiles(reader, [ALICE]),
+    ):
+        with pytest.raises(ViewUnavailable):
+            await call
+
+
+async def test_a_switch_is_followed(reader: Reader, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that still goes by the old view finds its lanes gone, looks again, and answers from the new one."""
+    monkeypatch.setattr(module, "VIEW_AGE_S", 600.0)
+    assert await reader.view() == VIEW
+    new = View(2, 4)
+    for key in redis.keys("{g1.*"):
+        redis.rename(key, key.replace(b"{g1.", b"{g2."))
+    await generations.switch(reader.store, new)
+    assert (await status(reader, ALICE, BOB)).row is not None
+    assert await reader.view() == new
+
+
+async def test_the_pointer_is_asked_for_now_and_then(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not with every read, and not for ever the same."""
+    for age, seen in [(600.0, VIEW), (0.0, View(2, 4))]:
+        monkeypatch.setattr(module, "VIEW_AGE_S", age)
+        reader._view = None
+        await generations.switch(reader.store, VIEW)
+        assert await reader.view() == VIEW
+        await generations.switch(reader.store, View(2, 4))
+        assert await reader.view() == seen
+
+
+async def test_a_caller_who_wrote_waits_for_his_write(reader: Reader, redis: Redis) -> None:
+    """Until the worker tells that his lane has come so far; then he gets it."""
+    reading = asyncio.create_task(status(reader, ALICE, 9, fresh=Freshness(101)))
+    await until(lambda: reader.progress._waiting)
+    assert not reading.done()
+    put_list(redis, VIEW.following(ALICE), {9: (6, False)})
+    redis.hset(VIEW.checkpoint(VIEW.lane_of(ALICE)), "position", 101)
+    reader.progress.hear(progress_message(101, range(GROUPS)))
+    assert await reading == Status(101, Row(9, 6, False), False)
+
+
+async def test_a_view_that_stays_behind_is_an_answer_or_a_refusal(
+    reader: Reader, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a bounded time: what there is, or ViewBehind for who wants nothing older."""
+    monkeypatch.setattr(module, "WAIT_S", 0.01)
+    monkeypatch.setattr(users, "WAIT_S", 0.01)
+    assert (await status(reader, ALICE, BOB, fresh=Freshness(101))).position == 100
+    assert (await users.profile(reader, ALICE, named="alice", fresh=Freshness(101))).position == 100
+    strict = Freshness(101, strict=True)
+    for call in (
+        status(reader, ALICE, BOB, fresh=strict),
+        page(reader, "followers", BOB, Window(5), named="bob", fresh=strict),
+        users.profile(reader, ALICE, named="alice", fresh=strict),
+        users.number_of_login(reader, "nobody", fresh=strict),
+        users.number_of_id(reader, "nobody", fresh=strict),
+    ):
+        with pytest.raises(ViewBehind) as refused:
+            await call
+        assert refused.value.position == 101
+
+
+async def test_who_asks_for_what_is_there_does_not_wait(reader: Reader) -> None:
+    """Nobody tells of any progress here, and there is no need to."""
+    assert (await status(reader, ALICE, BOB, fresh=Freshness(100, strict=True))).row is not None
+    assert await users.number_of_id(reader, "u7", fresh=Freshness(10**9, strict=True)) == ALICE
+    assert reader.progress._waiting == []
+
+
+async def test_a_look_up_waits_for_a_user_just_registered(reader: Reader, redis: Redis) -> None:
+    """Not found and behind is not yet nobody."""
+    reading = asyncio.create_task(users.number_of_id(reader, "u20", fresh=Freshness(101)))
+    await until(lambda: reader.progress._waiting)
+    put_user(redis, 20)
+    reader.progress.hear(progress_message(101, range(GROUPS)))
+    assert await reading == 20
+    with pytest.raises(UserNotFound):
+        await users.number_of_id(reader, "u21", fresh=Freshness(100))

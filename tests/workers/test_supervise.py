@@ -1,0 +1,136 @@
+"""The worker as it runs, a process with arq under its supervisor, on real servers that come and go."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from redis import Redis
+
+from commands import log
+from commands.directory import Directory
+from commands.events import UserFollowed
+from commands.postgres import Engine
+from projections import generations
+from projections.keys import View
+from projections.store import Store, StoreSettings, open_store
+from projections.wakeup import QueueSettings, Wakeup
+from tests.breakable import Breakable
+from tests.commands.writing import append, register
+from tests.projections.model import actual, expected
+from tests.servers import STOP_LIMIT_S
+from tests.waiting import until
+
+
+class Worker:
+    """A running worker and what it says."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self._log = process, log
+
+    def says(self, words: str) -> bool:
+        """Whether it has said these words."""
+        return words in self._log.read_text()
+
+
+@contextmanager
+def working(database_url: str, valkey: Breakable, folder: Path) -> Iterator[Worker]:
+    """A worker that has both its queue and the views in one Valkey; SIGTERM ends it in good order."""
+    urls = {"DATABASE_URL": database_url, "REDIS_URL": valkey.url, "QUEUE_URL": queue_of(valkey).queue_url}
+    said = folder / "worker.log"
+    with said.open("wb") as output:
+        command = [sys.executable, "-m", "workers"]
+        process = subprocess.Popen(command, env={**os.environ, **urls}, stdout=output, stderr=output)
+    try:
+        yield Worker(process, said)
+        assert process.poll() is None, said.read_text()
+        process.terminate()
+        assert process.wait(STOP_LIMIT_S) == 0, said.read_text()
+        assert "Traceback" not in said.read_text(), said.read_text()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+
+
+def queue_of(valkey: Breakable) -> QueueSettings:
+    """The queue's database of that Valkey."""
+    return QueueSettings(valkey.url.replace("db=0", "db=1"))
+
+
+async def level(engine: Engine, store: Store) -> View:
+    """Wait until the live view stands at the log's end; the view."""
+
+    async def reached() -> View | None:
+        view = await generations.live_view(store)
+        if view is None:
+            return None
+        found = await generations.checkpoints(store, view, range(view.lanes))
+        end = (await log.head(engine)).position
+        return view if all(checkpoint and checkpoint.position == end for checkpoint in found.values()) else None
+
+    view = await until(reached)
+    assert view is not None
+    return view
+
+
+async def test_a_worker_projects_erases_and_survives_its_redis(
+    engine: Engine, sql: psycopg.Connection[Any], database_url: str, fragile: Breakable, tmp_path: Path
+) -> None:
+    """From an empty start: the view is built and kept level; an erasure is carried out; Valkey is killed and comes
+    back, then comes back empty: each time the worker goes on by itself."""
+    store, wakeup = open_store(StoreSettings(fragile.url)), Wakeup(queue_of(fragile))
+    one, two, three = await register(engine, "a", "b", "c")
+    with Redis.from_url(fragile.url) as redis, working(database_url, fragile, tmp_path):
+        redis.flushall()
+        await append(engine, one, two, UserFollowed())
+        await append(engine, three, one, UserFollowed())
+        first = await level(engine, store)
+        assert actual(redis, first) == expected(sql, first)
+
+        wakeup.send(await Directory(engine).erase("a"))
+        await until(lambda: not redis.exists(first.followers(two), first.following(three)))
+        assert actual(redis, await level(engine, store)) == expected(sql, first)
+
+        fragile.restart()
+        await append(engine, two, three, UserFollowed())
+        await until(lambda: redis.exists(first.following(two)))
+        assert actual(redis, await level(engine, store)) == expected(sql, first)
+
+        redis.flushall()
+        await append(engine, three, two, UserFollowed())
+        second = await level(engine, store)
+        assert second.generation > first.generation and actual(redis, second) == expected(sql, second)
+    await wakeup.close()
+    await store.close()
+
+
+async def test_a_worker_waits_for_a_redis_that_is_not_there_yet(
+    engine: Engine, database_url: str, fragile: Breakable, tmp_path: Path
+) -> None:
+    """It tries again, ever more slowly, and is at work soon after."""
+    store = open_store(StoreSettings(fragile.url))
+    await append(engine, 1, 2, UserFollowed())
+    with Redis.from_url(fragile.url) as redis:
+        redis.flushall()
+    fragile.kill()
+    with working(database_url, fragile, tmp_path) as worker:
+        await until(lambda: worker.says("it starts again"))
+        fragile.start()
+        await level(engine, store)
+    await store.close()
+
+
+def test_a_worker_that_must_not_start_says_why(
+    database_url: str, fragile: Breakable, sql: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    """A setting that would lose data is no outage to be waited out: one line, and an exit code."""
+    sql.execute("UPDATE alembic_version SET version_num = 'older'")
+    with pytest.raises(AssertionError, match="older") as ended, working(database_url, fragile, tmp_path) as worker:
+        worker.process.wait(STOP_LIMIT_S)
+    assert worker.process.returncode == 1 and "Traceback" not in str(ended.value)
