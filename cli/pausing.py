@@ -13,7 +13,11 @@ from projections.store import Store
 @click.option("--who", "name", default=who, show_default="you", help="Who is to be asked.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def pause(why: str, name: str, as_json: bool) -> None:
-    """Stop the projection within two seconds. Commands and reads go on; the views fall behind until `follows resume`."""
+    """Stop the projection within two seconds.
+
+    Commands and reads go on; the views fall behind until `follows resume`. Who, why and since when is shown by
+    `follows status`.
+    """
 
     async def work(engine: Engine, _: Store) -> None:
         await pauses.pause(engine, name, why)

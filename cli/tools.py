@@ -1,6 +1,5 @@
 """What the operators' tools share: connections for one command, and where a command says who it was."""
 
-import asyncio
 import getpass
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+import uvloop
 
 from cli.errors import plain_database_errors
 from commands.postgres import Engine, PostgresSettings, create_engine
@@ -37,7 +37,7 @@ def run(work: Callable[[Engine, Store], Awaitable[T]]) -> T:
             return await work(engine, store)
 
     with plain_database_errors():
-        return asyncio.run(on_servers())
+        return uvloop.run(on_servers())
 
 
 def print_json(value: Any) -> None:

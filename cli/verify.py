@@ -232,7 +232,7 @@ def as_object(one: Difference) -> dict[str, Any]:
 
 def printable(text: str) -> str:
     """Text of any bytes, fit for JSON and a terminal."""
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return text if text.isprintable() else ascii(text)
 
 
 def _changed(one: Difference) -> list[str]:

@@ -23,14 +23,18 @@ Side = Literal["following", "followers"]
 STATEMENT_TIMEOUT_MS: Final = 600_000
 WORK_MEMORY: Final = "64MB"
 
+# Beyond every score.
+SCORE_MAX: Final = 2**62
 _MICROSECONDS: Final = "(extract(epoch FROM {0}.recorded_at) * 1000000)::bigint"
+# An event that somebody has decided to skip is as if it had never been.
+_UNSKIPPED: Final = "e.position <> ALL (CAST(:skipped AS bigint[]))"
 # The newest event of each pair of u.number at u.position. Both walk an index of the pair; a user himself is no pair.
 _NEWEST: Final[dict[Side, str]] = {
-    "following": """SELECT DISTINCT ON (e.object) e.object AS other, e.type, e.data, e.recorded_at FROM events e
-        WHERE e.subject = u.number AND e.object <> u.number AND e.position <= u.position
+    "following": f"""SELECT DISTINCT ON (e.object) e.object AS other, e.type, e.data, e.recorded_at FROM events e
+        WHERE e.subject = u.number AND e.object <> u.number AND e.position <= u.position AND {_UNSKIPPED}
         ORDER BY e.object, e.version DESC""",
-    "followers": """SELECT DISTINCT ON (e.subject) e.subject AS other, e.type, e.data, e.recorded_at FROM events e
-        WHERE e.object = u.number AND e.subject <> u.number AND e.position <= u.position
+    "followers": f"""SELECT DISTINCT ON (e.subject) e.subject AS other, e.type, e.data, e.recorded_at FROM events e
+        WHERE e.object = u.number AND e.subject <> u.number AND e.position <= u.position AND {_UNSKIPPED}
         ORDER BY e.subject, e.version DESC""",
 }
 # The state that an event leaves behind, as ``commands.decide.state_of`` reads it; data that is no such thing, which the
@@ -77,7 +81,7 @@ _PAIRS: Final = text(
     f"""SELECT p.s, p.o, e.position, e.version, e.type::text, {_MICROSECONDS.format("e")}, e.data::text
     FROM unnest(CAST(:subjects AS bigint[]), CAST(:objects AS bigint[])) AS p (s, o)
     CROSS JOIN LATERAL (
-        SELECT * FROM events e WHERE e.subject = p.s AND e.object = p.o AND e.position <= :position
+        SELECT * FROM events e WHERE e.subject = p.s AND e.object = p.o AND e.position <= :position AND {_UNSKIPPED}
         ORDER BY e.version DESC LIMIT 1) e"""
 )
 _TOUCHED: Final[dict[Side, str]] = {
@@ -93,7 +97,6 @@ _PATIENCE: Final = text(
     f"""SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true),
         set_config('work_mem', '{WORK_MEMORY}', true)"""
 )
-SCORE_MAX: Final = 2**62
 
 
 class Digest(NamedTuple):
@@ -114,30 +117,34 @@ async def patient(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
                 yield connection
 
 
-async def digests(engine: AsyncEngine, side: Side, positions: dict[int, int]) -> dict[int, Digest]:
+async def digests(
+    engine: AsyncEngine, side: Side, positions: dict[int, int], skipped: Sequence[int] = ()
+) -> dict[int, Digest]:
     """Give number -> digest of one side of users, each at his position; who has no entry is left out."""
-    rows = await _digests(engine, side, positions, [], [])
+    rows = await _digests(engine, side, _users(positions, skipped, ()), [])
     return {number: digest for number, _, digest in rows}
 
 
 async def digests_by_score(
-    engine: AsyncEngine, side: Side, number: int, position: int, bounds: Sequence[int], excluded: Sequence[int]
+    engine: AsyncEngine,
+    side: Side,
+    number: int,
+    position: int,
+    bounds: Sequence[int],
+    *,
+    excluded: Sequence[int] = (),
+    skipped: Sequence[int] = (),
 ) -> dict[int, Digest]:
     """Give part -> digest of one side of a user, but for some others; part i holds bounds[i-1] <= score < bounds[i]."""
-    return {part: digest for _, part, digest in await _digests(engine, side, {number: position}, bounds, excluded)}
+    rows = await _digests(engine, side, _users({number: position}, skipped, excluded), bounds)
+    return {part: digest for _, part, digest in rows}
 
 
 async def _digests(
-    engine: AsyncEngine, side: Side, positions: dict[int, int], bounds: Sequence[int], excluded: Sequence[int]
+    engine: AsyncEngine, side: Side, users: dict[str, list[int]], bounds: Sequence[int]
 ) -> list[tuple[int, int, Digest]]:
-    parameters = {
-        "numbers": list(positions),
-        "positions": list(positions.values()),
-        "bounds": list(bounds),
-        "excluded": list(excluded),
-    }
     async with patient(engine) as connection:
-        rows = await connection.execute(_DIGESTS[side], parameters)
+        rows = await connection.execute(_DIGESTS[side], {**users, "bounds": list(bounds)})
         return [(number, part, Digest(entries, bytes(digest))) for number, part, entries, digest in rows]
 
 
@@ -146,36 +153,35 @@ async def entries(
     side: Side,
     positions: dict[int, int],
     *,
-    low: int = 0,
+    low: int = -SCORE_MAX,
     high: int = SCORE_MAX,
     excluded: Sequence[int] = (),
+    skipped: Sequence[int] = (),
 ) -> dict[int, dict[int, int]]:
     """Give number -> other -> score of one side of users, each at his position, with low <= score < high."""
     found: dict[int, dict[int, int]] = {number: {} for number in positions}
-    parameters = {
-        "numbers": list(positions),
-        "positions": list(positions.values()),
-        "low": low,
-        "high": high,
-        "excluded": list(excluded),
-    }
+    parameters = {**_users(positions, skipped, excluded), "low": low, "high": high}
     async with patient(engine) as connection:
         for number, other, score in await connection.execute(_ENTRIES[side], parameters):
             found[number][other] = score
     return found
 
 
+def _users(positions: dict[int, int], skipped: Sequence[int], excluded: Sequence[int]) -> dict[str, list[int]]:
+    columns = {"numbers": list(positions), "positions": list(positions.values())}
+    return {**columns, "skipped": list(skipped), "excluded": list(excluded)}
+
+
 async def follows_at(
-    engine: AsyncEngine, pairs: Sequence[tuple[int, int]], position: int
+    engine: AsyncEngine, pairs: Sequence[tuple[int, int]], position: int, skipped: Sequence[int] = ()
 ) -> dict[tuple[int, int], Following]:
     """Give pair (follower, followed) -> follow as it stood at ``position``, for those of ``pairs`` that were."""
     parameters = {"subjects": [pair[0] for pair in pairs], "objects": [pair[1] for pair in pairs]}
     found: dict[tuple[int, int], Following] = {}
     with translated_errors():
         async with engine.connect() as connection:
-            for subject, object_, at, version, type_, recorded_at, data in await connection.execute(
-                _PAIRS, {**parameters, "position": position}
-            ):
+            rows = await connection.execute(_PAIRS, {**parameters, "position": position, "skipped": list(skipped)})
+            for subject, object_, at, version, type_, recorded_at, data in rows:
                 state = state_of(Recorded(at, subject, object_, version, decode(type_, data), recorded_at))
                 if state is not None:
                     found[subject, object_] = state

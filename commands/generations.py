@@ -19,6 +19,7 @@ _LIVE: Final = text(
     """UPDATE generations SET state = CASE WHEN number = :number THEN 'live' ELSE 'old' END, changed_at = now()
     WHERE number = :number OR state = 'live'"""
 )
+_NOTE: Final = text("UPDATE generations SET reason = :reason WHERE number = :number")
 _ALL: Final = text(
     """SELECT number, lanes, state, reason, started_at, changed_at FROM generations
     WHERE state <> 'dropped' ORDER BY number"""
@@ -52,6 +53,13 @@ async def mark(engine: AsyncEngine, number: int, state: State) -> None:
                 await connection.execute(_LIVE, {"number": number})
             else:
                 await connection.execute(_MARK, {"number": number, "state": state})
+
+
+async def note(engine: AsyncEngine, number: int, reason: str) -> None:
+    """Write down what a generation is for, or why it was not finished."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            await connection.execute(_NOTE, {"number": number, "reason": reason})
 
 
 async def registered(engine: AsyncEngine) -> list[Generation]:

@@ -120,7 +120,7 @@ async def follows_of(
     engine: AsyncEngine, side: Side, number: int, position: int, limit: int | None = None
 ) -> AsyncGenerator[Follow]:
     """Give one side of a user as it was at ``position``, newest first; streamed, so that no list is too long."""
-    parameters = {"number": number, "position": position, "limit": limit}
+    parameters: dict[str, Any] = {"number": number, "position": position, "limit": limit, "skipped": []}
     async with patient(engine) as connection:
         async for other, id_, login, erased, created_at, notifications in await connection.stream(
             _FOLLOWS[side], parameters
@@ -131,7 +131,8 @@ async def follows_of(
 async def count_follows(engine: AsyncEngine, side: Side, number: int, position: int) -> int:
     """Count one side of a user as it was at ``position``."""
     async with patient(engine) as connection:
-        count: int = (await connection.execute(_COUNT[side], {"number": number, "position": position})).scalar_one()
+        parameters: dict[str, Any] = {"number": number, "position": position, "skipped": []}
+        count: int = (await connection.execute(_COUNT[side], parameters)).scalar_one()
         return count
 
 

@@ -15,8 +15,18 @@ from commands.postgres import translated_errors
 # A killed owner's lanes are taken over within this and one renewal: 4 s. An owner renews three times within it.
 LEASE_S: Final = 3.0
 
+# The lease of whoever builds a view; those on groups of lanes begin with the other.
+BUILD: Final = "rebuild"
+LANES: Final = "lanes:"
+
 _SHARE: Final = text("SELECT held_name, held_fence FROM share_leases(CAST(:names AS text[]), :owner, :seconds, :fresh)")
 _TAKE: Final = text("SELECT take_lease(:name, :owner, :seconds)")
+_NEXT: Final = text("SELECT nextval('fences')")
+# Not setval, which could take back a number that somebody draws at the same moment.
+_PASS: Final = text(
+    """SELECT count(nextval('fences'))
+    FROM generate_series(1, CAST(:fence AS bigint) - (SELECT last_value FROM fences))"""
+)
 _RELEASE: Final = text(
     """WITH gone AS (DELETE FROM workers WHERE owner = :owner)
     UPDATE leases SET expires_at = clock_timestamp() WHERE owner = :owner AND expires_at > clock_timestamp()"""
@@ -47,6 +57,22 @@ async def take(engine: AsyncEngine, name: str, owner: UUID, seconds: float = LEA
             parameters = {"name": name, "owner": owner, "seconds": seconds}
             fence: int | None = (await connection.execute(_TAKE, parameters)).scalar()
             return fence
+
+
+async def next_fence(engine: AsyncEngine) -> int:
+    """Give a fence that is higher than all before it, for a single step under a lease that is held."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            fence: int = (await connection.execute(_NEXT)).scalar_one()
+            return fence
+
+
+async def pass_over(engine: AsyncEngine, fence: int) -> None:
+    """Never give out a fence up to this one: a log that was restored to an older state would do so, and the views,
+    which have seen it, would refuse its owner."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            await connection.execute(_PASS, {"fence": fence})
 
 
 async def release(engine: AsyncEngine, owner: UUID) -> None:

@@ -29,6 +29,10 @@ _APPEND: Final = text(
 )
 _AFTER: Final = f"SELECT {_COLUMNS} FROM events WHERE position > %s ORDER BY position LIMIT %s"
 _AT: Final = text(f"SELECT {_COLUMNS} FROM events WHERE position = ANY(CAST(:positions AS bigint[]))")
+_NEWEST_AT: Final = text(
+    f"""SELECT {_COLUMNS} FROM events WHERE subject = :subject AND object = :object AND position <= :up_to
+    AND NOT position = ANY(CAST(:without AS bigint[])) ORDER BY version DESC LIMIT 1"""
+)
 _TIMES: Final = text(
     """SELECT position, (extract(epoch FROM recorded_at) * 1000000)::bigint FROM events
     WHERE position = ANY(CAST(:positions AS bigint[]))"""
@@ -137,6 +141,20 @@ async def read_after(engine: AsyncEngine, after: int, limit: int) -> list[Record
                 Recorded(position, subject, object_, version, _event(type_, data), at)
                 for position, subject, object_, version, type_, at, data in await cursor.fetchall()
             ]
+
+
+async def newest_at(
+    engine: AsyncEngine, subject: int, object_: int, up_to: int, without: Collection[int] = ()
+) -> Recorded | None:
+    """Give a pair's newest event at position ``up_to``, as if those at the positions ``without`` were not there."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            parameters = {"subject": subject, "object": object_, "up_to": up_to, "without": list(without)}
+            row = (await connection.execute(_NEWEST_AT, parameters)).first()
+            if row is None:
+                return None
+            position, _, _, version, type_, at, data = row
+            return Recorded(position, subject, object_, version, _event(type_, data), at)
 
 
 def _event(type_: str, data: str | None) -> AnyEvent | Unreadable:

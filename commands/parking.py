@@ -18,8 +18,8 @@ _PARK: Final = text(
         CAST(:objects AS bigint[]), CAST(:reasons AS text[]))
     ON CONFLICT DO NOTHING"""
 )
-# The row in front is locked, so that this and an ``unpark`` of the pair come one after the other: either the row is gone
-# and nothing is parked, or what is parked here is there when the other looks for what is left.
+# The row in front is locked, so that this and an ``unpark`` of the pair come one after the other: either the row is
+# gone and nothing is parked, or what is parked here is there when the other looks for what is left.
 _PARK_BEHIND: Final = text(
     """INSERT INTO parked (position, subject, object, reason)
     SELECT w.position, w.subject, w.object, 'waits behind a parked event of its pair'
@@ -28,8 +28,10 @@ _PARK_BEHIND: Final = text(
     CROSS JOIN LATERAL (
         SELECT FROM parked p WHERE p.subject = w.subject AND p.object = w.object AND p.position <= w.position
         AND p.skipped_at IS NULL ORDER BY p.position LIMIT 1 FOR SHARE) front
-    ON CONFLICT (position) DO UPDATE SET position = excluded.position
-    RETURNING position"""
+    ON CONFLICT DO NOTHING"""
+)
+_ARE_PARKED: Final = text(
+    "SELECT position FROM parked WHERE position = ANY(CAST(:positions AS bigint[])) AND skipped_at IS NULL"
 )
 _WAITING: Final = text(
     """SELECT position, subject, object, reason, parked_at, skipped_by, skipped_why FROM parked
@@ -43,9 +45,9 @@ _SKIP: Final = text(
     """UPDATE parked SET skipped_by = :who, skipped_why = :why, skipped_at = now()
     WHERE position = :position AND skipped_at IS NULL"""
 )
-_LEFT: Final = text(
+_OF_PAIR: Final = text(
     """SELECT position, subject, object, reason, parked_at, skipped_by, skipped_why FROM parked
-    WHERE subject = :subject AND object = :object AND skipped_at IS NULL ORDER BY position"""
+    WHERE subject = :subject AND object = :object ORDER BY position"""
 )
 
 
@@ -83,7 +85,8 @@ async def park_behind(engine: AsyncEngine, rows: Sequence[tuple[int, int, int]])
     with translated_errors():
         async with engine.connect() as connection:
             parameters = {"positions": positions, "subjects": subjects, "objects": objects}
-            return set((await connection.execute(_PARK_BEHIND, parameters)).scalars())
+            await connection.execute(_PARK_BEHIND, parameters)
+            return set((await connection.execute(_ARE_PARKED, {"positions": positions})).scalars())
 
 
 async def parked(engine: AsyncEngine, *, skipped: bool = False) -> list[Parked]:
@@ -94,10 +97,11 @@ async def parked(engine: AsyncEngine, *, skipped: bool = False) -> list[Parked]:
 
 
 async def parked_of(engine: AsyncEngine, subject: int, object_: int) -> list[Parked]:
-    """Give what is parked of one pair, oldest first, without what was skipped."""
+    """Give what is parked of one pair, and what was skipped, oldest first."""
     with translated_errors():
         async with engine.connect() as connection:
-            return [Parked(*row) for row in await connection.execute(_LEFT, {"subject": subject, "object": object_})]
+            rows = await connection.execute(_OF_PAIR, {"subject": subject, "object": object_})
+            return [Parked(*row) for row in rows]
 
 
 async def unpark(engine: AsyncEngine, subject: int, object_: int, up_to: int) -> int:

@@ -2,13 +2,12 @@
 --
 -- KEYS  1 the lane's checkpoint, then the key of each operation, all in the lane's slot
 -- ARGV  1 expected position, 2 new position, 3 the caller's fence, 4 the log's epoch, 5 the time of the event at the new
---       position (0: not to be noted), 6 the operations as "ZADD 4 ZREM 1", each a name and its number of arguments,
---       then all their arguments
+--       position (0: not to be noted), 6 the operations in MessagePack, each {name, {argument, ...}}
 -- Answers {outcome, position the lane stands at}. Nothing but OK changes anything.
 --
 -- The operations set and remove, they never count, so applying them twice gives the same; a script that dies half way
 -- (out of memory) has not moved the checkpoint, and the next try does it all again.
-local keys, argv, call = KEYS, ARGV, redis.call -- globals cost a third of a large batch
+local keys, argv, call = KEYS, ARGV, redis.call -- globals are slow
 local at = call('HMGET', keys[1], 'position', 'fence', 'epoch', 'hold')
 if not at[1] then
     return {'LOST', '0'}
@@ -32,16 +31,15 @@ end
 if position < expected then
     return {'REWOUND', at[1]}
 end
-local i, k = 7, 2
-for name, count in string.gmatch(argv[6], '(%u+) (%d+)') do
+for k, operation in ipairs(cmsgpack.unpack(argv[6])) do
+    local name, key, arguments = operation[1], keys[k + 1], operation[2]
     if name == 'DELEQ' then
-        if call('GET', keys[k]) == argv[i] then
-            call('DEL', keys[k])
+        if call('GET', key) == arguments[1] then
+            call('DEL', key)
         end
     else
-        call(name, keys[k], unpack(argv, i, i + count - 1))
+        call(name, key, unpack(arguments))
     end
-    i, k = i + count, k + 1
 end
 call('HSET', keys[1], 'position', argv[2], 'fence', argv[3])
 if argv[5] ~= '0' then

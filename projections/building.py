@@ -1,7 +1,7 @@
 """Building a view from nothing: fill a new generation beside whatever there is, and switch when it has caught up.
 
 Until the switch nobody sees it. A build that dies leaves a generation that the register knows as ``building``: the next
-build of the same shape goes on with it from its own checkpoints.
+build of the same shape goes on with it from its own checkpoints. Whoever builds holds the one lease for that.
 """
 
 from __future__ import annotations
@@ -10,24 +10,70 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 
-from commands import log
-from commands.generations import begin_generation, mark, registered
+from commands import leases, log
+from commands.errors import FollowsError, LogUnavailable
+from commands.generations import begin_generation, mark, note, registered
 from commands.postgres import Engine
 from projections import generations
-from projections.catch_up import REBUILD_BATCH, Projector
+from projections.catch_up import REBUILD_BATCH, Fenced, Projector, is_of
 from projections.keys import LANES, View
+from projections.standing_back import StandingBack
 from projections.store import Store
+from projections.switching import switch
 
 logger: Final = logging.getLogger(__name__)
 
-# While live readers wait longer than this for their events, a rebuild stands back.
-LIVE_LAG_MAX_S: Final = 1.0
-STAND_BACK_S: Final = 0.2
+RENEW_S: Final = leases.LEASE_S / 3
+
+
+class BuildRunning(FollowsError):
+    """Somebody else builds now, and there is one build at a time."""
+
+
+class BuildLease:
+    """The right to build, renewed in the background; use ``async with``."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._owner = engine, uuid4()
+        self._renewing: asyncio.Task[None] | None = None
+        self.fence = 0
+
+    async def __aenter__(self) -> BuildLease:
+        fence = await leases.take(self._engine, leases.BUILD, self._owner)
+        if fence is None:
+            raise BuildRunning("another rebuild is running: `follows generations` shows it")
+        self.fence = fence
+        self._renewing = asyncio.create_task(self._renew())
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, _: object, trace: TracebackType | None) -> None:
+        assert self._renewing is not None
+        self._renewing.cancel()
+        await asyncio.gather(self._renewing, return_exceptions=True)
+        await leases.release(self._engine, self._owner)
+
+    async def held(self) -> None:
+        """Raises Fenced when the lease was lost; cheap, to be called between the steps of the work."""
+        assert self._renewing is not None
+        if self._renewing.done():
+            raise Fenced("the right to build was lost; a build can be started again and goes on where it was")
+        await asyncio.sleep(0)
+
+    async def _renew(self) -> None:
+        """Ends when the lease is another's. An outage of Postgres is no loss yet: it may be ours when it is back."""
+        while True:
+            await asyncio.sleep(RENEW_S)
+            try:
+                if await leases.take(self._engine, leases.BUILD, self._owner) != self.fence:
+                    return
+            except LogUnavailable as error:
+                logger.warning("the right to build could not be renewed: %s", error)
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -40,24 +86,37 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 async def start_or_resume(engine: Engine, store: Store, lanes: int, fence: int, epoch: UUID, reason: str) -> View:
-    """Give the unfinished generation of this shape, if its lanes are all there, else a new one, prepared."""
+    """Give the unfinished generation of this shape, if it can be gone on with, else a new one, prepared."""
+    live = await settle_register(engine, store)
     for known in reversed(await registered(engine)):
         if known.state != "building":
             continue
         view = View(known.number, known.lanes)
         found = await generations.checkpoints(store, view, range(view.lanes))
-        whole = all(checkpoint and checkpoint.epoch == str(epoch) for checkpoint in found.values())
-        if whole and known.lanes == lanes:
+        if known.lanes == lanes and await is_of(engine, found, str(epoch)):
             logger.info("going on with generation %d", view.generation)
+            await note(engine, view.generation, reason)
             return view
         await generations.drop(store, view)
         await mark(engine, view.generation, "dropped")
     view = View(await begin_generation(engine, lanes, reason), lanes)
-    if any((await generations.checkpoints(store, view, range(lanes))).values()):
-        await generations.drop(store, view)  # left by a register that has since been restored to an older state
+    while live is not None and view.generation == live.generation:  # a register that was restored counts anew
+        await mark(engine, view.generation, "dropped")
+        view = View(await begin_generation(engine, lanes, reason), lanes)
+    if await generations.is_left(store, view):
+        await generations.drop(store, view)
     await generations.prepare(store, view, epoch, fence)
     logger.info("building generation %d", view.generation)
     return view
+
+
+async def settle_register(engine: Engine, store: Store) -> View | None:
+    """Let the register know which generation readers see, should a build have died between the two; give that."""
+    live = await generations.live_view(store)
+    known = {row.number: row.state for row in await registered(engine)}
+    if live is not None and known.get(live.generation, "live") != "live":
+        await mark(engine, live.generation, "live")
+    return live
 
 
 async def fill(
@@ -71,41 +130,24 @@ async def fill(
 ) -> None:
     """Bring a generation up to the log's end, at most ``rate`` events a second, standing back for live readers.
 
-    ``between`` is called after each batch; it renews the lease, shows progress, and raises to stop.
+    ``between`` is called after each batch; it shows progress, and raises to stop.
     """
+    standing_back = StandingBack(engine, store)
     started, events, head = time.monotonic(), 0, (await log.head(engine)).position
-    while count := await projector.step(batch):
-        events += count
-        if projector.position > head:
-            head = (await log.head(engine)).position
-        await between(Progress(projector.view, events, projector.position, head))
-        if rate is not None:
-            await asyncio.sleep(max(0.0, started + events / rate - time.monotonic()))
-        while await live_lag_s(engine, store) > LIVE_LAG_MAX_S:
-            await between(Progress(projector.view, events, projector.position, head))
-            await asyncio.sleep(STAND_BACK_S)
-    await projector.settle()
-    await projector.close()
-
-
-async def live_lag_s(engine: Engine, store: Store) -> float:
-    """For how long the live view has been behind the log, in seconds; 0 when there is no live view to spare."""
-    view = await generations.live_view(store)
-    if view is None:
-        return 0.0
-    found = await generations.checkpoints(store, view, range(view.lanes))
-    if None in found.values():
-        return 0.0
-    lowest = min(checkpoint.position for checkpoint in found.values() if checkpoint)
-    since = await log.recorded_after(engine, lowest)
-    return 0.0 if since is None else max(0, (await log.head(engine)).now - since) / 1_000_000
-
-
-async def switch(engine: Engine, store: Store, view: View) -> None:
-    """Make readers see ``view``: one atomic step in Redis, then the register."""
-    await generations.switch(store, view)
-    await mark(engine, view.generation, "live")
-    logger.info("generation %d is live", view.generation)
+    try:
+        while count := await projector.step(batch if rate is None else min(batch, rate)):
+            events += count
+            if projector.position > head:
+                head = (await log.head(engine)).position
+            progress = Progress(projector.view, events, projector.position, head)
+            await between(progress)
+            if rate is not None:
+                await asyncio.sleep(max(0.0, started + events / rate - time.monotonic()))
+            while await standing_back.must_wait():
+                await between(progress)
+        await projector.settle()
+    finally:
+        await projector.close()
 
 
 async def heal(
@@ -113,19 +155,36 @@ async def heal(
 ) -> View:
     """Build a view because the live one is lost, switch, and remove what was lost; give the new one.
 
-    ``still_ours`` is called between batches and raises when the lease is lost.
+    ``still_ours`` is called between batches and raises when the right to build is lost.
     """
 
     async def between(_: Progress) -> None:
         await still_ours()
 
     lost = await generations.live_view(store)
-    view = await start_or_resume(engine, store, LANES, fence, epoch, "the live view was lost or there was none")
+    reason = "the live view was lost or there was none"
+    view = await start_or_resume(engine, store, await _usual_lanes(engine), fence, epoch, reason)
     projector = Projector(engine, store, view, dict.fromkeys(range(view.lanes), fence), epoch)
     await projector.load()
     await fill(engine, store, projector, between)
-    await switch(engine, store, view)
-    if lost is not None:
+    await switch(engine, store, projector)
+    if lost is not None and lost != view:
         await generations.drop(store, lost)
         await mark(engine, lost.generation, "dropped")
+    await drop_rubbish(engine, store)
     return view
+
+
+async def drop_rubbish(engine: Engine, store: Store) -> None:
+    """Remove the old generations to which nobody can go back, because lanes of them are gone."""
+    for known in await registered(engine):
+        view = View(known.number, known.lanes)
+        if known.state == "old" and await generations.stands_at(store, view) is None:
+            await generations.drop(store, view)
+            await mark(engine, known.number, "dropped")
+
+
+async def _usual_lanes(engine: Engine) -> int:
+    """As many as the live view had, since somebody may have chosen that."""
+    live = [known.lanes for known in await registered(engine) if known.state == "live"]
+    return live[-1] if live else LANES

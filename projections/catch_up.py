@@ -16,7 +16,7 @@ from commands.errors import FollowsError
 from commands.events import Recorded
 from commands.postgres import Engine
 from projections.fold import Folded, LaneBatch, Operation, add_user, fold, halves, script_arguments
-from projections.generations import checkpoints
+from projections.generations import Checkpoint, checkpoints
 from projections.keys import View, group_of, number_of
 from projections.setting_aside import Aside, Culprit
 from projections.store import Store, load_script
@@ -80,18 +80,16 @@ class Projector:
         Raises ViewLost, LogChanged, Fenced, StoreUnavailable, LogUnavailable.
         """
         found = await checkpoints(self._store, self.view, self.fences)
-        stamps: dict[int, int] = {}
         for lane, checkpoint in found.items():
             if checkpoint is None:
                 raise ViewLost(f"lane {lane} of generation {self.view.generation} is lost")
-            if checkpoint.epoch != self._epoch:
-                raise LogChanged(f"lane {lane} of generation {self.view.generation} is of another log")
-            self.stored[lane] = self.reached[lane] = checkpoint.position
             self._times[lane] = checkpoint.stamp
-            if checkpoint.stamp:
-                stamps[checkpoint.position] = checkpoint.stamp
-        if stamps and await log.recorded_at(self._engine, stamps) != stamps:
-            raise LogChanged("the log does not hold what the views were made from: it was restored to an older state")
+            self._stand(lane, checkpoint.position)
+        if not await is_of(self._engine, found, self._epoch):
+            raise LogChanged(
+                f"generation {self.view.generation} was made from another log, or from one that was since restored to "
+                "an older state"
+            )
         await self.refresh_parked()
         refused = await self._apply({lane: LaneBatch() for lane in self.fences}, self.stored)
         if refused:
@@ -190,7 +188,7 @@ class Projector:
         time = self._times[lane] if end > self.stored[lane] else 0
         head = (self.stored[lane], end, self.fences[lane], self._epoch, time)
         while True:
-            outcome, position = await self._store.run(APPLY, [self.view.checkpoint(lane), *keys], [*head, *operations])
+            outcome, position = await self._store.run(APPLY, [self.view.checkpoint(lane), *keys], [*head, operations])
             if outcome != b"HELD":
                 return outcome.decode(), int(position)
             await asyncio.sleep(HELD_S)
@@ -239,6 +237,15 @@ class Projector:
             if len(refused) > PARKED_MAX or not operations:
                 raise Broken(f"lane {lane} refuses too much, the last: {refused[-1:]}")
         return refused
+
+
+async def is_of(engine: Engine, found: Mapping[int, Checkpoint | None], epoch: str) -> bool:
+    """Whether lanes with these checkpoints are all there and were made from this log as it is now."""
+    there = [checkpoint for checkpoint in found.values() if checkpoint is not None]
+    if len(there) < len(found) or any(checkpoint.epoch != epoch for checkpoint in there):
+        return False
+    stamps = {checkpoint.position: checkpoint.stamp for checkpoint in there if checkpoint.stamp}
+    return not stamps or await log.recorded_at(engine, stamps) == stamps
 
 
 def culprits(view: View, refused: Iterable[tuple[Operation, str]], events: Iterable[Recorded]) -> list[Culprit]:

@@ -25,14 +25,16 @@ from redis.exceptions import RedisError, ResponseError
 
 from commands.errors import StoreUnavailable
 from projections.addresses import Address, Host
-from projections.wire import CONNECT_S, TIMEOUT_S, CutOffError, NotSentError, Request, Server, refuse
+from projections.server import CONNECT_S, NotSentError, Server
+from projections.wire import TIMEOUT_S, CutOffError, Request, refuse
 
 logger: Final = logging.getLogger(__name__)
 
 # How long a request is kept while its slot has no server; a failover takes many times that, a moved slot a tenth.
 HOLD_S: Final = 0.5
-# The slots are asked for at most this often.
+# The slots are asked for at most this often, and a server that does not tell them in time is passed by.
 PAUSE_S: Final = 0.05
+TELL_S: Final = 0.5
 
 _ASKING: Final = pack_command(("ASKING",))
 # Where a command has its key, if not right behind its name.
@@ -164,7 +166,7 @@ class Cluster:
         for host in self._candidates():
             client: Redis = self._server(host).client
             try:
-                async with asyncio.timeout(CONNECT_S):
+                async with asyncio.timeout(TELL_S):
                     answer = await client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
             except (RedisError, OSError) as error:
                 logger.warning("%s:%d does not tell its cluster's slots: %s", *host, error or type(error).__name__)

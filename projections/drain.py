@@ -15,7 +15,8 @@ from redis.exceptions import RedisError
 from commands import leases, log, pauses
 from commands.errors import Unavailable
 from commands.postgres import Engine
-from projections import building, generations
+from projections import generations
+from projections.building import BuildLease, BuildRunning, heal
 from projections.catch_up import Broken, Fenced, LogChanged, Projector, ViewLost, groups_of
 from projections.keys import APPLIED_CHANNEL, GROUPS, WAKE_CHANNEL, View, group_of
 from projections.store import Store
@@ -27,7 +28,14 @@ logger: Final = logging.getLogger(__name__)
 RENEW_S: Final = leases.LEASE_S / 3
 # The net under the wake-ups: so often an idle drain reads the log and looks where its lanes stand.
 IDLE_S: Final = 1.0
+# What fails is tried again after this, and ever more slowly up to IDLE_S.
 PAUSE_MIN_S: Final = 0.05
+
+# The queue is of use to a drain only for speed, so it does not wait for it.
+QUEUE_S: Final = 0.5
+
+# What passes by itself, or when the lanes, the view or the leases are looked at anew.
+PASSING: Final = (Unavailable, Broken, ViewLost, Fenced, RedisError, OSError)
 
 
 class Drain:
@@ -37,61 +45,73 @@ class Drain:
         self._engine, self._store, self._queue, self._owner = engine, store, queue, owner
         self._woken = asyncio.Event()
         self._listener = Listener(queue, WAKE_CHANNEL, lambda _: self._woken.set())
+        self._listening = False
         self._publisher: Redis | None = None
+        self._building: asyncio.Task[None] | None = None
         self._fences: dict[str, int] = {}
         self._renew_at = 0.0
+        self._tell_from = 0.0
         self._end_at = 0.0
 
     async def run(self, seconds: float) -> None:
-        """Drain for so long; what fails of Postgres or Redis is tried again, ever more slowly up to a second."""
+        """Drain for so long; what fails of Postgres or Redis is tried again. A build goes on beyond that."""
         self._end_at = time.monotonic() + seconds
-        if self._publisher is None:
-            self._publisher = await open_queue(self._queue)
-            await self._listener.start()
+        if not self._listening:
+            self._listening = True
+            await self._listener.start(QUEUE_S)
         pause = PAUSE_MIN_S
         while time.monotonic() < self._end_at:
             try:
-                await self._hold()
+                await self._turn()
                 pause = PAUSE_MIN_S
-            except (Unavailable, Broken, RedisError, OSError) as error:
-                logger.warning("the drain pauses for %.1f s: %s", pause, error)
+            except PASSING as error:
+                logger.warning("the drain pauses for %.2f s: %s", pause, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, IDLE_S)
 
     async def close(self) -> None:
-        """Stop listening, and give the leases back so that a successor need not wait for their end."""
+        """Stop listening and building, and give the leases back so that a successor need not wait for their end."""
+        if self._building is not None:
+            self._building.cancel()
+            await asyncio.gather(self._building, return_exceptions=True)
+        await self._listener.close()
         if self._publisher is not None:
-            await self._listener.close()
             await self._publisher.aclose()
         await leases.release(self._engine, self._owner)
 
-    async def _hold(self) -> None:
+    async def _turn(self) -> None:
         """Take what leases there are and project under them until they change or something is lost."""
         await self._renew()
         pause = await pauses.paused(self._engine)
-        if pause is not None or not self._fences:
-            await self._idle(RENEW_S)
-            return
         head = await log.head(self._engine)
         view = await generations.live_view(self._store)
-        if view is None:
-            await self._build(head.epoch)
+        whole = {} if pause else await self._whole(view, head.epoch)
+        if view is None or not whole:
+            await self._rest()
             return
-        projector = Projector(self._engine, self._store, view, self._fences_of(view), head.epoch)
+        projector = Projector(self._engine, self._store, view, whole, head.epoch)
         try:
             await projector.load()
             await self._project(projector)
-        except LogChanged as error:
+        except LogChanged as error:  # what was made from another log must not be served
             logger.error("%s", error)
-            await generations.forget(self._store)  # what was made from another log must not be served
-        except ViewLost as error:
-            logger.warning("%s", error)
-            await self._build(head.epoch)
-        except Fenced as error:
-            logger.warning("%s", error)
-            await self._renew(fresh=True)  # ours still, if the lease is: the other one was a tool or a build
+            await generations.forget(self._store, view)
+            await generations.lose(self._store, view)
+        except Fenced:
+            await self._outbid(view)
+            raise
         finally:
             await projector.close()
+
+    async def _whole(self, view: View | None, epoch: UUID) -> dict[int, int]:
+        """Give our lanes, with the fences of their leases, that can be projected; begin a build if any are lost."""
+        mine = {} if view is None else self._fences_of(view)
+        found = {} if view is None else await generations.checkpoints(self._store, view, mine)
+        lost = [lane for lane, checkpoint in found.items() if checkpoint is None]
+        if lost or view is None:
+            logger.warning("there is no view" if view is None else f"lanes {lost} of the view are lost")
+            self._build(epoch)
+        return {lane: fence for lane, fence in mine.items() if lane not in lost}
 
     def _fences_of(self, view: View) -> dict[int, int]:
         by_group = {group: self._fences.get(_lease(group)) for group in range(GROUPS)}
@@ -99,15 +119,14 @@ class Drain:
         return {lane: fence for lane, fence in fences.items() if fence is not None}
 
     async def _project(self, projector: Projector) -> None:
-        groups = groups_of(projector.fences)
         held = dict(self._fences)
         looked = time.monotonic()
-        await self._tell(projector, groups)
-        while self._fences == held and time.monotonic() < self._end_at:
+        seen = await self._tell(projector)
+        while seen and self._fences == held and time.monotonic() < self._end_at:
             self._woken.clear()
             behind = await projector.step()
             if behind:
-                await self._tell(projector, groups)
+                seen = await self._tell(projector)
             else:
                 await projector.settle()
             if time.monotonic() - looked >= IDLE_S:
@@ -115,49 +134,88 @@ class Drain:
                     return
                 looked = time.monotonic()
             if not behind:
-                await self._idle(IDLE_S)
-            await self._renew_in_time()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), IDLE_S)
+            if time.monotonic() >= self._renew_at:
+                await self._renew()
 
     async def _goes_on(self, projector: Projector) -> bool:
-        """Once a second: see that the lanes stand where we left them, this view is still the live one, and no pause."""
+        """Once a second: see that the lanes stand where we left them, this view is still the live one, no lane is to be
+        built anew, and there is no pause."""
         await projector.settle()
         await projector.check()
         await projector.refresh_parked()
-        if await pauses.paused(self._engine) is not None:
+        lanes_lost = len(projector.fences) < len(self._fences_of(projector.view))
+        if await pauses.paused(self._engine) is not None or (lanes_lost and not self._is_building()):
             return False
         return await generations.live_view(self._store) == projector.view
 
-    async def _tell(self, projector: Projector, groups: list[int]) -> None:
-        assert self._publisher is not None
-        await self._publisher.publish(APPLIED_CHANNEL, progress_message(projector.position, groups))
+    async def _tell(self, projector: Projector) -> bool:
+        """Tell how far readers can see; False when they look at another view, of which we know nothing."""
+        if await generations.live_view(self._store) != projector.view:
+            return False
+        if time.monotonic() >= self._tell_from:
+            await self._publish(
+                progress_message(projector.position, groups_of(projector.fences), projector.view.generation)
+            )
+        return True
 
-    async def _build(self, epoch: UUID) -> None:
-        """Build the view if the lease for that is ours; who holds the first group's lanes builds."""
-        fence = self._fences.get(_lease(0))
-        if fence is None:
-            await self._idle(RENEW_S)
-            return
-        await building.heal(self._engine, self._store, fence, epoch, self._must_hold)
+    async def _publish(self, message: bytes) -> None:
+        """A queue that is away must not hold up the views; who waits for the message looks for himself in the end."""
+        try:
+            async with asyncio.timeout(QUEUE_S):
+                if self._publisher is None:
+                    self._publisher = await open_queue(self._queue)
+                await self._publisher.publish(APPLIED_CHANNEL, message)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._tell_from = time.monotonic() + IDLE_S
+            logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
 
-    async def _must_hold(self) -> None:
-        held = self._fences.get(_lease(0))
-        await self._renew_in_time()
-        if self._fences.get(_lease(0)) != held:
-            raise Fenced("the lease was lost during the build")
+    def _build(self, epoch: UUID) -> None:
+        if not self._is_building():
+            self._building = asyncio.create_task(self._heal(epoch))
 
-    async def _renew_in_time(self) -> None:
-        if time.monotonic() >= self._renew_at:
-            await self._renew()
+    def _is_building(self) -> bool:
+        return self._building is not None and not self._building.done()
+
+    async def _heal(self, epoch: UUID) -> None:
+        """Build the view anew, unless somebody else does or has done it."""
+        try:
+            async with BuildLease(self._engine) as lease:
+                view = await generations.live_view(self._store)
+                if view is not None:
+                    found = await generations.checkpoints(self._store, view, range(view.lanes))
+                    if None not in found.values():
+                        return
+                await heal(self._engine, self._store, lease.fence, epoch, lease.held)
+        except BuildRunning:
+            logger.info("the view is being built by somebody else")
+        except PASSING as error:
+            logger.warning("the build ended: %s", error)
+        except Exception:  # nobody waits for this task; the next turn tries again
+            logger.exception("the build failed")
+
+    async def _rest(self) -> None:
+        """Nothing can be projected now: wait for the build, if it is ours, or until it is time to look again."""
+        if self._is_building():
+            assert self._building is not None
+            await asyncio.wait({self._building}, timeout=RENEW_S)
+        else:
+            await asyncio.sleep(RENEW_S)
+
+    async def _outbid(self, view: View) -> None:
+        """Another hand had our lanes: a tool, a build, or a worker whose lease they are now. If they are ours still,
+        take them under a fence that is higher than any of them has seen."""
+        found = await generations.checkpoints(self._store, view, range(view.lanes))
+        seen = max((checkpoint.fence for checkpoint in found.values() if checkpoint), default=0)
+        await leases.pass_over(self._engine, seen)
+        await self._renew(fresh=True)
 
     async def _renew(self, *, fresh: bool = False) -> None:
         self._renew_at = time.monotonic() + RENEW_S
         names = [_lease(group) for group in range(GROUPS)]
         self._fences = await leases.share(self._engine, names, self._owner, fresh=fresh)
 
-    async def _idle(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds)
-
 
 def _lease(group: int) -> str:
-    return f"lanes:{group}"
+    return f"{leases.LANES}{group}"

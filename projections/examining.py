@@ -25,6 +25,8 @@ from projections.store import Store
 # Cells examined together: one script call of a millisecond, one query.
 CELLS_MAX: Final = 500
 
+Pairs = frozenset[tuple[int, int]]
+
 
 class Difference(msgspec.Struct, frozen=True):
     """A cell that does not hold what it must; None stands for nothing at all."""
@@ -45,6 +47,24 @@ class Examined(msgspec.Struct, frozen=True):
     position: int
     differences: list[Difference]
     pending: list[Cell]
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """What the views do not hold on purpose: pairs with parked events, and follow events that were skipped for good.
+
+    A pair is left alone; a skipped event is as if it had never been. Of a skipped event about a user himself nothing
+    can be said, since his row is what it is, so that his pair with himself is left alone as well.
+    """
+
+    pairs: Pairs
+    skipped: list[int]
+
+
+async def left_out(engine: Engine) -> LeftOut:
+    """Read what is parked and skipped now."""
+    rows = await parking.parked(engine, skipped=True)
+    alone = [(row.subject, row.object) for row in rows if not row.skipped or row.subject == row.object]
+    return LeftOut(frozenset(alone), [row.position for row in rows if row.skipped])
 
 
 class Expectation(msgspec.Struct, frozen=True):
@@ -75,14 +95,15 @@ async def examine(engine: Engine, store: Store, view: View, lane: int, cells: Se
 
 async def expectations(engine: Engine, cells: Sequence[Cell], peeked: Sequence[Peeked]) -> dict[Cell, Expectation]:
     """Give what each cell must hold; a cell whose pair has parked events is left out."""
-    parked = {(row.subject, row.object) for row in await parking.parked(engine, skipped=True)}
+    aside = await left_out(engine)
+    parked = aside.pairs
     lists = [cell for cell in cells if cell.what in ("following", "followers")]
     names = [cell for cell in cells if cell.what in ("id", "login")]
     keys = [cell for cell in cells if cell.what == "key"]
     owns = [cell for cell in cells if cell.what in ("profile", "login of", "live", "last broadcast")]
     expected: dict[Cell, Expectation] = {}
     if lists:
-        expected |= await _of_lists(engine, lists, peeked[0].position, parked)
+        expected |= await _of_lists(engine, lists, peeked[0].position, aside)
     if owns:
         expected |= await _of_owns(engine, owns, parked)
     if names:
@@ -96,27 +117,25 @@ async def expectations(engine: Engine, cells: Sequence[Cell], peeked: Sequence[P
 def pair_of(cell: Cell) -> tuple[int, int] | None:
     """The pair (follower, followed) of a list's entry, None when it names nobody."""
     other = other_of(cell.name)
-    if other is None or cell.number is None or other == cell.number:
+    if other is None or cell.number is None:
         return None
     return (cell.number, other) if cell.what == "following" else (other, cell.number)
 
 
-async def _of_lists(
-    engine: Engine, cells: Sequence[Cell], position: int, parked: set[tuple[int, int]]
-) -> dict[Cell, Expectation]:
+async def _of_lists(engine: Engine, cells: Sequence[Cell], position: int, aside: LeftOut) -> dict[Cell, Expectation]:
     pairs = {cell: pair_of(cell) for cell in cells}
-    wanted = [pair for pair in pairs.values() if pair is not None and pair not in parked]
-    states = await folds.follows_at(engine, wanted, position) if wanted else {}
+    wanted = [pair for pair in pairs.values() if pair is not None and pair not in aside.pairs]
+    states = await folds.follows_at(engine, wanted, position, aside.skipped) if wanted else {}
     expected: dict[Cell, Expectation] = {}
     for cell, pair in pairs.items():
-        if pair in parked:
+        if pair in aside.pairs:
             continue
         state = None if pair is None else states.get(pair)
         expected[cell] = Expectation(None if state is None else str(score(state.created_at, state.notifications)))
     return expected
 
 
-async def _of_owns(engine: Engine, cells: Sequence[Cell], parked: set[tuple[int, int]]) -> dict[Cell, Expectation]:
+async def _of_owns(engine: Engine, cells: Sequence[Cell], parked: Pairs) -> dict[Cell, Expectation]:
     numbers = list({cell.number for cell in cells if cell.number is not None})
     rows = await directory.profiles(engine, numbers)
     since = await folds.own_positions(engine, numbers)
@@ -145,7 +164,7 @@ def own_value(cell: Cell, profile: Profile | None) -> str | None:
 
 
 async def _of_names(
-    engine: Engine, cells: Sequence[Cell], held: dict[Cell, str | None], parked: set[tuple[int, int]]
+    engine: Engine, cells: Sequence[Cell], held: dict[Cell, str | None], parked: Pairs
 ) -> dict[Cell, Expectation]:
     """Who has the id or login now; the look-up must be right once its lane has seen him, and him who had it before."""
     owners = {

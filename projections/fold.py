@@ -20,12 +20,12 @@ from commands.events import (
     UserFollowed,
 )
 from commands.users import Profile
-from projections.keys import View, member, score
+from projections.keys import View, lua_member, member, score
 
 # Lua unpacks an operation's arguments onto its stack, which holds some 8,000.
 ARGUMENTS_MAX: Final = 4_000
 
-Value = str | bytes | int
+Value = str | int
 
 
 class Operation(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +52,7 @@ class Lists(msgspec.Struct):
     removed: dict[int, list[Value]] = {}
     added: dict[int, list[Value]] = {}
 
-    def remove(self, number: int, name: str) -> None:
+    def remove(self, number: int, name: Value) -> None:
         """The last word so far on an entry is that it ends."""
         self.removed.setdefault(number, []).append(name)
         entries = self.added.pop(number, [])
@@ -100,25 +100,25 @@ def fold(events: Iterable[Recorded], view: View, reached: Mapping[int, int]) -> 
         in_followers = level or reached.get(object_ % lanes, position) < position
         if type(event) is UserFollowed:  # nearly every event; state_of says the same
             began = recorded.recorded_at if event.created_at is None else event.created_at
-            value = str(began << 1 | event.notifications)
+            value = began << 1 | event.notifications
         elif state := state_of(recorded):
-            value = str(score(state.created_at, state.notifications))
+            value = score(state.created_at, state.notifications)
         else:
             if in_following:
-                following.remove(subject, member(object_))
+                following.remove(subject, lua_member(object_))
             if in_followers:
-                followers.remove(object_, member(subject))
+                followers.remove(object_, lua_member(subject))
             continue
         if in_following:
             if subject in following_of:
-                following_of[subject] += (value, member(object_))
+                following_of[subject] += (value, lua_member(object_))
             else:
-                following_of[subject] = [value, member(object_)]
+                following_of[subject] = [value, lua_member(object_)]
         if in_followers:
             if object_ in followers_of:
-                followers_of[object_] += (value, member(subject))
+                followers_of[object_] += (value, lua_member(subject))
             else:
-                followers_of[object_] = [value, member(subject)]
+                followers_of[object_] = [value, lua_member(subject)]
     following.write(folded.lanes, [view.following_of_lane(lane) for lane in range(lanes)])
     followers.write(folded.lanes, [view.followers_of_lane(lane) for lane in range(lanes)])
     return folded
@@ -129,13 +129,13 @@ def add_user(folded: Folded, view: View, reached: Mapping[int, int], profile: Pr
     number = profile.number
     position, names = folded.users[number]
 
-    def put(lane: int, name: str, key: str, *arguments: str | bytes | int) -> None:
+    def put(lane: int, name: str, key: str, *arguments: Value) -> None:
         if reached.get(lane, position) < position:
             folded.lanes[lane].operations.append(Operation(name, key, list(arguments), number))
 
     own = view.lane_of(number)
     text = member(number)
-    put(own, "SET", view.user(number), encode_profile(profile))
+    put(own, "SET", view.user(number), encode_profile(profile).decode())
     if profile.broadcast is not None:
         put(own, "ZADD", view.live(own), profile.broadcast.viewers, text)
     else:
@@ -148,15 +148,15 @@ def add_user(folded: Folded, view: View, reached: Mapping[int, int], profile: Pr
         return
     for old in released:
         if old != profile.login:
-            put(view.lane_of_text(old), "DELEQ", view.login(old), number)
+            put(view.lane_of_text(old), "DELEQ", view.login(old), str(number))
     id_lane = view.lane_of_text(profile.id)
     if profile.erased:
-        put(own, "HDEL", view.logins(own), number)
+        put(own, "HDEL", view.logins(own), str(number))
         put(id_lane, "DEL", view.id(profile.id))
         return
-    put(own, "HSET", view.logins(own), number, profile.login)
-    put(id_lane, "SET", view.id(profile.id), number)
-    put(view.lane_of_text(profile.login), "SET", view.login(profile.login), number)
+    put(own, "HSET", view.logins(own), str(number), profile.login)
+    put(id_lane, "SET", view.id(profile.id), str(number))
+    put(view.lane_of_text(profile.login), "SET", view.login(profile.login), str(number))
 
 
 def encode_profile(profile: Profile) -> bytes:
@@ -166,12 +166,14 @@ def encode_profile(profile: Profile) -> bytes:
     return msgspec.json.encode(profile)
 
 
-def script_arguments(batch: LaneBatch) -> tuple[list[str], list[Value]]:
-    """Give ``apply.lua`` the keys and what comes after its first five arguments."""
-    arguments: list[Value] = [" ".join([f"{operation.name} {len(operation.values)}" for operation in batch.operations])]
-    for operation in batch.operations:
-        arguments += operation.values
-    return [operation.key for operation in batch.operations], arguments
+def script_arguments(batch: LaneBatch) -> tuple[list[str], bytes]:
+    """Give ``apply.lua`` the operations' keys, and their names and arguments in MessagePack."""
+    operations = [(operation.name, operation.values) for operation in batch.operations]
+    try:
+        packed = msgspec.msgpack.encode(operations)
+    except OverflowError:  # nonsense of more than 64 bits: as text, for the server to refuse
+        packed = msgspec.msgpack.encode([(name, [str(value) for value in values]) for name, values in operations])
+    return [operation.key for operation in batch.operations], packed
 
 
 def halves(operations: list[Operation]) -> tuple[list[Operation], ...]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from projections.keys import POINTER, View
-from projections.store import Store
+from projections.store import Store, load_script
+
+POINT: Final = load_script("projections", "point.lua", reads=False)
+RETIRE: Final = load_script("projections", "retire.lua", reads=False)
 
 # Keys looked at in one step of a removal: a fraction of a millisecond of the server's time.
 DROP_STEP: Final = 500
+# Beyond every fence, for what may be done whoever owns a view.
+FENCE_MAX: Final = 2**53
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -33,26 +39,72 @@ async def live_view(store: Store) -> View | None:
     return None if raw is None else msgspec.json.decode(raw, type=View)
 
 
-async def switch(store: Store, view: View) -> None:
-    """Make readers see ``view`` from now on, in one atomic step."""
-    await store.call("SET", POINTER, msgspec.json.encode(view))
+async def switch(store: Store, view: View, fence: int = 0) -> bool:
+    """Make readers see ``view`` from now on, in one atomic step; False when somebody with a higher fence has decided
+    otherwise since."""
+    pointer = msgspec.json.encode({**msgspec.structs.asdict(view), "fence": fence})
+    return bool(await store.run(POINT, [POINTER], [fence, pointer, ""]))
 
 
-async def forget(store: Store) -> None:
-    """Let readers see no view at all: they get 503 until one has been built."""
-    await store.call("DEL", POINTER)
+async def forget(store: Store, view: View | None = None) -> bool:
+    """Let readers see no view at all, if it is ``view`` that they see: they get 503 until one has been built."""
+    return bool(await store.run(POINT, [POINTER], [FENCE_MAX, "", "" if view is None else view.generation]))
+
+
+async def retire(store: Store, view: View, fence: int) -> bool:
+    """Take a view from all who still read or project it, so that they look for the live one; False when it has newer
+    owners. ``revive`` undoes it."""
+    return await _move(store, view, fence, "position", "kept")
+
+
+async def revive(store: Store, view: View, fence: int) -> bool:
+    """Bring back what was retired, each lane as it stood; False when it has newer owners."""
+    return await _move(store, view, fence, "kept", "position")
+
+
+async def lose(store: Store, view: View) -> None:
+    """Take a view from everybody for good: nobody can go back to it, and what is left of it is rubbish."""
+    lanes = range(view.lanes)
+    await _on_lanes([store.call("HDEL", view.checkpoint(lane), "position", "kept") for lane in lanes])
+
+
+async def _move(store: Store, view: View, fence: int, from_: str, to: str) -> bool:
+    lanes = range(view.lanes)
+    moves = [store.run(RETIRE, [view.checkpoint(lane)], [fence, from_, to]) for lane in lanes]
+    return b"FENCED" not in await _on_lanes(moves)
+
+
+async def _on_lanes(calls: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Do something to many checkpoints; one that is of another type, and so is lost anyway, is passed by."""
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException) and not isinstance(answer, ResponseError):
+            raise answer
+    return answers
 
 
 async def checkpoints(store: Store, view: View, lanes: Iterable[int]) -> dict[int, Checkpoint | None]:
     """Read where these lanes stand; None for a lane whose checkpoint is missing, which means that it is lost."""
     wanted = list(lanes)
+    found = await asyncio.gather(*[_checkpoint(store, view.checkpoint(lane)) for lane in wanted])
+    return dict(zip(wanted, found, strict=True))
+
+
+async def _checkpoint(store: Store, key: str) -> Checkpoint | None:
+    try:
+        row = await store.call("HMGET", key, "position", "fence", "epoch", "stamp")
+    except ResponseError:  # something of another type has been put there
+        return None
+    return None if row[0] is None else Checkpoint(int(row[0]), int(row[1]), row[2].decode(), int(row[3] or 0))
+
+
+async def stands_at(store: Store, view: View) -> int | None:
+    """The position of a view's last lane, live or retired; None when lanes of it are gone."""
     rows = await asyncio.gather(
-        *[store.call("HMGET", view.checkpoint(lane), "position", "fence", "epoch", "stamp") for lane in wanted]
+        *[store.call("HMGET", view.checkpoint(lane), "position", "kept") for lane in range(view.lanes)]
     )
-    return {
-        lane: None if row[0] is None else Checkpoint(int(row[0]), int(row[1]), row[2].decode(), int(row[3] or 0))
-        for lane, row in zip(wanted, rows, strict=True)
-    }
+    found = [live or retired for live, retired in rows]
+    return None if None in found else min(int(position) for position in found)
 
 
 async def prepare(store: Store, view: View, epoch: UUID, fence: int) -> None:
@@ -65,15 +117,25 @@ async def prepare(store: Store, view: View, epoch: UUID, fence: int) -> None:
     )
 
 
+async def is_left(store: Store, view: View) -> bool:
+    """Whether anything may be left of a view; its checkpoints are the last to go."""
+    found = await asyncio.gather(*[store.call("EXISTS", view.checkpoint(lane)) for lane in range(view.lanes)])
+    return any(found)
+
+
 async def drop(store: Store, view: View) -> int:
     """Remove all keys of a view in small steps; give how many. Raises StoreUnavailable, and can then be called again.
 
-    After each step the servers rest for as long as the step took, so that readers hardly notice, and a server that is
-    busy is spared the more.
+    First each lane loses its position: who still reads it finds it lost, never empty. After each step the servers rest
+    for as long as the step took, so that readers hardly notice, and a server that is busy is spared the more.
     """
+    last = [view.checkpoint(lane) for lane in range(view.lanes)]
+    await lose(store, view)
+    kept = {key.encode() for key in last}
     dropped, begun = 0, time.monotonic()
     async for keys in store.scan(view.pattern(), DROP_STEP):
-        dropped += sum(await asyncio.gather(*[store.call("UNLINK", key) for key in keys]))
+        dropped += sum(await asyncio.gather(*[store.call("UNLINK", key) for key in keys if key not in kept]))
         await asyncio.sleep(time.monotonic() - begun)
         begun = time.monotonic()
-    return dropped
+    removed: list[int] = await asyncio.gather(*[store.call("UNLINK", key) for key in last])
+    return dropped + sum(removed)

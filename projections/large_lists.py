@@ -44,22 +44,32 @@ class Part(msgspec.Struct, frozen=True):
 
 
 async def compare_large(
-    engine: Engine, store: Store, view: View, side: Side, number: int, parked: Collection[int]
+    engine: Engine,
+    store: Store,
+    view: View,
+    side: Side,
+    number: int,
+    *,
+    parked: Collection[int] = (),
+    skipped: Sequence[int] = (),
 ) -> Large:
-    """Compare one side of a user with the log, except for the others in ``parked``; raises ViewLost."""
+    """Compare one side of a user with the log without the events ``skipped``, except for the others in ``parked``.
+
+    Raises ViewLost.
+    """
     key = cells.list_key(view, side, number)
     slices, first, last = await _read(store, view, view.lane_of(number), key)
     moving = await folds.touched(engine, side, number, first, last) if first < last else set()
     excluded = moving | set(parked)
     parts = list(_parts(slices))
-    ought = await folds.digests_by_score(engine, side, number, last, [part.low for part in parts[1:]], list(excluded))
+    leaving_out: dict[str, Sequence[int]] = {"excluded": list(excluded), "skipped": skipped}
+    ought = await folds.digests_by_score(engine, side, number, last, [part.low for part in parts[1:]], **leaving_out)
     suspects = [cells.entry(view, side, number, other) for other in moving.difference(parked)]
     for index, part in enumerate(parts):
         rows = _without(part.rows, excluded)
         if digest_of(rows) != ought.get(index):
-            entries = await folds.entries(
-                engine, side, {number: last}, low=part.low, high=part.high, excluded=list(excluded)
-            )
+            at = {number: last}
+            entries = await folds.entries(engine, side, at, low=part.low, high=part.high, **leaving_out)
             suspects += unequal_entries(view, side, number, rows, entries[number])
     return Large(sum(len(part.rows) for part in parts) // 2, suspects)
 

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import sys
-import time
 from collections.abc import Awaitable, Callable
-from typing import Final
-from uuid import UUID, uuid4
 
 import msgspec
 
-from commands import leases, log
+from commands import log
 from commands.errors import FollowsError
-from commands.generations import Generation, mark, registered
+from commands.generations import Generation, State, mark, note, registered
 from commands.postgres import Engine
 from projections import building, generations
-from projections.building import Progress
-from projections.catch_up import REBUILD_BATCH, Fenced, Projector
-from projections.fold import fold, script_arguments
-from projections.keys import LANES, WAKE_CHANNEL, View
+from projections.building import BuildLease, Progress
+from projections.catch_up import Projector, ViewLost
+from projections.filling import fill_by_processes
+from projections.handing_over import hand_over
+from projections.keys import GROUPS, LANES, View
 from projections.store import Store
-from projections.wakeup import QueueSettings, open_queue
-
-logger: Final = logging.getLogger(__name__)
-
-LEASE: Final = "rebuild"
-# After the switch the build goes on until the live workers have taken over, or for so long when there are none.
-HAND_OVER_S: Final = 5.0
-# How often a parent looks at what its fillers have done.
-LOOK_S: Final = 0.5
+from projections.switching import switch
+from projections.verifying import differences
+from projections.wakeup import QueueSettings
 
 Show = Callable[[Progress], None]
-Check = Callable[[View], Awaitable[int]]
 
 
 class RebuildRefused(FollowsError):
@@ -41,189 +29,131 @@ class RebuildRefused(FollowsError):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What to build: into how many lanes, at most how many events a second, by how many processes, and why."""
+    """What to build: into how many lanes, at most how many events a second, by how many processes, whether to compare
+    it with the log before readers see it, and why.
+
+    The lanes are a multiple of GROUPS, so that a user's group is the same in every view.
+    """
 
     lanes: int = LANES
     rate: int | None = None
     workers: int = 1
+    verify: bool = True
     reason: str = "asked for"
+
+    def __post_init__(self) -> None:
+        if self.lanes % GROUPS or self.lanes <= 0:
+            raise RebuildRefused(f"the number of lanes must be a multiple of {GROUPS}, not {self.lanes}")
 
 
 class Builder:
-    """Holds the lease of rebuilds, of which there is one at a time; use ``async with``."""
+    """Does what needs the right to build, of which there is one; use ``async with``."""
 
     def __init__(self, engine: Engine, store: Store, queue: QueueSettings) -> None:
         self._engine, self._store, self._queue = engine, store, queue
-        self._owner = uuid4()
-        self._renewed_at = 0.0
-        self.fence = 0
+        self._lease = BuildLease(engine)
 
     async def __aenter__(self) -> Builder:
-        fence = await leases.take(self._engine, LEASE, self._owner)
-        if fence is None:
-            raise RebuildRefused("another rebuild is running: `follows generations` shows it")
-        self.fence = fence
-        self._renewed_at = time.monotonic()
+        await self._lease.__aenter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await leases.release(self._engine, self._owner)
+    async def __aexit__(self, *exit_: object) -> None:
+        await self._lease.__aexit__(None, None, None)
 
-    async def renew(self) -> None:
-        """Keep the lease; raises Fenced when it was lost meanwhile."""
-        if time.monotonic() - self._renewed_at < leases.LEASE_S / 3:
-            return
-        if await leases.take(self._engine, LEASE, self._owner) != self.fence:
-            raise Fenced("the lease of the rebuild was lost; it can be started again and goes on where it was")
-        self._renewed_at = time.monotonic()
+    async def held(self) -> None:
+        """Raises Fenced when the right to build was lost meanwhile."""
+        await self._lease.held()
 
-    async def rebuild(self, order: Order, show: Show, check: Check | None) -> View:
-        """Fill a new generation (or go on with an unfinished one), check it, switch; give it.
+    async def rebuild(self, order: Order, show: Show) -> View:
+        """Fill a new generation (or go on with an unfinished one), verify it, switch; give it.
 
-        ``check`` gives the number of differences from the log; any at all, and readers go on seeing the old view.
+        Raises RebuildRefused when it differs from the log; readers go on seeing the old view then, as with any error.
+        The view before this one is kept, those before it are removed.
         """
-        epoch = (await log.head(self._engine)).epoch
-        view = await building.start_or_resume(self._engine, self._store, order.lanes, self.fence, epoch, order.reason)
+        fence, epoch = self._lease.fence, (await log.head(self._engine)).epoch
+        view = await building.start_or_resume(self._engine, self._store, order.lanes, fence, epoch, order.reason)
         if order.workers > 1:
             await self._fill_by_processes(view, order, show)
-        projector = await self._fill(view, epoch, order, show)
-        if check is not None:
-            differences = await check(view)
-            if differences:
-                raise RebuildRefused(
-                    f"generation {view.generation} differs from the log in {differences} places: not switched"
-                )
-        await self._fill(view, epoch, order, show)
-        await self._switch_and_hand_over(projector)
+        await self._fill(view, order, show)
+        if order.verify:
+            await self._verify(view)
+        await self._switch(await self._fill(view, order, show))
+        await self._drop((await self._old("old"))[:-1])
         return view
+
+    async def _verify(self, view: View) -> None:
+        count = await differences(self._engine, self._store, view, self.held)
+        if count:
+            number, refusal = view.generation, f"differs from the log in {count} places"
+            await note(self._engine, number, f"refused, as it {refusal}")
+            raise RebuildRefused(
+                f"generation {number} {refusal}, so readers were not switched; `follows verify --generation {number}` "
+                "shows where, `follows generations prune` removes it"
+            )
 
     async def undo(self, show: Show) -> View:
         """Bring the newest old generation up to the log and make readers see it again; give it."""
-        live = await generations.live_view(self._store)
-        candidates = [known for known in await registered(self._engine) if known.state == "old"]
-        if not candidates or live is None:
+        candidates = await self._old("old")
+        if not candidates:
             raise RebuildRefused("there is no older generation to go back to")
         view = View(candidates[-1].number, candidates[-1].lanes)
-        projector = await self._fill(view, (await log.head(self._engine)).epoch, Order(lanes=view.lanes), show)
-        await self._switch_and_hand_over(projector)
+        await generations.revive(self._store, view, self._lease.fence)
+        try:
+            projector = await self._fill(view, Order(lanes=view.lanes), show)
+        except ViewLost as error:
+            raise RebuildRefused(f"it is not possible to go back: {error.message}") from error
+        await self._switch(projector)
         return view
 
     async def prune(self) -> dict[int, int]:
-        """Remove the generations that nobody sees or builds, in small steps; give generation -> keys removed."""
-        live = await generations.live_view(self._store)
+        """Remove the generations that nobody sees, in small steps; give generation -> keys removed."""
+        return await self._drop(await self._old("old", "building"))
+
+    async def _old(self, *states: State) -> list[Generation]:
+        """Those in these states that nobody sees, first who has been so for longest."""
+        live = await building.settle_register(self._engine, self._store)
+        seen = None if live is None else live.generation
+        known = [row for row in await registered(self._engine) if row.number != seen and row.state in states]
+        return sorted(known, key=lambda row: row.changed_at)
+
+    async def _drop(self, unwanted: list[Generation]) -> dict[int, int]:
         removed: dict[int, int] = {}
-        for known in await registered(self._engine):
-            if live is not None and known.number == live.generation:
-                continue
+        for known in unwanted:
+            await self.held()
             removed[known.number] = await generations.drop(self._store, View(known.number, known.lanes))
             await mark(self._engine, known.number, "dropped")
-            await self.renew()
         return removed
 
-    async def _fill(self, view: View, epoch: UUID, order: Order, show: Show) -> Projector:
-        projector = Projector(self._engine, self._store, view, dict.fromkeys(range(view.lanes), self.fence), epoch)
+    async def _fill(self, view: View, order: Order, show: Show) -> Projector:
+        epoch = (await log.head(self._engine)).epoch
+        fences = dict.fromkeys(range(view.lanes), self._lease.fence)
+        projector = Projector(self._engine, self._store, view, fences, epoch)
         await projector.load()
-
-        async def between(progress: Progress) -> None:
-            show(progress)
-            await self.renew()
-
-        await building.fill(self._engine, self._store, projector, between, rate=order.rate)
+        await building.fill(self._engine, self._store, projector, self._shown(show), rate=order.rate)
         return projector
 
-    async def _switch_and_hand_over(self, projector: Projector) -> None:
-        await building.switch(self._engine, self._store, projector.view)
-        queue = await open_queue(self._queue)
-        try:
-            await queue.publish(WAKE_CHANNEL, projector.position)
-        finally:
-            await queue.aclose()
-        until = time.monotonic() + HAND_OVER_S
-        try:
-            while time.monotonic() < until:
-                if not await projector.step():
-                    await projector.settle()
-                    await projector.check()
-                    await asyncio.sleep(0.01)
-        except Fenced:
-            logger.info("the live workers have taken over generation %d", projector.view.generation)
-
     async def _fill_by_processes(self, view: View, order: Order, show: Show) -> None:
-        """Let ``order.workers`` processes fill a share of the lanes each; raises RebuildRefused when one fails."""
-        share = None if order.rate is None else max(1, order.rate // order.workers)
-        fillers = [
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "projections.filler",
-                msgspec.json.encode(Share(view, self.fence, index, order.workers, share)).decode(),
-            )
-            for index in range(order.workers)
-        ]
-        started = time.monotonic()
-        try:
-            waiting = [asyncio.create_task(filler.wait()) for filler in fillers]
-            while any(not task.done() for task in waiting):
-                await asyncio.wait(waiting, timeout=LOOK_S)
-                await self.renew()
-                found = await generations.checkpoints(self._store, view, range(view.lanes))
-                lowest = min(checkpoint.position if checkpoint else 0 for checkpoint in found.values())
-                show(Progress(view, lowest, lowest, (await log.head(self._engine)).position))
-        finally:
-            for filler in fillers:
-                if filler.returncode is None:
-                    filler.terminate()
-                    await filler.wait()
-        logger.info("the fillers took %.1f s", time.monotonic() - started)
-        if any(filler.returncode for filler in fillers):
+        async def look() -> None:
+            found = await generations.checkpoints(self._store, view, range(view.lanes))
+            lowest = min(checkpoint.position if checkpoint else 0 for checkpoint in found.values())
+            await self._shown(show)(Progress(view, lowest, lowest, (await log.head(self._engine)).position))
+
+        if not await fill_by_processes(view, self._lease.fence, order.workers, order.rate, look):
             raise RebuildRefused("a filling process failed; what it has done is kept for the next try")
 
+    def _shown(self, show: Show) -> Callable[[Progress], Awaitable[None]]:
+        async def between(progress: Progress) -> None:
+            show(progress)
+            await self.held()
 
-class Share(msgspec.Struct, frozen=True):
-    """One process' part of a rebuild: the lanes whose number leaves ``index`` when divided by ``count``."""
+        return between
 
-    view: View
-    fence: int
-    index: int
-    count: int
-    rate: int | None
-
-
-class Estimate(msgspec.Struct, frozen=True):
-    """What a rebuild is going to cost: events to read, bytes in Redis, seconds."""
-
-    events: int
-    expected_bytes: int | None
-    expected_s: float
-
-
-async def estimate(engine: Engine, store: Store) -> Estimate:
-    """Measure the beginning of the log and the live view, and tell what a rebuild would cost; writes nothing.
-
-    Time: reading and folding of a sample, doubled, since applying takes about as long. Bytes: MEMORY USAGE of the live
-    view's lists of a sample of users, times the users; None when there is no live view.
-    """
-    events = await log.count(engine)
-    began = time.perf_counter()
-    sample = await log.read_after(engine, 0, REBUILD_BATCH)
-    view = await generations.live_view(store)
-    shape = view or View(0, LANES)
-    folded = fold(sample, shape, dict.fromkeys(range(shape.lanes), 0))
-    for batch in folded.lanes.values():
-        script_arguments(batch)
-    each_s = (time.perf_counter() - began) / max(len(sample), 1)
-    return Estimate(events, await _expected_bytes(engine, store, view), events * each_s * 2)
-
-
-async def _expected_bytes(engine: Engine, store: Store, view: View | None) -> int | None:
-    if view is None:
-        return None
-    numbers, users = await log.sample_users(engine, 500)
-    if not numbers:
-        return 0
-    keys = [key for n in numbers for key in (view.followers(n), view.following(n), view.user(n))]
-    sizes = await asyncio.gather(*[store.call("MEMORY", "USAGE", key) for key in keys])
-    return int(sum(size or 0 for size in sizes) / len(numbers) * users)
+    async def _switch(self, projector: Projector) -> None:
+        await switch(self._engine, self._store, projector)
+        try:
+            await hand_over(self._engine, self._queue, projector)
+        finally:
+            await projector.close()
 
 
 async def known_generations(engine: Engine, store: Store) -> list[tuple[Generation, int | None, bool]]:
@@ -232,7 +162,5 @@ async def known_generations(engine: Engine, store: Store) -> list[tuple[Generati
     known: list[tuple[Generation, int | None, bool]] = []
     for generation in await registered(engine):
         view = View(generation.number, generation.lanes)
-        found = await generations.checkpoints(store, view, range(view.lanes))
-        positions = [checkpoint.position for checkpoint in found.values() if checkpoint]
-        known.append((generation, min(positions) if len(positions) == view.lanes else None, view == live))
+        known.append((generation, await generations.stands_at(store, view), view == live))
     return known

@@ -18,7 +18,8 @@ from redis.asyncio import ConnectionPool, Redis
 from commands.errors import SettingsError, StoreUnavailable
 from projections.addresses import open_sentinels, parse_address
 from projections.cluster import Cluster, slot_of
-from projections.wire import CONNECT_S, TIMEOUT_S, Request, Server, translated
+from projections.server import CONNECT_S, Server
+from projections.wire import TIMEOUT_S, Request, translated
 
 __all__ = ["Script", "Store", "StoreSettings", "check_store", "load_script", "open_store", "translated"]
 

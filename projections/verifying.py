@@ -17,12 +17,12 @@ from typing import Any, Final
 import msgspec
 from redis.exceptions import ResponseError
 
-from commands import census, directory, folds, log, parking
+from commands import census, directory, folds, log
 from commands.folds import Side
 from commands.postgres import Engine
 from projections import cells
 from projections.cells import Cell, Peeked, Read, digest_of, peek
-from projections.examining import CELLS_MAX, Difference, examine, own_value
+from projections.examining import CELLS_MAX, Difference, examine, left_out, own_value
 from projections.generations import checkpoints
 from projections.keys import View
 from projections.large_lists import compare_large, unequal_entries
@@ -151,6 +151,7 @@ class Comparison:
         self.verdict = Verdict(view.generation)
         self._found, self._between = found, between
         self._head = 0
+        self._skipped: list[int] = []
         self._scripts = asyncio.Semaphore(SCRIPTS)
         self._next = asyncio.Lock()
         self._lanes: set[int] = set()
@@ -173,10 +174,12 @@ class Comparison:
             else:
                 self._lanes.add(lane)
         await self._report(bad)
-        for row in await parking.parked(self.engine, skipped=True):
-            self._parked["following", row.subject].add(row.object)
-            self._parked["followers", row.object].add(row.subject)
-        self.verdict.parked = sum(len(others) for (side, _), others in self._parked.items() if side == "following")
+        aside = await left_out(self.engine)
+        for subject, object_ in aside.pairs:
+            self._parked["following", subject].add(object_)
+            self._parked["followers", object_].add(subject)
+        self._skipped = aside.skipped
+        self.verdict.parked = len(aside.pairs)
 
     async def compare_chunks(self, chunks: AsyncIterator[list[int]]) -> None:
         """Take chunk after chunk until there are no more; several tasks share the chunks."""
@@ -226,8 +229,10 @@ class Comparison:
             if isinstance(peeked.answer, ResponseError):
                 suspects.append(cells.list_cell(self.view, side, number))
             elif len(peeked.answer) > 2 * ENTRIES_MAX or (side, number) in self._parked:
-                excluded = self._parked.get((side, number), set())
-                large = await compare_large(self.engine, self.store, self.view, side, number, excluded)
+                parked = self._parked.get((side, number), set())
+                large = await compare_large(
+                    self.engine, self.store, self.view, side, number, parked=parked, skipped=self._skipped
+                )
                 self.verdict.entries += large.entries
                 await self.judge(large.suspects)
             else:
@@ -238,11 +243,13 @@ class Comparison:
 
     async def _compare_small(self, side: Side, lists: dict[int, Peeked]) -> list[Cell]:
         self.verdict.entries += sum(len(peeked.answer) for peeked in lists.values()) // 2
-        ought = await folds.digests(self.engine, side, {number: at.position for number, at in lists.items()})
+        positions = {number: at.position for number, at in lists.items()}
+        ought = await folds.digests(self.engine, side, positions, self._skipped)
         differing = {number: at for number, at in lists.items() if digest_of(at.answer) != ought.get(number)}
         if not differing:
             return []
-        entries = await folds.entries(self.engine, side, {number: at.position for number, at in differing.items()})
+        positions = {number: at.position for number, at in differing.items()}
+        entries = await folds.entries(self.engine, side, positions, skipped=self._skipped)
         return [
             cell
             for number, at in differing.items()

@@ -20,13 +20,23 @@ import msgspec
 from arq.connections import ArqRedis, RedisSettings, create_pool
 from redis.exceptions import RedisError
 
-from commands.errors import SettingsError
+from commands.errors import SettingsError, Unavailable
 from projections.addresses import parse_address
-from projections.keys import GROUPS, QUEUE, WAKE_CHANNEL
+from projections.keys import GROUPS, QUEUE, REBUILD_QUEUE, WAKE_CHANNEL
 
 logger: Final = logging.getLogger(__name__)
 
 RECONNECT_S: Final = 0.5
+# There is one rebuild at a time, and it is worth waiting for.
+REBUILD_JOB: Final = "rebuild"
+REBUILD_EXPIRES_S: Final = 30 * 86_400
+
+
+class QueueUnavailable(Unavailable):
+    """The queue's Redis does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__("the queue is not available")
 
 
 class QueueSettings(msgspec.Struct, frozen=True):
@@ -69,6 +79,21 @@ async def open_queue(settings: QueueSettings) -> ArqRedis:
         job_serializer=msgspec.msgpack.encode,
         job_deserializer=msgspec.msgpack.decode,
     )
+
+
+async def enqueue_rebuild(settings: QueueSettings, order: dict[str, Any]) -> bool:
+    """Enqueue a rebuild for the rebuilder process; False when one is queued or running. Raises QueueUnavailable."""
+    try:
+        queue = await open_queue(settings)
+        try:
+            job = await queue.enqueue_job(
+                "rebuild", order, _job_id=REBUILD_JOB, _queue_name=REBUILD_QUEUE, _expires=REBUILD_EXPIRES_S
+            )
+        finally:
+            await queue.aclose()
+    except (RedisError, OSError) as error:
+        raise QueueUnavailable from error
+    return job is not None
 
 
 class Wakeup:
@@ -165,14 +190,18 @@ class Progress:
     """How far the views have come, as the workers tell; lets a command wait until it can be seen."""
 
     def __init__(self) -> None:
+        self._generation = 0
         self._reached = [0] * GROUPS
         self._waiting: list[tuple[int, list[int], asyncio.Future[None]]] = []
 
     def hear(self, message: bytes | None) -> None:
-        """Take a worker's message: position and groups."""
+        """Take a worker's message: position, groups and generation. Of another generation than before, it says nothing
+        about what was heard before: the log may have been restored to an older state."""
         if message is None:
             return
-        position, groups = msgspec.json.decode(message, type=tuple[int, list[int]])
+        position, groups, generation = msgspec.json.decode(message, type=tuple[int, list[int], int])
+        if generation != self._generation:
+            self._generation, self._reached = generation, [0] * GROUPS
         for group in groups:
             self._reached[group] = max(self._reached[group], position)
         still: list[tuple[int, list[int], asyncio.Future[None]]] = []
@@ -200,6 +229,6 @@ class Progress:
         return True
 
 
-def progress_message(position: int, groups: Iterable[int]) -> bytes:
+def progress_message(position: int, groups: Iterable[int], generation: int = 0) -> bytes:
     """Write what ``Progress.hear`` reads; published on ``APPLIED_CHANNEL``."""
-    return msgspec.json.encode((position, list(groups)))
+    return msgspec.json.encode((position, list(groups), generation))

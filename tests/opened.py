@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,6 +14,9 @@ from commands.postgres import Engine, PostgresSettings, create_engine
 from projections.store import Store, StoreSettings, open_store
 from tests.breakable import Breakable
 from tests.breakable import _answers_ping as answers_ping
+
+# redis-py's plain client: its own types say of every answer that it might have to be awaited.
+Plain = Any
 
 # Examples that run on a server take milliseconds each, and share the test's database.
 few = settings(

@@ -97,7 +97,7 @@ class KeyServer:
             await writer.drain()
             if self.hangs:
                 await reader.read()  # until the client has enough of it
-        except ConnectionError:
+        except (ConnectionError, EOFError):
             pass
         finally:
             writer.close()

@@ -202,8 +202,8 @@ FAULTS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 async def test_a_faulty_server(server: KeyServer, clock: Clock, fault: dict[str, object]) -> None:
-    good, body = Keys(UrlSource(server.url, limit_s=0.2), clock=clock), server.body
-    never = Keys(UrlSource(server.url, limit_s=0.2), clock=clock)
+    good, body = Keys(UrlSource(server.url, limit_s=0.8), clock=clock), server.body
+    never = Keys(UrlSource(server.url, limit_s=0.8), clock=clock)
     await good.start()
     vars(server).update(fault)
     clock.time += URL_MAX_AGE_S

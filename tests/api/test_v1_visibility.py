@@ -40,9 +40,7 @@ async def test_a_new_user_is_found_by_everybody_at_once(service: InProcess) -> N
         assert (await anybody.get(f"/v1/users/{new.id}/following")).json()["pagination"]["total"] == 1
 
 
-async def test_who_acted_is_never_told_less_than_he_knows(
-    own_settings: dict[str, str], keys: Path, wait_ms: str
-) -> None:
+async def test_who_acted_is_never_told_less_than_he_knows(own_settings: dict[str, str], keys: Path) -> None:
     """While nobody projects: 201, then 503 rather than "not following"; and when the drain is back, the truth."""
     settings = {**own_settings, "FOLLOWS_VISIBLE_WAIT_MS": "20"}
     async with in_process(settings, keys) as service:

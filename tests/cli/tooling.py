@@ -50,14 +50,14 @@ class Tools:
 
     environment: Mapping[str, str]
 
-    def start(self, *words: object) -> subprocess.Popen[str]:
+    def start(self, *words: object, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
         """Start ``follows words...``."""
         return subprocess.Popen(
             [sys.executable, "-m", "cli", *map(str, words)],
             cwd=ROOT,
             env=dict(self.environment),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -8,7 +8,7 @@ import pytest
 
 from commands import log
 from commands.directory import Directory
-from commands.events import UserFollowed, UserUnfollowed
+from commands.events import AnyEvent, UserFollowed, UserUnfollowed
 from commands.log import Draft
 from commands.postgres import Engine
 from tests.commands.writing import append, everything, register, rows
@@ -121,7 +121,8 @@ async def test_the_head_of_an_empty_log(engine: Engine, sql: psycopg.Connection[
 async def test_a_reader_gets_no_more_than_is_good_for_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is asked for, a batch has a bound."""
     monkeypatch.setattr(log, "READ_LIMIT_MAX", 3)
-    await append(engine, 1, 2, *[UserFollowed(), UserUnfollowed()] * 3)
+    facts: list[AnyEvent] = [UserFollowed(), UserUnfollowed()]
+    await append(engine, 1, 2, *facts * 3)
     assert len(await log.read_after(engine, 0, 100)) == 3
 
 

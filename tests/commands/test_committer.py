@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from commands import committer as committer_module
-from commands import postgres
+from commands import log, postgres
 from commands.committer import Committer, Receipt
 from commands.decide import EnsureFollow, Follow, FollowCommand, Following, Unfollow
 from commands.directory import Directory
@@ -77,14 +77,15 @@ async def test_a_pair_that_cannot_be_read_fails_nobody_else(engine: Engine, sql:
         VALUES (nextval('events_position'), 3, 4, 1, 'UserFollowed', now(), '{"notifications": 5}')"""
     )
     async with committing(engine) as committer:
-        commands = [Follow(1, 2), Unfollow(3, 4), Follow(5, 6)]
+        commands: list[FollowCommand] = [Follow(1, 2), Unfollow(3, 4), Follow(5, 6)]
         answers = await asyncio.gather(*map(committer.send, commands), return_exceptions=True)
     assert [isinstance(answer, Receipt) for answer in answers] == [True, False, True], answers
 
 
 async def test_commands_on_one_pair_are_decided_in_their_order(engine: Engine) -> None:
     """Sent at once, by one process: the second finds what the first has done, and so on."""
-    commands = [Follow(1, 2), EnsureFollow(1, 2, notifications=True), Unfollow(1, 2), EnsureFollow(1, 2), Follow(1, 2)]
+    loud = EnsureFollow(1, 2, notifications=True)
+    commands: list[FollowCommand] = [Follow(1, 2), loud, Unfollow(1, 2), EnsureFollow(1, 2), Follow(1, 2)]
     async with committing(engine) as committer:
         answers = await asyncio.gather(*map(committer.send, commands), return_exceptions=True)
     begun = answers[0]
@@ -135,17 +136,17 @@ async def test_a_race_between_two_processes_is_decided_again(
 async def test_who_loses_every_race_is_told_to_come_back(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command is not decided again for ever."""
 
-    async def nothing_goes_in(*_: object) -> dict[int, tuple[int, int]]:
-        nonlocal tries
-        tries += 1
+    tries: list[object] = []
+
+    async def nothing_goes_in(*drafts: object) -> dict[int, tuple[int, int]]:
+        tries.append(drafts)
         return {}
 
-    tries = 0
-    monkeypatch.setattr(committer_module.log, "append", nothing_goes_in)
+    monkeypatch.setattr(log, "append", nothing_goes_in)
     async with committing(engine) as committer:
         with pytest.raises(LogUnavailable):
             await committer.send(Follow(1, 2))
-    assert tries == committer_module.ATTEMPTS_MAX + 1
+    assert len(tries) == committer_module.ATTEMPTS_MAX + 1
 
 
 async def test_an_erasure_that_comes_between_decision_and_append_wins(

@@ -30,7 +30,7 @@ async def seen(engine: Engine, side: Side, number: int, position: int, limit: in
 
 
 @few
-@given(gaps=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), max_size=12))
+@given(gaps=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), max_size=6))
 async def test_the_moment_of_a_time_is_the_last_event_recorded_by_then(
     engine: Engine, sql: Sql, gaps: list[tuple[int, int]]
 ) -> None:

@@ -45,7 +45,8 @@ async def lost_list(store: Store, view: View, n: list[int]) -> list[Named]:
 
 
 async def list_of_another_type(store: Store, view: View, n: list[int]) -> list[Named]:
-    await store.call("DEL", view.following(n[1]), view.followers(n[-1]))
+    await store.call("DEL", view.following(n[1]))
+    await store.call("DEL", view.followers(n[-1]))
     await store.call("SET", view.following(n[1]), "hello")
     await store.call("RPUSH", view.followers(n[-1]), "hello")
     return [("wrong", "key", n[1], None), ("wrong", "key", n[-1], None)]
@@ -85,6 +86,13 @@ async def wrong_look_ups(store: Store, view: View, n: list[int]) -> list[Named]:
     await store.call("SET", view.id("u12"), n[-1])  # the erased one
     wrong = [("wrong", "id", n[1], None), ("wrong", "login", n[1], None)]
     return [("missing", "id", n[0], None), *wrong, ("extra", "id", n[-1], None)]
+
+
+async def look_ups_of_another_type(store: Store, view: View, n: list[int]) -> list[Named]:
+    for key in (view.id("u1"), view.login("u3")):
+        await store.call("DEL", key)
+        await store.call("LPUSH", key, "x")
+    return [("wrong", "id", n[0], None), ("wrong", "login", n[2], None)]
 
 
 async def stale_look_ups(store: Store, view: View, n: list[int]) -> list[Named]:
@@ -130,6 +138,7 @@ BREAKS: tuple[Break, ...] = (
     wrong_login_fields,
     wrong_broadcasts,
     wrong_look_ups,
+    look_ups_of_another_type,
     stale_look_ups,
     strangers_keys,
     strangers_fields,

@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any, cast
 
 from hypothesis import strategies as st
-from redis import Redis
 
 from commands import erasure, log
 from commands.directory import Directory
@@ -20,6 +19,7 @@ from projections.catch_up import Fenced, Projector
 from projections.keys import View
 from projections.store import Script, Store
 from tests.commands.writing import Connection, empty, rows
+from tests.opened import Plain
 from tests.projections.model import actual, expected, positions
 
 VIEW = View(1, 4)
@@ -75,7 +75,7 @@ class Cut:
 class World:
     """An empty log, a view of four lanes, and the worker that projects."""
 
-    def __init__(self, engine: Engine, store: Store, sql: Connection, redis: Redis) -> None:
+    def __init__(self, engine: Engine, store: Store, sql: Connection, redis: Plain) -> None:
         self.engine, self.store, self.sql, self.redis = engine, store, sql, redis
         self.people = Directory(engine)
         self.fence = 0
@@ -86,6 +86,7 @@ class World:
         """Everything empty, the view prepared, a first worker."""
         empty(self.sql)
         self.redis.flushdb()
+        self.saved, self.zombies = {}, []
         self.epoch = (await log.head(self.engine)).epoch
         await generations.prepare(self.store, VIEW, self.epoch, 0)
         await self.succeed()
@@ -210,7 +211,7 @@ class World:
                 self.redis.restore(key, 0, value)
 
 
-def stamps_are_true(sql: Connection, redis: Redis) -> bool:
+def stamps_are_true(sql: Connection, redis: Plain) -> bool:
     """Whether every checkpoint that says when its event was recorded says the truth."""
     times = dict(rows(sql, "SELECT position, (extract(epoch FROM recorded_at) * 1000000)::bigint FROM events"))
     said = [redis.hmget(VIEW.checkpoint(lane), "position", "stamp") for lane in range(VIEW.lanes)]

@@ -164,8 +164,9 @@ async def _draining(engine: Engine, redis_url: str, queue: QueueSettings) -> Asy
         yield
     finally:
         assert not task.done(), task.exception()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        while not task.done():  # asyncio.wait_for, which the drain waits with, can swallow a cancellation
+            task.cancel()
+            await asyncio.wait([task], timeout=1)
         await drain.close()
         await store.close()
 

@@ -9,11 +9,11 @@ from typing import Any
 from zlib import crc32
 
 import msgspec
-from redis import Redis
 
 from commands.users import Broadcast, Profile
 from projections.keys import View
 from tests.commands.writing import Connection, rows
+from tests.opened import Plain
 
 Contents = dict[str, Any]
 
@@ -52,7 +52,7 @@ def follows(sql: Connection) -> dict[tuple[int, int], tuple[int, bool]]:
     return found
 
 
-def actual(redis: Redis, view: View) -> Contents:
+def actual(redis: Plain, view: View) -> Contents:
     """Every key of the view but the checkpoints, with its content, as Redis has it."""
     contents: Contents = {}
     for key in redis.scan_iter(match="*", count=1000):
@@ -72,7 +72,7 @@ def actual(redis: Redis, view: View) -> Contents:
     return contents
 
 
-def positions(redis: Redis, view: View) -> list[int]:
+def positions(redis: Plain, view: View) -> list[int]:
     """Where the lanes stand."""
     return [int(redis.hget(f"{{g{view.generation}.{lane}}}:checkpoint", "position")) for lane in range(view.lanes)]
 

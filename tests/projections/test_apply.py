@@ -4,30 +4,34 @@ import re
 import time
 from typing import Any
 
+import msgspec
 import pytest
-from redis import Redis, ResponseError
+from redis import ResponseError
 
 from projections.catch_up import APPLY
+from tests.opened import Plain
 
 CHECKPOINT, LIST, TEXT, OTHER = "{g1.0}:c", "{g1.0}:list", "{g1.0}:text", "{g1.0}:other"
 KEYS = [CHECKPOINT, LIST, LIST, TEXT, OTHER]
 # Adds, changes and removes entries, sets and deletes texts: every operation that the projector uses.
-OPERATIONS: list[Any] = ["ZADD 4 ZREM 1 SET 1 DELEQ 1", 5, "a", 6, "b", "gone", "new", "mine"]
+OPERATIONS = msgspec.msgpack.encode(
+    [("ZADD", [5, "a", 6, "b"]), ("ZREM", ["gone"]), ("SET", ["new"]), ("DELEQ", ["mine"])]
+)
 DEADLINE = "HSET {checkpoint} hold somebody:{ms}"
 
 
-def stands(redis: Redis, **checkpoint: object) -> dict[str, Any]:
+def stands(redis: Plain, **checkpoint: object) -> dict[str, Any]:
     """A lane that stands at position 10 under fence 3, with something in it; what it looks like."""
     redis.flushdb()
     if checkpoint.pop("lost", None) is None:
-        redis.hset(CHECKPOINT, mapping={"position": 10, "fence": 3, "epoch": "e", **checkpoint})  # type: ignore[dict-item]
+        redis.hset(CHECKPOINT, mapping={"position": 10, "fence": 3, "epoch": "e", **checkpoint})
     redis.zadd(LIST, {"a": 1, "gone": 2})
     redis.set(TEXT, "old")
     redis.set(OTHER, "mine")
     return look(redis)
 
 
-def look(redis: Redis) -> dict[str, Any]:
+def look(redis: Plain) -> dict[str, Any]:
     """All of the lane."""
     return {
         "checkpoint": redis.hgetall(CHECKPOINT),
@@ -37,7 +41,7 @@ def look(redis: Redis) -> dict[str, Any]:
 
 
 def apply(
-    redis: Redis,
+    redis: Plain,
     expected: int = 10,
     new: int = 20,
     fence: int = 3,
@@ -46,11 +50,11 @@ def apply(
     stamp: int = 0,
 ) -> tuple[str, int]:
     """One batch; what the script answers."""
-    outcome, position = redis.eval(script, len(KEYS), *KEYS, expected, new, fence, epoch, stamp, *OPERATIONS)
+    outcome, position = redis.eval(script, len(KEYS), *KEYS, expected, new, fence, epoch, stamp, OPERATIONS)
     return outcome.decode(), int(position)
 
 
-def test_a_batch_goes_in_whole(redis: Redis) -> None:
+def test_a_batch_goes_in_whole(redis: Plain) -> None:
     """From exactly where the lane stands: the operations, the new position and the fence, in one step."""
     stands(redis)
     assert apply(redis, fence=4) == ("OK", 20)
@@ -61,7 +65,7 @@ def test_a_batch_goes_in_whole(redis: Redis) -> None:
     }
 
 
-def test_a_batch_notes_when_its_last_event_was_recorded(redis: Redis) -> None:
+def test_a_batch_notes_when_its_last_event_was_recorded(redis: Plain) -> None:
     """And leaves the note as it is when there is no such event."""
     stands(redis)
     apply(redis, 10, 20, stamp=77)
@@ -82,7 +86,7 @@ GUARDS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_a_guard_leaves_everything_untouched(redis: Redis, guard: str) -> None:
+def test_a_guard_leaves_everything_untouched(redis: Plain, guard: str) -> None:
     """Each says what is the matter and where the lane stands; nothing but OK changes anything."""
     checkpoint, believed, answer = GUARDS[guard]
     before = stands(redis, **checkpoint)
@@ -91,7 +95,7 @@ def test_a_guard_leaves_everything_untouched(redis: Redis, guard: str) -> None:
 
 
 @pytest.mark.parametrize("guard", GUARDS)
-def test_without_its_guard_the_batch_would_go_in(redis: Redis, guard: str) -> None:
+def test_without_its_guard_the_batch_would_go_in(redis: Plain, guard: str) -> None:
     """The control: the same call through a script without that guard does harm, so the test above would notice."""
     checkpoint, believed, answer = GUARDS[guard]
     before = stands(redis, **checkpoint)
@@ -117,14 +121,14 @@ def test_every_answer_has_its_guard_here() -> None:
     ],
 )
 def test_the_graver_word_comes_first(
-    redis: Redis, checkpoint: dict[str, Any], believed: dict[str, Any], answer: str
+    redis: Plain, checkpoint: dict[str, Any], believed: dict[str, Any], answer: str
 ) -> None:
     """Who is overtaken must stop, whatever else is the matter; positions mean nothing in another log's lane."""
     before = stands(redis, **checkpoint)
     assert apply(redis, **believed)[0] == answer and look(redis) == before
 
 
-def test_the_same_batch_twice_changes_nothing(redis: Redis) -> None:
+def test_the_same_batch_twice_changes_nothing(redis: Plain) -> None:
     """Promise 3: delivered again, by whomever, it is answered AHEAD with where to go on."""
     stands(redis)
     apply(redis)
@@ -133,7 +137,7 @@ def test_the_same_batch_twice_changes_nothing(redis: Redis) -> None:
     assert look(redis) == after
 
 
-def test_a_worker_that_was_overtaken_is_fenced(redis: Redis) -> None:
+def test_a_worker_that_was_overtaken_is_fenced(redis: Plain) -> None:
     """Stopped, overtaken, woken up: its next batch is refused though it fits, and it stays so."""
     stands(redis)
     assert apply(redis, 10, 11, fence=3)[0] == "OK"
@@ -142,14 +146,14 @@ def test_a_worker_that_was_overtaken_is_fenced(redis: Redis) -> None:
     assert apply(redis, 11, 12, fence=3) == ("FENCED", 11) and look(redis) == before
 
 
-def test_a_hold_ends_by_itself(redis: Redis) -> None:
+def test_a_hold_ends_by_itself(redis: Plain) -> None:
     """Who mends a lane and dies keeps nobody waiting beyond the deadline he left."""
     stands(redis, hold=f"somebody:{int(time.time() * 1000) - 1}")
     assert apply(redis) == ("OK", 20)
 
 
 @pytest.mark.parametrize(("holder", "is_left"), [("mine", False), ("somebody", True)])
-def test_a_given_up_name_is_only_dropped_while_it_is_ones_own(redis: Redis, holder: str, is_left: bool) -> None:
+def test_a_given_up_name_is_only_dropped_while_it_is_ones_own(redis: Plain, holder: str, is_left: bool) -> None:
     """Another user may have the name by now."""
     stands(redis)
     redis.set(OTHER, holder)
@@ -157,7 +161,7 @@ def test_a_given_up_name_is_only_dropped_while_it_is_ones_own(redis: Redis, hold
     assert bool(redis.exists(OTHER)) == is_left
 
 
-def test_what_fails_half_way_has_not_moved_the_checkpoint(redis: Redis) -> None:
+def test_what_fails_half_way_has_not_moved_the_checkpoint(redis: Plain) -> None:
     """An operation that the server refuses: the next try does it all again, and comes to the same."""
     stands(redis)
     redis.delete(TEXT)

@@ -7,23 +7,29 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from redis import Redis
 
 from commands import generations as register
 from commands import log
 from commands.events import UserFollowed
 from commands.postgres import Engine, PostgresSettings, create_engine
 from projections import building, catch_up, generations
-from projections.building import fill, heal, live_lag_s, start_or_resume
-from projections.catch_up import Fenced, Projector
-from projections.keys import POINTER, View
+from projections.building import heal, start_or_resume
+from projections.catch_up import Fenced
+from projections.keys import LANES, POINTER, View
 from projections.store import Store
 from tests.commands.writing import append
+from tests.opened import Plain
 from tests.projections.model import actual, expected, positions
 from tests.projections.worlds import populate
 from tests.servers import Servers, fresh_database
 
 Sql = psycopg.Connection[Any]
+
+
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build takes many steps, between which it can be looked at and can die."""
+    assert building.fill.__kwdefaults__ is not None
+    monkeypatch.setitem(building.fill.__kwdefaults__, "batch", 5)
 
 
 async def ours() -> None:
@@ -35,7 +41,7 @@ async def healed(engine: Engine, store: Store, fence: int = 1) -> View:
     return await heal(engine, store, fence, (await log.head(engine)).epoch, ours)
 
 
-async def test_a_built_view_is_the_log(engine: Engine, store: Store, sql: Sql, redis: Redis) -> None:
+async def test_a_built_view_is_the_log(engine: Engine, store: Store, sql: Sql, redis: Plain) -> None:
     """Whole, live, on file as such, and level with the log's end in every lane."""
     await populate(engine)
     view = await healed(engine, store)
@@ -46,10 +52,10 @@ async def test_a_built_view_is_the_log(engine: Engine, store: Store, sql: Sql, r
 
 
 async def test_nobody_sees_it_before_it_is_whole(
-    engine: Engine, store: Store, sql: Sql, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, store: Store, sql: Sql, redis: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While it is filled the pointer stays where it was and what readers see is untouched; then all of it is gone."""
-    monkeypatch.setattr(building.fill, "__kwdefaults__", {"rate": None, "batch": 5})
+    small_batches(monkeypatch)
     await populate(engine)
     old = await healed(engine, store)
     before = actual(redis, old)
@@ -67,10 +73,10 @@ async def test_nobody_sees_it_before_it_is_whole(
 
 
 async def test_a_build_that_died_is_gone_on_with(
-    engine: Engine, store: Store, sql: Sql, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, store: Store, sql: Sql, redis: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its successor takes the same generation up where its lanes stand."""
-    monkeypatch.setattr(building.fill, "__kwdefaults__", {"rate": None, "batch": 5})
+    small_batches(monkeypatch)
     await populate(engine)
     calls: list[int] = []
 
@@ -83,7 +89,7 @@ async def test_a_build_that_died_is_gone_on_with(
     with pytest.raises(Fenced):
         await heal(engine, store, 1, epoch, lost)
     assert await generations.live_view(store) is None
-    half = max(positions(redis, View(1, building.LANES)))
+    half = max(positions(redis, View(1, LANES)))
     assert half > 0
     redis.set("{g1.0}:following:999999", "a mark that a new start would remove")
     view = await healed(engine, store, fence=2)
@@ -93,12 +99,12 @@ async def test_a_build_that_died_is_gone_on_with(
 
 @pytest.mark.parametrize("spoiled", ["a lane is gone", "other lanes", "another log"])
 async def test_a_build_that_cannot_be_gone_on_with_is_removed(
-    engine: Engine, store: Store, sql: Sql, redis: Redis, spoiled: str
+    engine: Engine, store: Store, sql: Sql, redis: Plain, spoiled: str
 ) -> None:
     """What is left of it is no good: it goes, and a new generation begins."""
     await populate(engine)
     epoch = (await log.head(engine)).epoch
-    lanes = 32 if spoiled == "other lanes" else building.LANES
+    lanes = 32 if spoiled == "other lanes" else LANES
     begun = await start_or_resume(engine, store, lanes, 1, uuid4() if spoiled == "another log" else epoch, "a test")
     redis.zadd(begun.following(1), {"11": 5})
     if spoiled == "a lane is gone":
@@ -109,7 +115,7 @@ async def test_a_build_that_cannot_be_gone_on_with_is_removed(
 
 
 async def test_what_another_database_left_under_the_same_number_is_removed_first(
-    engine: Engine, store: Store, sql: Sql, redis: Redis, servers: Servers
+    engine: Engine, store: Store, sql: Sql, redis: Plain, servers: Servers
 ) -> None:
     """A new database begins to count at 1 again, and the Redis still has the old one's generation 1."""
     await populate(engine)
@@ -124,7 +130,7 @@ async def test_what_another_database_left_under_the_same_number_is_removed_first
 
 
 async def test_the_lost_view_is_never_the_one_just_built(
-    engine: Engine, store: Store, sql: Sql, redis: Redis, servers: Servers
+    engine: Engine, store: Store, sql: Sql, redis: Plain, servers: Servers
 ) -> None:
     """The same, with the old pointer still there and a lane lost: the new view must be there when the build is done."""
     await populate(engine)
@@ -139,21 +145,17 @@ async def test_the_lost_view_is_never_the_one_just_built(
             assert positions(redis, view) == [1] * view.lanes
 
 
-async def test_what_is_removed_loses_its_checkpoints_first(engine: Engine, store: Store) -> None:
+async def test_a_lane_is_lost_before_anything_of_it_goes(engine: Engine, store: Store, redis: Plain) -> None:
     """Promise 4: a reader who still goes by the old view finds its lane lost and looks again, never an empty list."""
     await populate(engine)
     view = await healed(engine, store)
-    watched = Watched(store)
+    keys = len(actual(redis, view)) + view.lanes
+    watched = Watched(store, redis)
     await generations.drop(watched, view)  # type: ignore[arg-type]
-    gone: dict[str, list[str]] = {}
-    for key in watched.unlinked:
-        tag, _, name = key.partition("}:")
-        gone.setdefault(tag, []).append(name)
-    assert len(gone) == view.lanes
-    assert {names[0] for names in gone.values()} == {"checkpoint"}
+    assert len(watched.removed) == keys and watched.too_early == []
 
 
-async def test_removing_takes_its_own_keys_only(store: Store, redis: Redis) -> None:
+async def test_removing_takes_its_own_keys_only(store: Store, redis: Plain) -> None:
     """Neither a generation whose number begins alike nor what belongs to none; called again, it finds nothing."""
     for view in (View(1, 4), View(11, 4)):
         redis.mset({view.user(number): "x" for number in range(40)})
@@ -163,7 +165,7 @@ async def test_removing_takes_its_own_keys_only(store: Store, redis: Redis) -> N
     assert redis.dbsize() == 41
 
 
-async def test_the_pointer_is_one_atomic_step(store: Store, redis: Redis) -> None:
+async def test_the_pointer_is_one_atomic_step(store: Store, redis: Plain) -> None:
     """Set, forgotten, or something that is no view."""
     assert await generations.live_view(store) is None
     await generations.switch(store, View(7, 64))
@@ -172,7 +174,7 @@ async def test_the_pointer_is_one_atomic_step(store: Store, redis: Redis) -> Non
     assert await generations.live_view(store) is None
 
 
-async def test_a_missing_checkpoint_is_told_apart(engine: Engine, store: Store, redis: Redis) -> None:
+async def test_a_missing_checkpoint_is_told_apart(engine: Engine, store: Store, redis: Plain) -> None:
     """A lane that is not there is None, not position 0."""
     view, epoch = View(5, 4), uuid4()
     await generations.prepare(store, view, epoch, 9)
@@ -181,39 +183,7 @@ async def test_a_missing_checkpoint_is_told_apart(engine: Engine, store: Store, 
     assert found == {lane: None if lane == 2 else generations.Checkpoint(0, 9, str(epoch)) for lane in range(4)}
 
 
-async def test_a_build_spares_live_readers(
-    engine: Engine, store: Store, redis: Redis, sql: Sql, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the live view waits for its events, the build waits too, and says that it is there."""
-    await populate(engine)
-    live = await healed(engine, store)
-    assert await live_lag_s(engine, store) == 0
-    await append(engine, 900, 901, UserFollowed())
-    monkeypatch.setattr(building, "LIVE_LAG_MAX_S", 0.0)
-    monkeypatch.setattr(building, "STAND_BACK_S", 0.001)
-    assert await live_lag_s(engine, store) > 0
-    epoch = (await log.head(engine)).epoch
-    view = await start_or_resume(engine, store, 4, 5, epoch, "a test")
-    projector = Projector(engine, store, view, dict.fromkeys(range(4), 5), epoch)
-    await projector.load()
-    told: list[int] = []
-
-    async def between(progress: building.Progress) -> None:
-        told.append(progress.position)
-        if len(told) == 4:  # the live worker has come
-            worker = Projector(engine, store, live, dict.fromkeys(range(live.lanes), 2), epoch)
-            await worker.load()
-            while await worker.step():
-                pass
-            await worker.settle()
-            await worker.close()
-
-    await fill(engine, store, projector, between, batch=5)
-    assert told[:4] == [told[0]] * 4 and len(set(told)) > 3
-    assert actual(redis, view) == expected(sql, view)
-
-
-async def test_what_is_written_while_it_is_built_is_in_it(engine: Engine, store: Store, sql: Sql, redis: Redis) -> None:
+async def test_what_is_written_while_it_is_built_is_in_it(engine: Engine, store: Store, sql: Sql, redis: Plain) -> None:
     """Commands go on during a build, and it ends at the log's end of then."""
     await populate(engine)
 
@@ -228,16 +198,22 @@ async def test_what_is_written_while_it_is_built_is_in_it(engine: Engine, store:
 
 
 class Watched:
-    """A store that notes what is removed, in order."""
+    """A store that notes what is removed, and of that what is removed while its lane is still there for readers."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self.unlinked: list[str] = []
+    def __init__(self, store: Store, redis: Plain) -> None:
+        self._store, self._redis = store, redis
+        self.removed: list[str] = []
+        self.too_early: list[str] = []
 
     def call(self, *command: Any) -> Any:
         """Note and pass on."""
         if command[0] in ("UNLINK", "DEL"):
-            self.unlinked += [key.decode() if isinstance(key, bytes) else key for key in command[1:]]
+            for key in command[1:]:
+                name = key.decode() if isinstance(key, bytes) else key
+                self.removed.append(name)
+                checkpoint = name.partition(":")[0] + ":checkpoint"
+                if name != checkpoint and self._redis.hget(checkpoint, "position") is not None:
+                    self.too_early.append(name)
         return self._store.call(*command)
 
     def __getattr__(self, name: str) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 import psycopg
 import pytest
 from hypothesis import example, given, settings
-from redis import Redis
 
 from commands import log
 from commands.events import UserFollowed, UserUnfollowed
@@ -15,7 +14,7 @@ from projections import generations
 from projections.catch_up import Fenced, LogChanged, Projector, ViewLost
 from projections.store import Store
 from tests.commands.writing import append
-from tests.opened import few
+from tests.opened import Plain, few
 from tests.projections.histories import VIEW, Step, World, settled, steps
 from tests.projections.model import actual, expected, positions
 from tests.waiting import until
@@ -24,7 +23,7 @@ Sql = psycopg.Connection[Any]
 
 
 @pytest.fixture
-def world(engine: Engine, store: Store, sql: Sql, redis: Redis) -> World:
+def world(engine: Engine, store: Store, sql: Sql, redis: Plain) -> World:
     """Not begun yet: each example begins it anew."""
     return World(engine, store, sql, redis)
 

@@ -12,18 +12,19 @@ from commands.errors import SettingsError, StoreUnavailable
 from commands.postgres import Engine
 from projections import generations
 from projections.cluster import slot_of
-from projections.keys import LANES, POINTER, View
+from projections.keys import LANES, View
+from projections.server import Server
 from projections.store import Store, StoreSettings, check_store, load_script, open_store
 from projections.wakeup import Progress
-from projections.wire import Request, Server
+from projections.wire import Request
 from queries import follows, users
 from queries.follows import Window
 from queries.reader import Reader
 from tests.commands.writing import Connection
 from tests.projections import model
-from tests.projections.load import Load, under_load
+from tests.projections.spread import held
 from tests.projections.worlds import catch_up, contents, people, populate, projector_of, viewed, write
-from tests.valkey_cluster import Node, ValkeyCluster, _cluster, cluster, wait_until
+from tests.valkey_cluster import ValkeyCluster, _cluster, cluster, wait_until
 from tests.waiting import until
 
 __all__ = ["_cluster", "cluster"]
@@ -72,12 +73,6 @@ async def until_all_are_read(store: Store, keys: list[str]) -> list[str]:
 
     await until(all_read)
     return refused
-
-
-def held(cluster: ValkeyCluster, view: View) -> model.Contents:
-    """What the masters hold of a view, all together."""
-    parts = [model.actual(node.client, view) for node in cluster.masters().values()]
-    return {key: content for part in parts for key, content in part.items()}
 
 
 def test_a_command_goes_where_its_first_key_is() -> None:
@@ -241,45 +236,6 @@ async def test_no_cluster_there() -> None:
     await store.close()
 
 
-def lanes_of(cluster: ValkeyCluster, view: View, node: Node) -> set[int]:
-    """The lanes that a master holds."""
-    return {lane for lane in range(view.lanes) if cluster.master_of(view.checkpoint(lane)) is node}
-
-
-async def the_truth_remains(load: Load, cluster: ValkeyCluster, sql: Connection) -> None:
-    """No answer was wrong, and the view is exactly the log's fold now."""
-    assert await load.wrong_answers() == []
-    assert held(cluster, load.view) == model.expected(sql, load.view)
-
-
-def positions(node: Node, view: View, lanes: set[int]) -> list[int]:
-    """Where these lanes stand on one server."""
-    return [int(node.ask("HGET", view.checkpoint(lane), "position")) for lane in sorted(lanes)]
-
-
-async def test_a_failover_under_load_that_loses_writes(
-    cluster: ValkeyCluster, database_url: str, queue_url: str, sql: Connection
-) -> None:
-    """The replica that takes over knows less than the drain had written: it goes on from where it stands."""
-    lanes: set[int] = set()
-
-    async def disturb(load: Load) -> None:
-        killed = next(node for node in cluster.masters().values() if node is not cluster.master_of(POINTER))
-        replica = cluster.replica_of(killed)
-        lanes.update(lanes_of(cluster, load.view, killed))
-        killed.forsake_replicas()
-        await load.more_answers()
-        before = positions(killed, load.view, lanes)
-        killed.kill()
-        replica.ask("READONLY")
-        lost = [ours - its for ours, its in zip(before, positions(replica, load.view, lanes), strict=True)]
-        assert min(lost) >= 0 and max(lost) > 0
-
-    async with under_load(database_url, cluster.url, queue_url, disturb) as load:
-        await the_truth_remains(load, cluster, sql)
-        assert load.refused and set(load.refused) <= lanes
-
-
 async def test_a_failover_that_the_projector_has_not_noticed(
     cluster: ValkeyCluster, store: Store, engine: Engine, sql: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -299,33 +255,3 @@ async def test_a_failover_that_the_projector_has_not_noticed(
         await catch_up(projector)
     assert "REWOUND" in caplog.text
     assert held(cluster, projector.view) == model.expected(sql, projector.view)
-
-
-async def test_slots_that_move_under_load(
-    cluster: ValkeyCluster, database_url: str, queue_url: str, sql: Connection
-) -> None:
-    async def disturb(load: Load) -> None:
-        masters = list(cluster.masters().values())
-        for lane in range(0, load.view.lanes, 4):
-            key = load.view.checkpoint(lane)
-            source = cluster.master_of(key)
-            target = masters[masters.index(source) - 1]
-            await asyncio.to_thread(cluster.move_slot, key_slot(key.encode()), target)
-
-    async with under_load(database_url, cluster.url, queue_url, disturb) as load:
-        await the_truth_remains(load, cluster, sql)
-        assert load.refused == []
-
-
-async def test_a_master_frozen_under_load_wakes_as_a_replica(
-    cluster: ValkeyCluster, database_url: str, queue_url: str, sql: Connection
-) -> None:
-    async def disturb(load: Load) -> None:
-        frozen = cluster.master_of(POINTER)
-        frozen.freeze()
-        await asyncio.to_thread(wait_until, lambda: cluster.master_of(POINTER) is not frozen)
-        await load.more_answers()
-        frozen.thaw()
-
-    async with under_load(database_url, cluster.url, queue_url, disturb) as load:
-        await the_truth_remains(load, cluster, sql)

@@ -6,11 +6,10 @@ from zlib import crc32
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis import Redis
 
 from projections import keys
 from projections.keys import GROUPS, LANES, View, group_of, member, number_of, score, unscore
-from tests.opened import few, many
+from tests.opened import Plain, few, many
 
 # 2112-09-17: half of 2^53 microseconds after 1970.
 LAST_EXACT = 2**52 - 1
@@ -51,7 +50,7 @@ def test_after_2112_a_score_would_no_longer_be_exact() -> None:
 
 @few
 @given(st.dictionaries(numbers, st.tuples(times, st.booleans()), min_size=1, max_size=20))
-def test_the_server_keeps_order_and_scores(redis: Redis, follows: dict[int, tuple[int, bool]]) -> None:
+def test_the_server_keeps_order_and_scores(redis: Plain, follows: dict[int, tuple[int, bool]]) -> None:
     """What a real server gives back is to the digit what was put in, in the order of (score, number)."""
     redis.delete("z")
     redis.zadd("z", {member(number): score(*follow) for number, follow in follows.items()})

@@ -4,7 +4,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from redis import Redis
 
 from commands import log, parking
 from commands.events import UserFollowed, UserUnfollowed
@@ -14,12 +13,13 @@ from projections import catch_up
 from projections.catch_up import Broken
 from projections.store import Store
 from tests.commands.writing import append
+from tests.opened import Plain
 from tests.projections.histories import VIEW, World
 from tests.projections.model import actual, expected, positions
 
 
 @pytest.fixture
-async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Redis) -> World:
+async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> World:
     """Begun: an empty log, a prepared view, a worker."""
     begun = World(engine, store, sql, redis)
     await begun.begin()
@@ -27,7 +27,7 @@ async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redi
 
 
 def write_badly(world: World) -> None:
-    """An event of pair (3, 4) that this version cannot read, as a newer one or a fault might leave it; one behind it."""
+    """An event of pair (3, 4) that this version cannot read, as a newer one might leave it, and one behind it."""
     for version, type_, data in [(1, "UserFollowed", '{"notifications": 5}'), (2, "UserUnfollowed", None)]:
         world.sql.execute(
             """INSERT INTO events (position, subject, object, version, type, recorded_at, data)

@@ -14,6 +14,7 @@ from projections import repairing
 from projections.catch_up import APPLY, ViewLost
 from projections.cells import entry, own_cells
 from projections.examining import Difference, Examined, examine
+from projections.fold import LaneBatch, script_arguments
 from projections.keys import View, member
 from projections.repairing import HOLD, HOLD_MS, REPAIR, mend, rebuild_users
 from projections.store import Store
@@ -42,7 +43,9 @@ async def apply(engine: Engine, store: Store, view: View, lane: int = 0) -> tupl
     """What the projection's script answers when it would move a lane by one."""
     at = int(await store.call("HGET", view.checkpoint(lane), "position"))
     epoch = str((await log.head(engine)).epoch)
-    outcome, position = await store.run(APPLY, [view.checkpoint(lane)], [at, at + 1, FENCE, epoch])
+    _, operations = script_arguments(LaneBatch())
+    head = (at, at + 1, FENCE, epoch, 0)
+    outcome, position = await store.run(APPLY, [view.checkpoint(lane)], [*head, operations])
     return outcome.decode(), int(position) - at
 
 

@@ -11,17 +11,18 @@ from commands.errors import SettingsError, StoreUnavailable
 from projections.store import Script, Store, StoreSettings, check_store, load_script, open_store, translated
 from projections.wire import _NOT_NOW
 from tests.breakable import Breakable
+from tests.opened import Plain
 from tests.waiting import until
 
 ANSWER = load_script("queries", "page.lua", reads=True)
 
 
-def reads(redis: Redis) -> int:
+def reads(redis: Plain) -> int:
     """How often the server has read from a socket; each asking is a read of its own."""
     return int(redis.info("stats")["total_reads_processed"])
 
 
-async def test_what_is_asked_in_one_turn_is_one_round_trip(store: Store, redis: Redis) -> None:
+async def test_what_is_asked_in_one_turn_is_one_round_trip(store: Store, redis: Plain) -> None:
     """Many callers, one write and one read of the server; the next turn is the next."""
     await store.call("PING")
     before = reads(redis)
@@ -58,16 +59,22 @@ async def test_a_script_that_was_forgotten_is_sent_again(store: Store) -> None:
             assert await store.run(script, ["a", "b", "c"], [1, "", 1, 0]) is None
 
 
+def parsed(words: str) -> Exception:
+    """An error as redis-py reads it off the wire."""
+    error: Exception = DefaultParser.parse_error(words)  # type: ignore[no-untyped-call]
+    return error
+
+
 @pytest.mark.parametrize("word", [*_NOT_NOW, "NOAUTH", "WRONGPASS"])
 def test_a_server_that_cannot_serve_is_unavailable(word: str) -> None:
     """As the parser gives its words: not a fault of the request, so trying again may help."""
-    assert isinstance(translated(DefaultParser.parse_error(f"{word} of some kind")), StoreUnavailable)
+    assert isinstance(translated(parsed(f"{word} of some kind")), StoreUnavailable)
 
 
 @pytest.mark.parametrize("words", ["ERR unknown command", "WRONGTYPE Operation against", "NOSCRIPT No matching script"])
 def test_our_own_mistakes_stay_what_they_are(words: str) -> None:
     """They must not look like an outage."""
-    error = DefaultParser.parse_error(words)
+    error = parsed(words)
     assert translated(error) is error
     assert translated(mistake := KeyError("x")) is mistake
 

@@ -5,18 +5,18 @@ from typing import Any
 
 import psycopg
 import pytest
-from redis import Redis
 
 from commands.postgres import Engine
 from commands.users import BroadcastChanges, UserChanges
 from projections.store import Store
 from tests.commands.writing import erase
+from tests.opened import Plain
 from tests.projections.histories import VIEW, Killed, World, settled
 from tests.projections.model import actual, expected
 
 
 @pytest.fixture
-async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Redis) -> World:
+async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> World:
     """Begun: an empty log, a prepared view, a worker."""
     begun = World(engine, store, sql, redis)
     await begun.begin()
@@ -107,7 +107,7 @@ async def test_broadcasts_stand_in_their_sets(world: World) -> None:
     assert world.redis.zscore(VIEW.last_broadcast(1), "11") == expected(world.sql, VIEW)[VIEW.last_broadcast(1)]["11"]
 
 
-def _everything(redis: Redis) -> str:
+def _everything(redis: Plain) -> str:
     """All keys and values as one text."""
     parts: list[str] = []
     for key in redis.scan_iter(count=1000):

@@ -20,7 +20,7 @@ from commands.postgres import Engine
 from commands.users import BroadcastChanges, UserChanges
 from projections import large_lists, verifying
 from projections.catch_up import ViewLost
-from projections.cells import digest_of
+from projections.cells import digest_of, entry, own_cells
 from projections.examining import Difference
 from projections.keys import View, member, score
 from projections.repairing import mend
@@ -203,14 +203,14 @@ async def test_writes_meanwhile_are_no_false_alarm_and_hide_nothing(
     engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Round after round under load: nothing; with one entry broken, that one alone; lists in parts and in whole."""
-    numbers = await people(engine, 14)
+    numbers = await people(engine, 10)
     await write(engine, *[(n, numbers[-1]) for n in numbers[:9]], at=1_500_000_000_000_000)
     async with projecting(engine, store) as view, busy(engine, numbers):
-        for turn in range(11):
-            if turn == 5:  # from here on nearly every list is a long one, read in many parts
+        for turn in range(9):
+            if turn == 4:  # from here on nearly every list is a long one, read in many parts
                 monkeypatch.setattr(verifying, "ENTRIES_MAX", 2)
                 monkeypatch.setattr(large_lists, "SLICE_MAX", 3)
-            if turn == 8:
+            if turn == 6:
                 await store.call("ZREM", view.followers(numbers[-1]), member(numbers[4]))
                 await store.call("ZADD", view.following(numbers[-1]), 77, member(numbers[0]))
             seen, verdict = await found_in(engine, store, view)
@@ -218,8 +218,8 @@ async def test_writes_meanwhile_are_no_false_alarm_and_hide_nothing(
                 ("extra", "following", numbers[-1], numbers[0]),
                 ("missing", "followers", numbers[-1], numbers[4]),
             ]
-            assert named(seen) == (broken if turn >= 8 else [])
-            assert verdict.unsettled == 0 and verdict.users == 14 and verdict.behind == {}
+            assert named(seen) == (broken if turn >= 6 else [])
+            assert verdict.unsettled == 0 and verdict.users == 10 and verdict.behind == {}
 
 
 async def test_a_list_in_parts_is_compared_like_a_list_in_whole(
@@ -234,10 +234,10 @@ async def test_a_list_in_parts_is_compared_like_a_list_in_whole(
         for other, time in zip(others, times[number], strict=False):
             await write(engine, (other, number), at=1_600_000_000_000_000 + time)
     view = await viewed(engine, store)
-    for number in numbers:
+    for number in numbers[:11]:
         unequal = await break_some(store, view.followers(number), numbers, choice)
         entries = await store.call("ZCARD", view.followers(number))
-        for entries_max, slice_max in ((500, 4_000), (0, 1), (0, 2), (0, 3), (0, 4_000)):
+        for entries_max, slice_max in ((500, 4_000), (0, 1), (0, 2), (0, 3)):
             monkeypatch.setattr(verifying, "ENTRIES_MAX", entries_max)
             monkeypatch.setattr(large_lists, "SLICE_MAX", slice_max)
             seen, verdict = await found_in(engine, store, view, numbers=[number])
@@ -362,7 +362,30 @@ async def test_parked_pairs_are_left_out_and_counted(engine: Engine, store: Stor
     await parking.park(engine, [(position, follower, followed, "a test"), (1, numbers[3], numbers[3], "a test")])
     seen, verdict = await found_in(engine, store, view)
     assert seen == [] and verdict.parked == 2 and verdict.clean
+    by_hand = [Difference(entry(view, "following", follower, followed), None, None)]
+    by_hand += [Difference(cell, None, None) for cell in own_cells(view, numbers[3])]
+    assert await mend(engine, store, view, by_hand) == 0, "a repair leaves them alone as well"
     await store.call("ZREM", view.followers(followed), member(follower))
     await store.call("ZADD", view.followers(followed), 1, member(10**6))
     seen, _ = await found_in(engine, store, view)
     assert named(seen) == [("extra", "followers", followed, 10**6)]
+
+
+async def test_a_skipped_event_is_as_if_it_had_never_been(engine: Engine, store: Store) -> None:
+    """The view that took it is told so, the one that left it out is equal; a later event of the pair counts again."""
+    one, two, three = await people(engine, 3)
+    first = await write(engine, (one, two), at=1_600_000_000_000_000)
+    last = await write(engine, (one, two), (three, one))
+    view = await viewed(engine, store)
+    await parking.park(engine, [(last - 1, one, two, "a test")])
+    await parking.skip(engine, last - 1, "somebody", "a test")
+    assert last - 1 > first
+    for limit in (500, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(verifying, "ENTRIES_MAX", limit)
+            seen, verdict = await found_in(engine, store, view)
+        assert named(seen) == [("missing", "followers", two, one), ("missing", "following", one, two)]
+        assert verdict.parked == 0
+    assert await mend(engine, store, view, seen) == 2
+    assert await store.call("ZSCORE", view.following(one), member(two)) == b"3200000000000000"
+    assert (await found_in(engine, store, view))[1].clean

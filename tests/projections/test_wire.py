@@ -182,6 +182,29 @@ async def test_nobody_there(tmp_path: Path) -> None:
     assert not await ask(store, b"closed")
 
 
+async def test_the_order_is_kept_while_the_connection_is_made(redis_url: str) -> None:
+    store = open_store(StoreSettings(redis_url))
+    requests = []
+    for number in range(200):
+        requests.append(store.call("RPUSH", "order", number))
+        await asyncio.sleep(0)
+    await asyncio.gather(*requests)
+    assert await store.call("LRANGE", "order", 0, -1) == [b"%d" % number for number in range(200)]
+    await store.close()
+
+
+async def test_closing_before_there_is_a_connection_leaves_nobody_waiting(redis_url: str) -> None:
+    for turns in range(4):
+        store = open_store(StoreSettings(redis_url))
+        request = store.call("PING")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await store.close()
+        with pytest.raises(StoreUnavailable):
+            async with asyncio.timeout(2):
+                await request
+
+
 async def test_closing_waits_for_what_is_under_way(redis_url: str) -> None:
     store = open_store(StoreSettings(redis_url))
     assert await ask(store, b"open")
@@ -212,6 +235,10 @@ async def test_over_tls(server_path: str, tmp_path: Path) -> None:
     context.load_cert_chain(certificate)
     async with through(Proxy(server_path), context, f"?ssl_ca_certs={certificate}") as store:
         assert await asyncio.gather(*[ask(store, b"%d" % number + b"x" * 50_000) for number in range(9)]) == [True] * 9
+    async with through(Proxy(server_path, [300, 300]), context, f"?ssl_ca_certs={certificate}") as store:
+        for number in range(40):
+            await ask(store, b"%d" % number)
+        await until_answered(store)
     async with through(Proxy(server_path), context) as store:
         assert not await ask(store, b"a certificate of nobody we know")
 

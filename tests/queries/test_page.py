@@ -6,12 +6,11 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis import Redis
 
 from commands.errors import UserNotFound, ViewUnavailable
 from queries.follows import Page, Row, Window, decode_cursor, encode_cursor, page
 from queries.reader import Reader
-from tests.opened import few
+from tests.opened import Plain, few
 from tests.queries.views import VIEW, List, in_order, put_list, put_user
 
 ALICE = 7
@@ -26,7 +25,7 @@ windows = st.tuples(st.integers(1, 8), st.integers(0, 30), st.booleans())
 
 
 @pytest.fixture
-def alice(redis: Redis, reader: Reader) -> int:
+def alice(redis: Plain, reader: Reader) -> int:
     """A user with lists; the reader has its view."""
     put_user(redis, ALICE)
     return ALICE
@@ -44,7 +43,7 @@ async def get(reader: Reader, window: Window, side: Side = "followers") -> Page:
 @few
 @given(entries, windows, st.sampled_from(["following", "followers"]))
 async def test_a_page_by_rank(
-    reader: Reader, redis: Redis, alice: int, held: List, window: tuple[int, int, bool], side: Side
+    reader: Reader, redis: Plain, alice: int, held: List, window: tuple[int, int, bool], side: Side
 ) -> None:
     """Exactly that part of the list, the true total also past the end, and the position it is true for."""
     limit, offset, newest_first = window
@@ -57,7 +56,7 @@ async def test_a_page_by_rank(
 @few
 @given(entries, st.integers(1, 7), st.booleans())
 async def test_a_walk_by_cursor_is_the_list(
-    reader: Reader, redis: Redis, alice: int, held: List, limit: int, newest_first: bool
+    reader: Reader, redis: Plain, alice: int, held: List, limit: int, newest_first: bool
 ) -> None:
     """Each entry once, in order, with whole pages until the last."""
     put_list(redis, key_of("followers"), held)
@@ -76,7 +75,7 @@ changes = st.lists(st.tuples(kinds, st.integers(0, 29)), max_size=6)
 @given(entries, st.integers(1, 5), st.booleans(), st.lists(changes, max_size=12))
 async def test_a_walk_while_others_write(
     reader: Reader,
-    redis: Redis,
+    redis: Plain,
     alice: int,
     held: List,
     limit: int,
@@ -117,7 +116,7 @@ def change(held: List, name: str, which: int, found: Page) -> set[int]:
     return {number}
 
 
-async def test_pages_of_empty_and_unknown(reader: Reader, redis: Redis, alice: int) -> None:
+async def test_pages_of_empty_and_unknown(reader: Reader, redis: Plain, alice: int) -> None:
     """Somebody without followers has none; nobody has no list."""
     assert await get(reader, Window(5)) == Page(100, 0, [])
     with pytest.raises(UserNotFound) as refused:
@@ -125,7 +124,7 @@ async def test_pages_of_empty_and_unknown(reader: Reader, redis: Redis, alice: i
     assert refused.value.who == "bob"
 
 
-async def test_a_lost_lane_is_no_empty_list(reader: Reader, redis: Redis, alice: int) -> None:
+async def test_a_lost_lane_is_no_empty_list(reader: Reader, redis: Plain, alice: int) -> None:
     """Promise 4: without its checkpoint a lane answers nothing, whatever else of it is there."""
     put_list(redis, key_of("followers"), {1: (5, False)})
     redis.delete(VIEW.checkpoint(VIEW.lane_of(ALICE)))
@@ -133,7 +132,7 @@ async def test_a_lost_lane_is_no_empty_list(reader: Reader, redis: Redis, alice:
         await get(reader, Window(5))
 
 
-async def test_a_cursor_at_both_ends(reader: Reader, redis: Redis, alice: int) -> None:
+async def test_a_cursor_at_both_ends(reader: Reader, redis: Plain, alice: int) -> None:
     """Behind the last there is nothing, before the first everything, also when no such row ever was."""
     put_list(redis, key_of("followers"), dict.fromkeys((10, 20, 30), (5, False)))
     for newest_first, cursor, numbers in [

@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from redis import Redis
 
 from commands.errors import UserNotFound, ViewBehind, ViewUnavailable
 from projections import generations
@@ -13,6 +12,7 @@ from queries import reader as module
 from queries import users
 from queries.follows import Row, Status, Window, page, status
 from queries.reader import Freshness, Reader
+from tests.opened import Plain
 from tests.queries.views import VIEW, put_list, put_user
 from tests.waiting import until
 
@@ -20,7 +20,7 @@ ALICE, BOB = 7, 8
 
 
 @pytest.fixture(autouse=True)
-def people(redis: Redis, reader: Reader) -> None:
+def people(redis: Plain, reader: Reader) -> None:
     """Alice follows Bob; they are in different lanes."""
     put_user(redis, ALICE)
     put_user(redis, BOB)
@@ -36,14 +36,14 @@ async def test_a_status_says_whether_and_since_when(reader: Reader) -> None:
 
 
 @pytest.mark.parametrize("lost", [ALICE, BOB])
-async def test_a_lost_lane_of_either_is_no_not_following(reader: Reader, redis: Redis, lost: int) -> None:
+async def test_a_lost_lane_of_either_is_no_not_following(reader: Reader, redis: Plain, lost: int) -> None:
     """Promise 4, for the follower's lane and for the one in which the followed one would be found to exist."""
     redis.delete(VIEW.checkpoint(VIEW.lane_of(lost)))
     with pytest.raises(ViewUnavailable):
         await status(reader, ALICE, BOB)
 
 
-async def test_without_a_view_every_query_says_so(reader: Reader, redis: Redis) -> None:
+async def test_without_a_view_every_query_says_so(reader: Reader, redis: Plain) -> None:
     """Nothing is answered from what is left."""
     redis.delete(POINTER)
     reader._view = None
@@ -60,7 +60,7 @@ async def test_without_a_view_every_query_says_so(reader: Reader, redis: Redis) 
             await call
 
 
-async def test_a_switch_is_followed(reader: Reader, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_switch_is_followed(reader: Reader, redis: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that still goes by the old view finds its lanes gone, looks again, and answers from the new one."""
     monkeypatch.setattr(module, "VIEW_AGE_S", 600.0)
     assert await reader.view() == VIEW
@@ -83,7 +83,7 @@ async def test_the_pointer_is_asked_for_now_and_then(reader: Reader, monkeypatch
         assert await reader.view() == seen
 
 
-async def test_a_caller_who_wrote_waits_for_his_write(reader: Reader, redis: Redis) -> None:
+async def test_a_caller_who_wrote_waits_for_his_write(reader: Reader, redis: Plain) -> None:
     """Until the worker tells that his lane has come so far; then he gets it."""
     reading = asyncio.create_task(status(reader, ALICE, 9, fresh=Freshness(101)))
     await until(lambda: reader.progress._waiting)
@@ -95,7 +95,7 @@ async def test_a_caller_who_wrote_waits_for_his_write(reader: Reader, redis: Red
 
 
 async def test_a_view_that_stays_behind_is_an_answer_or_a_refusal(
-    reader: Reader, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    reader: Reader, redis: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a bounded time: what there is, or ViewBehind for who wants nothing older."""
     monkeypatch.setattr(module, "WAIT_S", 0.01)
@@ -122,7 +122,7 @@ async def test_who_asks_for_what_is_there_does_not_wait(reader: Reader) -> None:
     assert reader.progress._waiting == []
 
 
-async def test_a_look_up_waits_for_a_user_just_registered(reader: Reader, redis: Redis) -> None:
+async def test_a_look_up_waits_for_a_user_just_registered(reader: Reader, redis: Plain) -> None:
     """Not found and behind is not yet nobody."""
     reading = asyncio.create_task(users.number_of_id(reader, "u20", fresh=Freshness(101)))
     await until(lambda: reader.progress._waiting)

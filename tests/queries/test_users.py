@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from redis import Redis
 
 from commands.errors import UserNotFound, ViewUnavailable
 from projections.keys import GROUPS
@@ -11,11 +10,12 @@ from projections.wakeup import progress_message
 from queries import users
 from queries.reader import Reader
 from queries.users import Counted, number_of_id, number_of_login, profile, profiles
+from tests.opened import Plain
 from tests.queries.views import VIEW, put_list, put_user
 from tests.waiting import until
 
 
-async def test_a_user_is_found_by_id_and_login(reader: Reader, redis: Redis) -> None:
+async def test_a_user_is_found_by_id_and_login(reader: Reader, redis: Plain) -> None:
     """The id to the letter, the login in any case."""
     put_user(redis, 7)
     assert await number_of_id(reader, "u7") == await number_of_login(reader, "L7") == 7
@@ -24,7 +24,7 @@ async def test_a_user_is_found_by_id_and_login(reader: Reader, redis: Redis) -> 
             await call
 
 
-async def test_a_number_is_remembered_and_a_login_is_not(reader: Reader, redis: Redis) -> None:
+async def test_a_number_is_remembered_and_a_login_is_not(reader: Reader, redis: Plain) -> None:
     """A number never changes; a login may be another's tomorrow."""
     put_user(redis, 7)
     assert await number_of_id(reader, "u7") == await number_of_login(reader, "l7") == 7
@@ -33,7 +33,7 @@ async def test_a_number_is_remembered_and_a_login_is_not(reader: Reader, redis: 
     assert (await number_of_id(reader, "u7"), await number_of_login(reader, "l7")) == (7, 8)
 
 
-async def test_what_is_remembered_has_a_bound(reader: Reader, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_remembered_has_a_bound(reader: Reader, redis: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest goes first."""
     monkeypatch.setattr(users, "NUMBERS_MAX", 2)
     for number in (7, 8, 9):
@@ -42,7 +42,7 @@ async def test_what_is_remembered_has_a_bound(reader: Reader, redis: Redis, monk
     assert reader.numbers == {"u8": 8, "u9": 9}
 
 
-async def test_a_profile_comes_with_its_counts(reader: Reader, redis: Redis) -> None:
+async def test_a_profile_comes_with_its_counts(reader: Reader, redis: Plain) -> None:
     """Of one moment, from the lists themselves."""
     alice = put_user(redis, 7)
     put_list(redis, VIEW.followers(7), dict.fromkeys((1, 2, 3), (5, False)))
@@ -50,7 +50,7 @@ async def test_a_profile_comes_with_its_counts(reader: Reader, redis: Redis) -> 
     assert await profile(reader, 7, named="alice") == Counted(100, alice, 3, 1)
 
 
-async def test_nobody_and_the_erased_have_no_profile(reader: Reader, redis: Redis) -> None:
+async def test_nobody_and_the_erased_have_no_profile(reader: Reader, redis: Plain) -> None:
     """Both are unknown, under the name they were asked for by."""
     put_user(redis, 7, erased=True)
     for number in (7, 8):
@@ -59,7 +59,7 @@ async def test_nobody_and_the_erased_have_no_profile(reader: Reader, redis: Redi
         assert refused.value.who == "so-called"
 
 
-async def test_a_lost_lane_is_no_unknown_user(reader: Reader, redis: Redis) -> None:
+async def test_a_lost_lane_is_no_unknown_user(reader: Reader, redis: Plain) -> None:
     """Promise 4, for profiles and for look-ups."""
     put_user(redis, 7)
     for lane in range(VIEW.lanes):
@@ -69,14 +69,14 @@ async def test_a_lost_lane_is_no_unknown_user(reader: Reader, redis: Redis) -> N
             await call
 
 
-async def test_profiles_come_in_the_order_asked_for(reader: Reader, redis: Redis) -> None:
+async def test_profiles_come_in_the_order_asked_for(reader: Reader, redis: Plain) -> None:
     """One each, also for the erased, whose follows are still being ended: rows and totals stay equal."""
     found = {number: put_user(redis, number, erased=number == 8) for number in (7, 8, 9)}
     assert await profiles(reader, [9, 7, 8, 7]) == [found[9], found[7], found[8], found[7]]
     assert await profiles(reader, []) == []
 
 
-async def test_a_profile_a_moment_behind_is_waited_for(reader: Reader, redis: Redis) -> None:
+async def test_a_profile_a_moment_behind_is_waited_for(reader: Reader, redis: Plain) -> None:
     """The list is of one lane and the profile of another, which may come a moment later."""
     put_user(redis, 7)
     reading = asyncio.create_task(profiles(reader, [7, 8], position=101))
@@ -86,7 +86,7 @@ async def test_a_profile_a_moment_behind_is_waited_for(reader: Reader, redis: Re
     assert [found.number for found in await reading] == [7, 8]
 
 
-async def test_nobody_is_left_out(reader: Reader, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_is_left_out(reader: Reader, redis: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
     """A profile that does not come is an outage, never a shorter list."""
     monkeypatch.setattr(users, "WAIT_S", 0.01)
     put_user(redis, 7)

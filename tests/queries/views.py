@@ -1,17 +1,17 @@
 """A view made by hand: users and follows as a projection would have written them."""
 
 import msgspec
-from redis import Redis
 
 from commands.users import Profile
 from projections.keys import View, member, score
+from tests.opened import Plain
 
 VIEW = View(1, 4)
 # (since when in us, notifications) of each follower or followed one.
 List = dict[int, tuple[int, bool]]
 
 
-def put_user(redis: Redis, number: int, *, erased: bool = False) -> Profile:
+def put_user(redis: Plain, number: int, *, erased: bool = False) -> Profile:
     """User number 7 has the id u7 and the login l7; an erased one has neither."""
     if erased:
         profile = Profile(number, "", "", "", 0, 0, erased=True)
@@ -24,7 +24,7 @@ def put_user(redis: Redis, number: int, *, erased: bool = False) -> Profile:
     return profile
 
 
-def put_list(redis: Redis, key: str, entries: List) -> None:
+def put_list(redis: Plain, key: str, entries: List) -> None:
     """The whole list anew."""
     redis.delete(key)
     if entries:

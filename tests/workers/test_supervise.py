@@ -12,17 +12,15 @@ import psycopg
 import pytest
 from redis import Redis
 
-from commands import log
 from commands.directory import Directory
 from commands.events import UserFollowed
 from commands.postgres import Engine
-from projections import generations
-from projections.keys import View
-from projections.store import Store, StoreSettings, open_store
+from projections.store import StoreSettings, open_store
 from projections.wakeup import QueueSettings, Wakeup
 from tests.breakable import Breakable
 from tests.commands.writing import append, register
 from tests.projections.model import actual, expected
+from tests.projections.watching import level
 from tests.servers import STOP_LIMIT_S
 from tests.waiting import until
 
@@ -61,22 +59,6 @@ def working(database_url: str, valkey: Breakable, folder: Path) -> Iterator[Work
 def queue_of(valkey: Breakable) -> QueueSettings:
     """The queue's database of that Valkey."""
     return QueueSettings(valkey.url.replace("db=0", "db=1"))
-
-
-async def level(engine: Engine, store: Store) -> View:
-    """Wait until the live view stands at the log's end; the view."""
-
-    async def reached() -> View | None:
-        view = await generations.live_view(store)
-        if view is None:
-            return None
-        found = await generations.checkpoints(store, view, range(view.lanes))
-        end = (await log.head(engine)).position
-        return view if all(checkpoint and checkpoint.position == end for checkpoint in found.values()) else None
-
-    view = await until(reached)
-    assert view is not None
-    return view
 
 
 async def test_a_worker_projects_erases_and_survives_its_redis(
