@@ -163,17 +163,19 @@ class Cluster:
 
     async def _learn(self) -> None:
         """Ask one server after the other who holds which slots until one answers; else all stays as it was."""
+        problem: Exception | None = None
         for host in self._candidates():
             client: Redis = self._server(host).client
             try:
                 async with asyncio.timeout(TELL_S):
                     answer = await client.execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]
             except (RedisError, OSError) as error:
-                logger.warning("%s:%d does not tell its cluster's slots: %s", *host, error or type(error).__name__)
+                problem = error
             else:
                 if answer:
                     self._take_over(host, answer)
                     return
+        logger.warning("no server tells the cluster's slots: %s", problem or "none are assigned")
 
     def _candidates(self) -> list[Host]:
         """All known servers in any order, so that no single one's outdated view is taken for ever."""

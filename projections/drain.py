@@ -134,8 +134,9 @@ class Drain:
                     return
                 looked = time.monotonic()
             if not behind:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), IDLE_S)
+                with suppress(TimeoutError):  # not wait_for, which can swallow that we are told to end
+                    async with asyncio.timeout(IDLE_S):
+                        await self._woken.wait()
             if time.monotonic() >= self._renew_at:
                 await self._renew()
 

@@ -159,18 +159,26 @@ class Comparison:
         self._parked: dict[tuple[Side, int], set[int]] = defaultdict(set)
 
     async def look_at_lanes(self) -> None:
-        """See which lanes can be compared at all: a lost one, or one of another log, is a difference by itself."""
+        """See which lanes can be compared at all: a lost one, or one of another log, is a difference by itself.
+
+        Lanes first, then the log: what a lane has reached meanwhile must not seem to lie in the future.
+        """
+        found = await checkpoints(self.store, self.view, range(self.view.lanes))
         head = await log.head(self.engine)
+        times = await log.recorded_at(self.engine, {at.position for at in found.values() if at is not None})
         self._head = head.position
         bad: list[Difference] = []
-        for lane, checkpoint in (await checkpoints(self.store, self.view, range(self.view.lanes))).items():
+        for lane, at in found.items():
             cell = Cell("lane", lane, self.view.checkpoint(lane))
-            if checkpoint is None:
+            if at is None:
                 bad.append(Difference(cell, "a checkpoint", None))
-            elif checkpoint.epoch != str(head.epoch):
-                bad.append(Difference(cell, f"log {head.epoch}", f"log {checkpoint.epoch}"))
-            elif checkpoint.position > head.position:
-                bad.append(Difference(cell, f"at most position {head.position}", str(checkpoint.position)))
+            elif at.epoch != str(head.epoch):
+                bad.append(Difference(cell, f"log {head.epoch}", f"log {at.epoch}"))
+            elif at.position > head.position:
+                bad.append(Difference(cell, f"at most position {head.position}", str(at.position)))
+            elif at.stamp and at.stamp != times.get(at.position):
+                ought = f"position {at.position} recorded at {times.get(at.position)}"
+                bad.append(Difference(cell, ought, f"recorded at {at.stamp}"))
             else:
                 self._lanes.add(lane)
         await self._report(bad)

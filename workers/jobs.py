@@ -48,11 +48,16 @@ async def drain(ctx: dict[str, Any]) -> None:
     if not turn.wants_another():
         return  # a nudge for a drain that is awake
     turn.waiting = True
-    async with turn.lock:
-        turn.waiting = False
+    try:
+        await turn.lock.acquire()
+    finally:
+        turn.waiting = False  # also when it was cut off at the door
+    try:
         turn.ends_at = time.monotonic() + DRAIN_S
         awake: Drain = ctx["drain"]
         await awake.run(DRAIN_S)
+    finally:
+        turn.lock.release()
 
 
 async def sweep(ctx: dict[str, Any]) -> None:

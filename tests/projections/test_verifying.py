@@ -22,6 +22,7 @@ from projections import large_lists, verifying
 from projections.catch_up import ViewLost
 from projections.cells import digest_of, entry, own_cells
 from projections.examining import Difference
+from projections.generations import checkpoints
 from projections.keys import View, member, score
 from projections.repairing import mend
 from projections.store import Store
@@ -283,19 +284,39 @@ async def test_a_part_begins_behind_the_last_entry_even_if_that_is_gone(engine: 
 
 
 async def test_a_lane_that_is_lost_or_of_another_log_is_a_difference_by_itself(engine: Engine, store: Store) -> None:
-    await populate(engine)
-    view = await viewed(engine, store)
+    await people(engine, 15)
+    view = await viewed(engine, store, 5)
     await store.call("DEL", view.checkpoint(0))
     await store.call("HSET", view.checkpoint(1), "epoch", "another")
     await store.call("HSET", view.checkpoint(2), "position", 10**9)
+    await store.call("HINCRBY", view.checkpoint(3), "stamp", 1)
     seen, verdict = await found_in(engine, store, view)
     assert [(one.kind, one.cell.what, one.cell.lane) for one in seen] == [
         ("missing", "lane", 0),
         ("wrong", "lane", 1),
         ("wrong", "lane", 2),
+        ("wrong", "lane", 3),
     ]
-    assert verdict.users == 3, "only those of lane 3 can be compared"
+    assert verdict.users == 3, "only those of lane 4 can be compared"
     assert await mend(engine, store, view, seen) == 0
+
+
+async def test_a_lane_that_has_come_further_meanwhile_is_no_other_logs(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log's end is looked at after the lanes, or else their progress would look like a log that was set back."""
+    numbers = await populate(engine)
+    projector = await projector_of(engine, store)
+    await catch_up(projector)
+
+    async def go_on_and_look(*arguments: Any) -> Any:
+        await write(engine, (numbers[0], numbers[1]))
+        await catch_up(projector)
+        return await checkpoints(*arguments)
+
+    monkeypatch.setattr(verifying, "checkpoints", go_on_and_look)
+    seen, verdict = await found_in(engine, store, projector.view)
+    assert seen == [] and verdict.clean
 
 
 async def test_a_lane_lost_on_the_way_ends_the_comparison(engine: Engine, store: Store) -> None:
