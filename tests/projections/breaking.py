@@ -79,6 +79,15 @@ async def wrong_broadcasts(store: Store, view: View, n: list[int]) -> list[Named
     return [("wrong", "live", n[2], None), ("extra", "live", n[0], None), ("missing", "last broadcast", n[3], None)]
 
 
+async def shared_key_of_another_type(store: Store, view: View, n: list[int]) -> list[Named]:
+    """What a lane's users share is lost for all of them: whoever should be there, and whoever should not."""
+    lane = view.lane_of(n[2])
+    await store.call("DEL", view.live(lane))
+    await store.call("SET", view.live(lane), "x")
+    there = [number for number in n if view.lane_of(number) == lane]
+    return [("wrong" if number == n[2] else "extra", "live", number, None) for number in there]
+
+
 async def wrong_look_ups(store: Store, view: View, n: list[int]) -> list[Named]:
     await store.call("DEL", view.id("u1"))
     await store.call("SET", view.id("u2"), n[0])
@@ -137,6 +146,7 @@ BREAKS: tuple[Break, ...] = (
     lost_profiles,
     wrong_login_fields,
     wrong_broadcasts,
+    shared_key_of_another_type,
     wrong_look_ups,
     look_ups_of_another_type,
     stale_look_ups,

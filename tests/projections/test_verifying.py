@@ -20,7 +20,7 @@ from commands.postgres import Engine
 from commands.users import BroadcastChanges, UserChanges
 from projections import large_lists, verifying
 from projections.catch_up import ViewLost
-from projections.cells import digest_of, entry, own_cells
+from projections.cells import Cell, digest_of, entry, list_cell, own_cells
 from projections.examining import Difference
 from projections.generations import checkpoints
 from projections.keys import View, member, score
@@ -245,6 +245,27 @@ async def test_a_list_in_parts_is_compared_like_a_list_in_whole(
             lists = [one.cell for one in seen if one.cell.what == "followers"]
             assert {cell.name.encode() for cell in lists} == unequal and len(seen) == len(lists) == len(unequal)
             assert verdict.entries >= entries
+
+
+def test_the_parts_of_a_list_cover_every_score_once() -> None:
+    """Cut only where the score changes, and without a gap between the parts, however the list was read."""
+    rows = [text.encode() for place in (1, 2, 2, 2, 3, 4, 4, 9) for text in ("m", str(place))]
+    for size in range(1, 9):
+        slices = [rows[start : start + 2 * size] for start in range(0, len(rows), 2 * size)]
+        parts = list(large_lists._parts(slices))
+        assert [field for part in parts for field in part.rows] == rows
+        assert (parts[0].low, parts[-1].high) == (-folds.SCORE_MAX, folds.SCORE_MAX)
+        assert [part.high for part in parts[:-1]] == [part.low for part in parts[1:]]
+        assert all(part.low <= int(score) < part.high for part in parts for score in part.rows[1::2])
+
+
+async def test_a_key_that_is_gone_by_now_is_no_difference(engine: Engine, store: Store) -> None:
+    """Between two looks somebody may have removed a stray key, or the last entry of a list."""
+    (number,) = await people(engine, 1)
+    view = await viewed(engine, store)
+    gone = [Cell("key", 0, view.user(10**12), 10**12), list_cell(view, "following", number)]
+    seen, verdict = await found_in(engine, store, view, numbers=[], also=gone)
+    assert seen == [] and verdict.clean
 
 
 async def break_some(store: Store, key: str, numbers: list[int], choice: random.Random) -> set[bytes]:

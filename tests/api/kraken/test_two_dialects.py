@@ -20,6 +20,7 @@ _examples = itertools.count()
 
 who = st.integers(0, PEOPLE - 1)
 dialects = st.sampled_from(["v1", "kraken"])
+flags = st.sampled_from([None, True, False])
 directions = st.sampled_from(["asc", "desc"])
 
 
@@ -58,8 +59,14 @@ class TwoDialects(RuleBasedStateMachine):
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(step)
 
-    @rule(one=who, other=who, dialect=dialects, notifications=st.sampled_from([None, True, False]))
-    def follow(self, one: int, other: int, dialect: str, notifications: bool | None) -> None:
+    @rule(one=who, others=st.sets(who, min_size=1), dialect=dialects, flags=st.lists(flags, min_size=1, max_size=3))
+    def follow(self, one: int, others: set[int], dialect: str, flags: list[bool | None]) -> None:
+        """Somebody follows some, again and again if the dialect lets him."""
+        for other in others:
+            for notifications in flags:
+                self.follow_one(one, other, dialect, notifications)
+
+    def follow_one(self, one: int, other: int, dialect: str, notifications: bool | None) -> None:
         there = self.follows.get((one, other))
         if dialect == "v1":
             answer = self.run(self.people[one].follow(self.people[other]))
@@ -85,13 +92,14 @@ class TwoDialects(RuleBasedStateMachine):
             path = f"/kraken/users/{self.logins[one]}/follows/channels/{self.logins[other]}"
             assert self.run(self.people[one].delete(path)).status_code == (204 if there else 422)
 
-    @rule(one=who, viewers=st.integers(0, 3))
-    def broadcast(self, one: int, viewers: int) -> None:
-        path = f"/v1/users/{self.people[one].id}/broadcast"
-        assert self.run(self.platform.put(path, json={"viewers": viewers})).status_code == 204
-        if one not in self.viewers:
-            self.last_broadcast[one] = next(self.time)
-        self.viewers[one] = viewers
+    @rule(on=st.dictionaries(who, st.integers(0, 3), min_size=1))
+    def broadcast(self, on: dict[int, int]) -> None:
+        for one, viewers in on.items():
+            path = f"/v1/users/{self.people[one].id}/broadcast"
+            assert self.run(self.platform.put(path, json={"viewers": viewers})).status_code == 204
+            if one not in self.viewers:
+                self.last_broadcast[one] = next(self.time)
+            self.viewers[one] = viewers
 
     @rule(one=who)
     def broadcast_ends(self, one: int) -> None:
@@ -206,7 +214,7 @@ def test_random_steps_agree_with_the_model(running: tuple[asyncio.Runner, InProc
         TwoDialects,
         settings=settings(
             max_examples=15,
-            stateful_step_count=30,
+            stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
