@@ -159,5 +159,5 @@ def _on_air(chance: random.Random, channel: UserChanges, place: int) -> Broadcas
         average_fps=chance.choice((30.0, 59.94, 60.0)),
         video_height=chance.choice((720, 1080)),
         is_playlist=place == LIVE - 1,
-        preview=f"https://previews.example.com/{fields['username'].lower()}.jpg",
+        preview=f"https://previews.example.com/{fields['username'].lower()}-{{width}}x{{height}}.jpg",
     )

@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 from cli.errors import plain_database_errors, without_log_lines
 from commands import erasure, log, parking, pauses
 from commands.errors import StoreUnavailable
+from commands.generations import registered
 from commands.log import Head
 from commands.postgres import Engine, PostgresSettings, create_engine
-from projections.generations import checkpoints, live_view
+from projections.generations import checkpoints, live_view, stands_at
 from projections.keys import QUEUE, View
 from projections.store import Store, StoreSettings, open_store
 from projections.wakeup import QueueSettings, open_queue
@@ -59,6 +60,7 @@ class Status(msgspec.Struct):
     parked: int
     paused: str | None
     errors: list[str]
+    building: list[str] = []
 
 
 @click.command()
@@ -90,6 +92,7 @@ async def read_status(postgres: PostgresSettings, store: StoreSettings, queue: Q
         found = Status(LogStatus(str(head.epoch), head.position, age_s, unfinished), None, None, parked, paused, [])
         try:
             found.view = await _view_status(engine, opened, head)
+            found.building = await _building(engine, opened, head)
         except StoreUnavailable as error:
             found.errors.append(error.message)
         try:
@@ -115,6 +118,16 @@ async def _view_status(engine: Engine, store: Store, head: Head) -> ViewStatus |
     return ViewStatus(
         view.generation, _worst(lane.lag_events for lane in lanes), _worst(lane.lag_s for lane in lanes), lanes
     )
+
+
+async def _building(engine: Engine, store: Store, head: Head) -> list[str]:
+    """The generations that are being filled, and how far each is."""
+    told: list[str] = []
+    for row in await registered(engine):
+        if row.state == "building":
+            at = await stands_at(store, View(row.number, row.lanes)) or 0
+            told.append(f"generation {row.number}, {100 * at // max(head.position, 1)} % ({row.reason})")
+    return told
 
 
 async def _positions(store: Store, view: View, head: Head) -> dict[int, int | None]:
@@ -154,6 +167,7 @@ def lines_of(found: Status) -> list[str]:
         lines.append(f"       the projection is paused {found.paused}")
     if found.parked:
         lines.append(f"       {found.parked:,} events are parked: the views do not hold them")
+    lines += [f"build  {build}" for build in found.building]
     lines += [f"error  {error}" for error in found.errors]
     if found.queue_jobs is not None:
         lines.append(f"queue  jobs waiting or running: {found.queue_jobs:,}")

@@ -13,6 +13,11 @@ from commands.postgres import translated_errors
 
 State = Literal["building", "live", "old", "dropped"]
 
+# Numbers up to this one are taken by generations that the register, restored to an older state, does not know of.
+_PASS: Final = text(
+    """SELECT count(nextval('generations_number_seq')) FROM generate_series(1, CAST(:above AS bigint)
+    - (SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM generations_number_seq))"""
+)
 _BEGIN: Final = text("INSERT INTO generations (lanes, reason) VALUES (:lanes, :reason) RETURNING number")
 _MARK: Final = text("UPDATE generations SET state = :state, changed_at = now() WHERE number = :number")
 _LIVE: Final = text(
@@ -37,10 +42,12 @@ class Generation(msgspec.Struct, frozen=True):
     changed_at: datetime
 
 
-async def begin_generation(engine: AsyncEngine, lanes: int, reason: str) -> int:
-    """Register a generation that is going to be built; give its number, which none before it has had."""
+async def begin_generation(engine: AsyncEngine, lanes: int, reason: str, above: int = 0) -> int:
+    """Register a generation that is going to be built; give its number, which none before it has had, and which is
+    higher than ``above``."""
     with translated_errors():
         async with engine.connect() as connection:
+            await connection.execute(_PASS, {"above": above})
             number: int = (await connection.execute(_BEGIN, {"lanes": lanes, "reason": reason})).scalar_one()
             return number
 

@@ -25,7 +25,8 @@ _NEXT: Final = text("SELECT nextval('fences')")
 # Not setval, which could take back a number that somebody draws at the same moment.
 _PASS: Final = text(
     """SELECT count(nextval('fences'))
-    FROM generate_series(1, CAST(:fence AS bigint) - (SELECT last_value FROM fences))"""
+    FROM generate_series(1, CAST(:fence AS bigint)
+        - (SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM fences))"""
 )
 _RELEASE: Final = text(
     """WITH gone AS (DELETE FROM workers WHERE owner = :owner)

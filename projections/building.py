@@ -30,6 +30,8 @@ from projections.switching import switch
 logger: Final = logging.getLogger(__name__)
 
 RENEW_S: Final = leases.LEASE_S / 3
+# So often the lanes that nothing touches are written down: who resumes goes on from the hindmost.
+SETTLE_S: Final = 1.0
 
 
 class BuildRunning(FollowsError):
@@ -87,7 +89,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 async def start_or_resume(engine: Engine, store: Store, lanes: int, fence: int, epoch: UUID, reason: str) -> View:
     """Give the unfinished generation of this shape, if it can be gone on with, else a new one, prepared."""
-    live = await settle_register(engine, store)
+    await settle_register(engine, store)
     for known in reversed(await registered(engine)):
         if known.state != "building":
             continue
@@ -99,12 +101,8 @@ async def start_or_resume(engine: Engine, store: Store, lanes: int, fence: int, 
             return view
         await generations.drop(store, view)
         await mark(engine, view.generation, "dropped")
-    view = View(await begin_generation(engine, lanes, reason), lanes)
-    while live is not None and view.generation == live.generation:  # a register that was restored counts anew
-        await mark(engine, view.generation, "dropped")
-        view = View(await begin_generation(engine, lanes, reason), lanes)
-    if await generations.is_left(store, view):
-        await generations.drop(store, view)
+    highest = await generations.highest(store)
+    view = View(await begin_generation(engine, lanes, reason, above=highest), lanes)
     await generations.prepare(store, view, epoch, fence)
     logger.info("building generation %d", view.generation)
     return view
@@ -134,6 +132,7 @@ async def fill(
     """
     standing_back = StandingBack(engine, store)
     started, events, head = time.monotonic(), 0, (await log.head(engine)).position
+    settled = started
     try:
         while count := await projector.step(batch if rate is None else min(batch, rate)):
             events += count
@@ -141,6 +140,9 @@ async def fill(
                 head = (await log.head(engine)).position
             progress = Progress(projector.view, events, projector.position, head)
             await between(progress)
+            if time.monotonic() - settled > SETTLE_S:
+                settled = time.monotonic()
+                await projector.settle()
             if rate is not None:
                 await asyncio.sleep(max(0.0, started + events / rate - time.monotonic()))
             while await standing_back.must_wait():
@@ -175,13 +177,21 @@ async def heal(
     return view
 
 
-async def drop_rubbish(engine: Engine, store: Store) -> None:
-    """Remove the old generations to which nobody can go back, because lanes of them are gone."""
-    for known in await registered(engine):
-        view = View(known.number, known.lanes)
-        if known.state == "old" and await generations.stands_at(store, view) is None:
-            await generations.drop(store, view)
-            await mark(engine, known.number, "dropped")
+async def drop_rubbish(engine: Engine, store: Store) -> dict[int, int]:
+    """Remove the old generations to which nobody can go back, because lanes of them are gone or the register does not
+    know them: it was restored to an older state, or is another. Give generation -> keys removed."""
+    removed: dict[int, int] = {}
+    live, register = await generations.live_view(store), await registered(engine)
+    known = {row.number for row in register} | ({live.generation} if live else set())
+    for view in await generations.found(store):
+        if view.generation not in known:
+            removed[view.generation] = await generations.drop(store, view)
+    for row in register:
+        view = View(row.number, row.lanes)
+        if row.state == "old" and await generations.stands_at(store, view) is None:
+            removed[row.number] = await generations.drop(store, view)
+            await mark(engine, row.number, "dropped")
+    return removed
 
 
 async def _usual_lanes(engine: Engine) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 from redis.exceptions import ResponseError
 
-from projections.keys import POINTER, View
+from projections.keys import ANY_CHECKPOINT, GENERATIONS, POINTER, View, place_of_checkpoint
 from projections.store import Store, load_script
 
 POINT: Final = load_script("projections", "point.lua", reads=False)
@@ -107,20 +108,32 @@ async def stands_at(store: Store, view: View) -> int | None:
     return None if None in found else min(int(position) for position in found)
 
 
+async def highest(store: Store) -> int:
+    """The highest number of a generation that this Redis has ever seen, 0 when none. A number must not come back, or
+    who still goes by the old view of that number would take the beginnings of the new one for it."""
+    return int(await store.call("GET", GENERATIONS) or 0)
+
+
+async def found(store: Store) -> list[View]:
+    """The generations of which anything is left, known to the register or not."""
+    lanes: dict[int, int] = {}
+    async for keys in store.scan(ANY_CHECKPOINT, DROP_STEP):
+        for key in keys:
+            with suppress(ValueError):  # somebody else's, that looks like one of ours
+                generation, lane = place_of_checkpoint(key.decode())
+                lanes[generation] = max(lanes.get(generation, 0), lane + 1)
+    return [View(generation, count) for generation, count in sorted(lanes.items())]
+
+
 async def prepare(store: Store, view: View, epoch: UUID, fence: int) -> None:
     """Give every lane of a new, empty view its first checkpoint, at position 0."""
+    await store.call("SET", GENERATIONS, max(view.generation, await highest(store)))
     await asyncio.gather(
         *[
             store.call("HSET", view.checkpoint(lane), "position", 0, "fence", fence, "epoch", str(epoch))
             for lane in range(view.lanes)
         ]
     )
-
-
-async def is_left(store: Store, view: View) -> bool:
-    """Whether anything may be left of a view; its checkpoints are the last to go."""
-    found = await asyncio.gather(*[store.call("EXISTS", view.checkpoint(lane)) for lane in range(view.lanes)])
-    return any(found)
 
 
 async def drop(store: Store, view: View) -> int:

@@ -16,6 +16,8 @@ LANES: Final = 64
 GROUPS: Final = 8
 
 POINTER: Final = "follows:view"
+# The highest number that a generation has had in this Redis.
+GENERATIONS: Final = "follows:generations"
 WAKE_CHANNEL: Final = "follows:wake"
 APPLIED_CHANNEL: Final = "follows:applied"
 QUEUE: Final = "follows:jobs"
@@ -94,6 +96,16 @@ class View(msgspec.Struct, frozen=True):
     def pattern(self) -> str:
         """What matches every key of this generation."""
         return f"{{g{self.generation}.*"
+
+
+# What matches every checkpoint of every generation.
+ANY_CHECKPOINT: Final = "{g*}:checkpoint"
+
+
+def place_of_checkpoint(key: str) -> tuple[int, int]:
+    """Read a checkpoint's key: (generation, lane); raises ValueError when it is none."""
+    generation, _, lane = key.removeprefix("{g").partition("}")[0].partition(".")
+    return int(generation), int(lane)
 
 
 def group_of(lane: int) -> int:

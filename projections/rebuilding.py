@@ -107,7 +107,8 @@ class Builder:
 
     async def prune(self) -> dict[int, int]:
         """Remove the generations that nobody sees, in small steps; give generation -> keys removed."""
-        return await self._drop(await self._old("old", "building"))
+        removed = await self._drop(await self._old("old", "building"))
+        return {**removed, **await building.drop_rubbish(self._engine, self._store)}
 
     async def _old(self, *states: State) -> list[Generation]:
         """Those in these states that nobody sees, first who has been so for longest."""

@@ -13,9 +13,10 @@ from projections.store import load_script
 from queries.reader import ANYTIME, Freshness, Reader
 
 PAGE: Final = load_script("queries", "page.lua", reads=True)
-# A cursor is score * 10^19 + number, written in decimal: numbers are below 2^63.
-_CURSOR_BASE: Final = 10**19
-_CURSOR_DIGITS_MAX: Final = 36
+# A cursor is the score in 16 digits (below 2^53) and the number in 19 (below 2^63). All are of one length, so that a
+# number from elsewhere, another service's cursor say, is not taken for a place.
+_CURSOR_SCORE_DIGITS: Final = 16
+_CURSOR_DIGITS: Final = 35
 
 Side = Literal["following", "followers"]
 
@@ -54,15 +55,15 @@ class Window(msgspec.Struct, frozen=True):
 
 
 def encode_cursor(row: Row) -> str:
-    """Write a row's place in its list: a decimal string, in the order of (created_at, notifications, number)."""
-    return str(score(row.created_at, row.notifications) * _CURSOR_BASE + row.number)
+    """Write a row's place in its list: 35 digits, in the order of (created_at, notifications, number)."""
+    return f"{score(row.created_at, row.notifications):016}{row.number:019}"
 
 
 def decode_cursor(text: str) -> tuple[int, int]:
     """Read (score, number) from a cursor; raises BadCursor for anything that ``encode_cursor`` does not write."""
-    if not (text.isascii() and text.isdigit()) or len(text) > _CURSOR_DIGITS_MAX or text[0] == "0":
+    if len(text) != _CURSOR_DIGITS or not (text.isascii() and text.isdigit()):
         raise BadCursor(text)
-    place, number = divmod(int(text), _CURSOR_BASE)
+    place, number = int(text[:_CURSOR_SCORE_DIGITS]), int(text[_CURSOR_SCORE_DIGITS:])
     if place >= 2**53 or not 0 < number < 2**63:
         raise BadCursor(text)
     return place, number

@@ -67,7 +67,7 @@ async def project(seconds: float) -> None:
     end = time.monotonic() + seconds
     try:
         await start(ctx)
-        await ctx["drain"].run(seconds)
+        await asyncio.sleep(end - time.monotonic())
     except (RedisError, OSError, Unavailable) as error:
         logger.debug("nothing can be projected meanwhile: %s", error)
     finally:

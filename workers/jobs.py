@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, cast
 
 import msgspec
+from arq.typing import WorkerCoroutine
 
 from commands import answers, directory, erasure
+from commands.errors import Unavailable
 from commands.postgres import Engine
 from projections.drain import Drain
 from projections.wakeup import Wakeup
@@ -25,8 +28,23 @@ logger: Final = logging.getLogger(__name__)
 DRAIN_S: Final = 60.0
 # The next turn is asked for this long before the end, time enough for arq to pick it up.
 RELAY_S: Final = 5.0
+# So often a worker sees that a drain of its own is awake.
+KEEP_S: Final = 0.2
 ERASE_S: Final = 30.0
 HOUSEKEEPING_S: Final = 60.0
+
+
+def quietly(job: WorkerCoroutine) -> WorkerCoroutine:
+    """A job that says in one line when Postgres or Redis was away; what it left undone, the next sweep finds."""
+
+    @wraps(job)
+    async def told(ctx: dict[str, Any], *arguments: Any) -> None:
+        try:
+            await job(ctx, *arguments)
+        except Unavailable as error:
+            logger.warning("a job was cut off: %s", error)
+
+    return cast(WorkerCoroutine, told)
 
 
 class Turn(msgspec.Struct):
@@ -58,6 +76,20 @@ async def drain(ctx: dict[str, Any]) -> None:
         await awake.run(DRAIN_S)
     finally:
         turn.lock.release()
+
+
+async def keep_awake(ctx: dict[str, Any]) -> None:
+    """This worker's own drain, turn after turn.
+
+    arq gives a job to whichever worker asks first. Two workers that look at the queue one shortly after the other do so
+    for ever, and one of them gets all the jobs; so what is meant for this very worker must not go through the queue.
+    """
+    while True:
+        try:
+            await drain(ctx)
+        except Exception:
+            logger.exception("the drain ended; it is started again")
+        await asyncio.sleep(KEEP_S)
 
 
 async def sweep(ctx: dict[str, Any]) -> None:

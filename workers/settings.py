@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
@@ -17,7 +18,7 @@ from projections.drain import Drain
 from projections.keys import QUEUE, REBUILD_QUEUE
 from projections.store import StoreSettings, check_store, open_store
 from projections.wakeup import QueueSettings, Wakeup, redis_settings
-from workers.jobs import DRAIN_S, ERASE_S, Turn, drain, erase, sweep
+from workers.jobs import DRAIN_S, ERASE_S, Turn, drain, erase, keep_awake, quietly, sweep
 from workers.rebuilds import REBUILD_S, find_killed, rebuild
 
 # The drain, its successor waiting for it, sweeps and a few erasures.
@@ -48,10 +49,15 @@ async def start(ctx: dict[str, Any]) -> None:
     ctx["wakeup"] = Wakeup(queue)
     ctx["drain"] = Drain(ctx["engine"], ctx["store"], queue, ctx["worker"])
     ctx["housekeeping_at"] = 0.0
+    ctx["keeper"] = asyncio.create_task(keep_awake(ctx))
 
 
 async def stop(ctx: dict[str, Any]) -> None:
     """Close what ``start`` opened, as far as it came; safe to call again."""
+    if "keeper" in ctx:
+        keeper = ctx.pop("keeper")
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
     for name in ("drain", "wakeup", "store"):
         if name in ctx:
             with suppress(LogUnavailable):  # the leases run out by themselves
@@ -67,9 +73,9 @@ def make_worker(queue: QueueSettings) -> Worker:
         QUEUE,
         functions=[
             func(drain, timeout=DRAIN_S * 2, max_tries=TRIES_MAX),
-            func(erase, timeout=ERASE_S * 2, max_tries=TRIES_MAX),
+            func(quietly(erase), timeout=ERASE_S * 2, max_tries=TRIES_MAX),
         ],
-        cron_jobs=[cron(sweep, second=set(range(60)), unique=False, run_at_startup=True, timeout=30)],
+        cron_jobs=[cron(quietly(sweep), second=set(range(60)), unique=False, run_at_startup=True, timeout=30)],
         on_startup=start,
         max_jobs=JOBS_MAX,
     )
@@ -81,7 +87,7 @@ def make_rebuilder(queue: QueueSettings) -> Worker:
         queue,
         REBUILD_QUEUE,
         functions=[func(rebuild, timeout=REBUILD_S, max_tries=TRIES_MAX)],
-        cron_jobs=[cron(find_killed, second=set(range(60)), unique=False, run_at_startup=True, timeout=30)],
+        cron_jobs=[cron(quietly(find_killed), second=set(range(60)), unique=False, run_at_startup=True, timeout=30)],
         on_startup=start_rebuilder,
         max_jobs=REBUILDER_JOBS_MAX,
     )

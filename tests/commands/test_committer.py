@@ -176,7 +176,8 @@ async def test_close_commits_what_waits(engine: Engine) -> None:
     await asyncio.sleep(0)
     committer.start()
     await committer.close()
-    assert len({(await answer).position for answer in waiting}) == 30
+    receipts = await asyncio.wait_for(asyncio.gather(*waiting), 15)
+    assert len({receipt.position for receipt in receipts}) == 30
     with pytest.raises(LogUnavailable):
         await committer.send(Follow(31, 1000))
 
@@ -188,7 +189,7 @@ async def test_the_queue_has_a_bound(engine: Engine, monkeypatch: pytest.MonkeyP
     waiting = [asyncio.create_task(committer.send(Follow(number, 1000))) for number in range(1, 6)]
     await asyncio.sleep(0)
     with pytest.raises(LogUnavailable):
-        await committer.send(Follow(6, 1000))
+        await asyncio.wait_for(committer.send(Follow(6, 1000)), 5)
     committer.start()
     await asyncio.gather(*waiting)
     assert (await committer.send(Follow(6, 1000))).follow is not None
