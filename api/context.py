@@ -1,6 +1,7 @@
 """What is known of a request before its handler runs: who calls, how often he did, how fresh his answer must be."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,13 +12,14 @@ import msgspec
 
 from api.auth import Caller
 from api.parts import Parts
-from api.rate_limit import Verdict, headers
+from api.rate_limit import Count, Verdict, headers
 from commands.answers import CommandKey, command_key
 from commands.directory import NewUser, default_login, spare_login
 from commands.errors import FollowsError, Invalid, RateLimited, StoreUnavailable, Unauthenticated
 from commands.users import LOGIN_PATTERN
 from projections.keys import GROUPS, group_of, position_of
-from queries.reader import Freshness
+from projections.store import forgettable
+from queries.reader import ANYTIME, Freshness
 
 POSITION_MAX: Final = 2**63 - 1
 # A caller's position is kept until any worker that is alive at all has caught up.
@@ -30,16 +32,26 @@ STORE_WAIT_S: Final = 0.5
 DISPLAY_NAME_MAX: Final = 128
 _REQUEST_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _SCOPE_KEY: Final = "follows"
+# A request without an id gets one: of this process, and counted.
+_PROCESS: Final = uuid4().hex[:20] + "-"
+_requests: Final = itertools.count(1)
 
 
 class Context(msgspec.Struct):
-    """One request. ``refusal`` is why it must not be served, to be raised where the dialect looks at it."""
+    """One request. ``refusal`` is why it must not be served, to be raised where the dialect looks at it.
+
+    ``sent`` are the request's headers; ``count`` and ``left`` is what Redis is being asked of the caller, until
+    ``complete`` has taken the answers.
+    """
 
     request_id: str
+    sent: Mapping[bytes, bytes]
     caller: Caller | None = None
     refusal: FollowsError | None = None
     verdict: Verdict | None = None
-    fresh: Freshness = Freshness()
+    fresh: Freshness = ANYTIME
+    count: Count | None = None
+    left: asyncio.Future[Any] | None = None
 
     def headers(self) -> dict[str, str]:
         """What every answer of a dialect carries."""
@@ -57,7 +69,7 @@ class Context(msgspec.Struct):
 
 
 def context_of(scope: Mapping[str, Any]) -> Context:
-    """The context that ``admit`` put into an ASGI scope."""
+    """The context that ``begin`` put into an ASGI scope."""
     context: Context = scope[_SCOPE_KEY]
     return context
 
@@ -67,54 +79,68 @@ def request_headers(scope: Mapping[str, Any]) -> dict[bytes, bytes]:
     return dict(scope["headers"])
 
 
-async def admit(parts: Parts, scope: dict[str, Any], token: str | None, problem: FollowsError | None = None) -> Context:
-    """Find out who calls, count the request and put its context into the scope. Raises nothing: see ``refusal``.
+async def begin(
+    parts: Parts,
+    scope: dict[str, Any],
+    sent: Mapping[bytes, bytes],
+    token: str | bytes | None,
+    problem: FollowsError | None = None,
+) -> Context:
+    """Find out who calls and put the request's context into the scope. Raises nothing: see ``refusal``.
 
-    ``problem`` is what was wrong with the way the token was sent, if anything.
+    Redis is asked for the caller's count and for the position of his latest command, but not waited for: a read that
+    goes out in the same turn shares their round trip. ``complete`` must follow. ``problem`` is what was wrong with the
+    way the token was sent, if anything; a token in bytes stands in a header.
     """
-    sent = request_headers(scope)
-    context = scope[_SCOPE_KEY] = Context(_request_id(sent), refusal=problem)
+    context = scope[_SCOPE_KEY] = Context(_request_id(sent), sent, refusal=problem)
     if token is not None and problem is None:
+        caller = parts.verifier.remembered(token if isinstance(token, bytes) else token.encode())
         try:
-            context.caller = await parts.verifier.verify(token)
+            context.caller = caller or await parts.verifier.verify(_text(token))
         except FollowsError as error:
             context.refusal = error
-    left = _position_left(parts, context.caller)
-    try:
-        await _count(parts, context, scope)
-        context.fresh = _freshness(sent, await _own_position(parts, context.caller, left))
-    except FollowsError as error:
-        context.refusal = context.refusal or error
-    finally:
-        left.cancel()  # nobody waits for it any more
+    caller = context.caller
+    if caller is not None:
+        context.left = forgettable(parts.store.call("GET", position_of(caller.id)))
+    address = (scope.get("client") or (None,))[0]
+    context.count = parts.limit.begin(*parts.limit.account(caller, address))
     return context
 
 
-async def _count(parts: Parts, context: Context, scope: Mapping[str, Any]) -> None:
-    address = (scope.get("client") or (None,))[0]
-    context.verdict = await parts.limit.hit(*parts.limit.account(context.caller, address))
-    if context.verdict.retry_after_s is not None:
-        verdict = context.verdict
+async def complete(parts: Parts, context: Context) -> None:
+    """Take what Redis answered: the count, and how fresh the answer must be. Immediate for who has waited for a later
+    answer already."""
+    try:
+        await _judge(parts, context)
+        context.fresh = _freshness(context.sent, await _own_position(parts, context))
+    except FollowsError as error:
+        context.refusal = context.refusal or error
+    finally:
+        if context.left is not None:
+            context.left.cancel()  # nobody waits for it any more
+            context.left = None
+
+
+async def _judge(parts: Parts, context: Context) -> None:
+    if context.count is None:
+        return
+    count, context.count = context.count, None
+    verdict = context.verdict = await parts.limit.judge(count)
+    if verdict.retry_after_s is not None:
         context.refusal = RateLimited(verdict.retry_after_s or 1, verdict.limit, verdict.reset_at_epoch_s)
 
 
-def _position_left(parts: Parts, caller: Caller | None) -> asyncio.Future[Any]:
-    """Ask for the position of the caller's latest command; sent together with the counting, in one round trip."""
-    if caller is None:
-        return asyncio.get_running_loop().create_future()
-    left = parts.store.call("GET", position_of(caller.id))
-    left.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may end before somebody waits
-    return left
-
-
-async def _own_position(parts: Parts, caller: Caller | None, left: asyncio.Future[Any]) -> int:
+async def _own_position(parts: Parts, context: Context) -> int:
     """The position that the caller's latest command left, here or in Redis."""
-    if caller is None:
+    left = context.left
+    if context.caller is None or left is None:
         return 0
-    own = parts.positions.get(caller.id, 0)
+    own = parts.positions.get(context.caller.id, 0)
     try:
-        async with asyncio.timeout(STORE_WAIT_S):
-            return max(own, int(await left or 0))
+        if not left.done():
+            async with asyncio.timeout(STORE_WAIT_S):
+                await asyncio.wait([left])
+        return max(own, int(left.result() or 0))
     except (StoreUnavailable, TimeoutError):
         return own  # a read will say so itself; a command needs no Redis
 
@@ -123,16 +149,22 @@ def _freshness(sent: Mapping[bytes, bytes], own: int) -> Freshness:
     """The position that the answer must hold: the one asked for by header, and the one the caller's command left."""
     asked = sent.get(b"follow-position")
     if asked is None:
-        return Freshness(own, strict=own > 0)
+        return Freshness(own, strict=True) if own else ANYTIME
     if not asked.isdigit() or len(asked) > 19 or int(asked) > POSITION_MAX:
         reason = "must be a position that a command gave"
         raise Invalid(f"Follow-Position {reason}", {"Follow-Position": reason})
     return Freshness(max(own, int(asked)), strict=True)
 
 
+def _text(token: str | bytes) -> str:
+    return token if isinstance(token, str) else token.decode("latin-1")
+
+
 def _request_id(sent: Mapping[bytes, bytes]) -> str:
-    given = sent.get(b"x-request-id", b"").decode("latin-1")
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    given = sent.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(text := given.decode("latin-1")):
+        return text
+    return f"{_PROCESS}{next(_requests):x}"
 
 
 def idempotency_key(scope: Mapping[str, Any], caller: Caller, request: str) -> CommandKey | None:

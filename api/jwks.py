@@ -113,9 +113,13 @@ class Keys:
         if self._failure and (self._source.local or isinstance(self._failure, DevelopmentKeys)):
             raise SettingsError(f"FOLLOWS_JWKS cannot be used: {self._failure}")
 
+    def is_due(self) -> bool:
+        """Whether it is time to read again."""
+        return self._clock() >= self._due_at
+
     async def current(self) -> None:
         """Read again when it is time. A URL is read behind the requests, unless there are no keys yet."""
-        if self._clock() < self._due_at:
+        if not self.is_due():
             return
         reading = self._read_once()
         if self._source.local or not self._keys:

@@ -68,6 +68,8 @@ class Projector:
         self.fences = fences
         self.stored: dict[int, int] = {}
         self.reached: dict[int, int] = {}
+        # Whose profiles have been written; for whoever tells readers of it, and who empties it.
+        self.changed: set[int] = set()
 
     @property
     def position(self) -> int:
@@ -159,6 +161,7 @@ class Projector:
         folded = fold(events, self.view, self.reached)
         if not folded.users:
             return folded
+        self.changed.update(folded.users)
         renamed = [number for number, (_, names) in folded.users.items() if names]
         rows, released = await asyncio.gather(
             directory.profiles(self._engine, list(folded.users)), directory.released_logins(self._engine, renamed)

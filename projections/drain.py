@@ -156,9 +156,9 @@ class Drain:
         if await generations.live_view(self._store) != projector.view:
             return False
         if time.monotonic() >= self._tell_from:
-            await self._publish(
-                progress_message(projector.position, groups_of(projector.fences), projector.view.generation)
-            )
+            groups, changed = groups_of(projector.fences), frozenset(projector.changed)
+            await self._publish(progress_message(projector.position, groups, projector.view.generation, changed))
+            projector.changed.clear()
         return True
 
     async def _publish(self, message: bytes) -> None:

@@ -21,9 +21,20 @@ from projections.cluster import Cluster, slot_of
 from projections.server import CONNECT_S, Server
 from projections.wire import TIMEOUT_S, Request, translated
 
-__all__ = ["Script", "Store", "StoreSettings", "check_store", "load_script", "open_store", "translated"]
+__all__ = ["Script", "Store", "StoreSettings", "check_store", "forgettable", "load_script", "open_store", "translated"]
 
 logger: Final = logging.getLogger(__name__)
+
+
+def forgettable(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    """An answer that may fail before somebody waits for it, or with nobody waiting, and nobody needs to hear of it."""
+    answer.add_done_callback(_take_note)
+    return answer
+
+
+def _take_note(answer: asyncio.Future[Any]) -> None:
+    if not answer.cancelled():
+        answer.exception()
 
 
 class StoreSettings(msgspec.Struct, frozen=True):
@@ -106,7 +117,18 @@ class Store:
         """
         loop = asyncio.get_running_loop()
         slot = slot_of(command) if self.clustered else 0
-        request = Request(pack_command(command), loop.create_future(), slot)
+        return self._queue(loop, Request(pack_command(command), loop.create_future(), slot))
+
+    def batch(self, commands: Sequence[tuple[Any, ...]]) -> asyncio.Future[list[Any]]:
+        """Send several commands with the others of this turn; the future gives their answers in order, or raises the
+        first error among them, like ``call``. One future costs less than one for each."""
+        if self.clustered:
+            return asyncio.gather(*[self.call(*command) for command in commands])
+        loop = asyncio.get_running_loop()
+        packed = b"".join([pack_command(command) for command in commands])
+        return self._queue(loop, Request(packed, loop.create_future(), left=len(commands)))
+
+    def _queue(self, loop: asyncio.AbstractEventLoop, request: Request) -> asyncio.Future[Any]:
         if self._closed:
             request.future.set_exception(StoreUnavailable())
             return request.future

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -27,9 +27,15 @@ from projections.keys import GROUPS, QUEUE, REBUILD_QUEUE, WAKE_CHANNEL
 logger: Final = logging.getLogger(__name__)
 
 RECONNECT_S: Final = 0.5
+# Of more changed profiles than these a message names none: to forget all is less work then.
+CHANGED_MAX: Final = 1_000
 # There is one rebuild at a time, and it is worth waiting for.
 REBUILD_JOB: Final = "rebuild"
 REBUILD_EXPIRES_S: Final = 30 * 86_400
+
+
+# What a worker says of its progress: position, groups, generation, whose profiles have changed.
+_messages: Final = msgspec.json.Decoder(tuple[int, list[int], int, list[int] | None])
 
 
 class QueueUnavailable(Unavailable):
@@ -187,21 +193,30 @@ class Listener:
 
 
 class Progress:
-    """How far the views have come, as the workers tell; lets a command wait until it can be seen."""
+    """How far the views have come, as the workers tell; lets a command wait until it can be seen.
+
+    ``forget`` is told whose profiles have changed (numbers), before anybody who waited goes on; None means "perhaps
+    all".
+    """
 
     def __init__(self) -> None:
+        self.forget: Callable[[list[int] | None], None] = lambda numbers: None
         self._generation = 0
         self._reached = [0] * GROUPS
         self._waiting: list[tuple[int, list[int], asyncio.Future[None]]] = []
 
     def hear(self, message: bytes | None) -> None:
-        """Take a worker's message: position, groups and generation. Of another generation than before, it says nothing
-        about what was heard before: the log may have been restored to an older state."""
+        """Take a worker's message. Of another generation than before, it says nothing about what was heard before: the
+        log may have been restored to an older state."""
         if message is None:
+            self.forget(None)
             return
-        position, groups, generation = msgspec.json.decode(message, type=tuple[int, list[int], int])
+        position, groups, generation, changed = _messages.decode(message)
         if generation != self._generation:
             self._generation, self._reached = generation, [0] * GROUPS
+            changed = None
+        if changed is None or changed:
+            self.forget(changed)
         for group in groups:
             self._reached[group] = max(self._reached[group], position)
         still: list[tuple[int, list[int], asyncio.Future[None]]] = []
@@ -229,6 +244,10 @@ class Progress:
         return True
 
 
-def progress_message(position: int, groups: Iterable[int], generation: int = 0) -> bytes:
-    """Write what ``Progress.hear`` reads; published on ``APPLIED_CHANNEL``."""
-    return msgspec.json.encode((position, list(groups), generation))
+def progress_message(
+    position: int, groups: Iterable[int], generation: int = 0, changed: Collection[int] | None = ()
+) -> bytes:
+    """Write what ``Progress.hear`` reads; published on ``APPLIED_CHANNEL``. ``changed`` are the users whose profiles
+    are new, None for too many to name."""
+    numbers = None if changed is None or len(changed) > CHANGED_MAX else list(changed)
+    return msgspec.json.encode((position, list(groups), generation, numbers))

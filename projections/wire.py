@@ -51,12 +51,17 @@ class CutOffError(exceptions.ConnectionError):
 
 class Request(msgspec.Struct, eq=False):
     """A command as it goes over the wire, who waits for its answer, and for a cluster its slot and how long it may
-    still look for the slot's server (loop time; 0 when it has not had to)."""
+    still look for the slot's server (loop time; 0 when it has not had to).
+
+    Several commands can be one request: ``left`` is how many answers are still to come, ``answers`` those that have.
+    """
 
     packed: bytes
     future: asyncio.Future[Any]
     slot: int = 0
     held_until: float = 0.0
+    left: int = 0
+    answers: list[Any] = msgspec.field(default_factory=list)
 
 
 Failed = Callable[[Request, Exception], None]
@@ -77,6 +82,16 @@ def refuse(request: Request, error: Exception) -> None:
     """Let a request's caller know, if he still waits."""
     if not request.future.done():
         request.future.set_exception(translated(error))
+
+
+def _gather(request: Request, answer: Any) -> Any:
+    """Add one answer of several; give what the request as a whole is answered: the list, or the first error in it."""
+    answers = request.answers
+    answers.append(answer)
+    request.left -= 1
+    if request.left:
+        return None
+    return next((each for each in answers if isinstance(each, Exception)), answers)
 
 
 class Wire(asyncio.Protocol):
@@ -135,7 +150,12 @@ class Wire(asyncio.Protocol):
             while (answer := reader.gets()) is not _MORE:
                 if not waiting:
                     raise ProtocolError("an answer that nobody has asked for")
-                request = waiting.popleft()
+                request = waiting[0]
+                if request.left:
+                    answer = _gather(request, answer)
+                    if request.left:
+                        continue
+                waiting.popleft()
                 if isinstance(answer, Exception):
                     self._failed(request, answer)
                 elif not request.future.done():  # else who asked has gone

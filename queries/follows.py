@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final, Literal
 
 import msgspec
@@ -35,6 +34,19 @@ class Page(msgspec.Struct, frozen=True):
     position: int
     total: int
     rows: list[Row]
+
+
+class Entries(msgspec.Struct, frozen=True):
+    """A page as Redis has it: members and scores side by side, for who shows them without reading each."""
+
+    position: int
+    total: int
+    members: list[bytes]
+    scores: list[bytes]
+
+    def row(self, at: int) -> Row:
+        """Read one entry."""
+        return Row(number_of(self.members[at]), *unscore(int(self.scores[at])))
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -72,6 +84,14 @@ def decode_cursor(text: str) -> tuple[int, int]:
 async def page(
     reader: Reader, side: Side, number: int, window: Window, *, named: str, fresh: Freshness = ANYTIME
 ) -> Page:
+    """Give the ``entries`` of a page, read."""
+    found = await entries(reader, side, number, window, named=named, fresh=fresh)
+    return Page(found.position, found.total, [found.row(at) for at in range(len(found.members))])
+
+
+async def entries(
+    reader: Reader, side: Side, number: int, window: Window, *, named: str, fresh: Freshness = ANYTIME
+) -> Entries:
     """Give a page of whom ``number`` follows, or who follows him. Raises UserNotFound(named).
 
     Rows and total are of one moment. One round trip, O(log n + limit) at any depth.
@@ -82,7 +102,7 @@ async def page(
     arguments = [number, "REV" if window.newest_first else "", window.limit, *place]
     exists = False
 
-    async def attempt(view: View) -> Page | None:
+    async def attempt(view: View) -> Entries | None:
         nonlocal exists
         key = view.followers(number) if side == "followers" else view.following(number)
         lane = view.lane_of(number)
@@ -90,7 +110,7 @@ async def page(
         if raw is None:
             return None
         exists = bool(raw[1])
-        return Page(int(raw[0]), raw[2], _rows(raw[3]))
+        return Entries(int(raw[0]), raw[2], raw[3][::2], raw[3][1::2])
 
     result = await reader.read_fresh(attempt, [number], fresh)
     if not exists:
@@ -98,20 +118,18 @@ async def page(
     return result
 
 
-def _rows(raw: list[bytes]) -> list[Row]:
-    return [Row(number_of(member_), *unscore(int(score_))) for member_, score_ in zip(raw[::2], raw[1::2], strict=True)]
-
-
 async def status(reader: Reader, follower: int, followed: int, *, fresh: Freshness = ANYTIME) -> Status:
     """Say whether ``follower`` follows ``followed``, and whether the latter exists. One round trip."""
 
     async def attempt(view: View) -> Status | None:
-        call, lane, other = reader.store.call, view.lane_of(follower), view.lane_of(followed)
-        position, value, other_position, exists = await asyncio.gather(
-            call("HGET", view.checkpoint(lane), "position"),
-            call("ZSCORE", view.following(follower), member(followed)),
-            call("HGET", view.checkpoint(other), "position"),
-            call("HEXISTS", view.logins(other), followed),
+        other = view.lane_of(followed)
+        position, value, other_position, exists = await reader.store.batch(
+            (
+                ("HGET", view.checkpoint(view.lane_of(follower)), "position"),
+                ("ZSCORE", view.following(follower), member(followed)),
+                ("HGET", view.checkpoint(other), "position"),
+                ("HEXISTS", view.logins(other), followed),
+            )
         )
         if position is None or other_position is None:
             return None

@@ -13,6 +13,7 @@ from projections.generations import live_view
 from projections.keys import View, group_of
 from projections.store import Store
 from projections.wakeup import Progress
+from queries.cards import Cards
 
 # How long a process may go on with the view it knows after a switch; the old one stays whole for longer than that.
 VIEW_AGE_S: Final = 0.25
@@ -46,8 +47,15 @@ class Reader:
         self.store = store
         self.progress = progress
         self.numbers: dict[str, int] = {}
+        self.logins: dict[str, int] = {}
+        self.cards = Cards()
+        progress.forget = self.cards.forget
         self._view: View | None = None
         self._view_until = 0.0
+
+    def view_at_hand(self) -> View | None:
+        """The live view as it was at most VIEW_AGE_S ago, if this process has looked since."""
+        return self._view if time.monotonic() < self._view_until else None
 
     async def view(self, *, again: bool = False) -> View:
         """The live view, as it was at most VIEW_AGE_S ago, or now if ``again``; raises ViewUnavailable."""

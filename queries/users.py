@@ -10,7 +10,9 @@ import msgspec
 
 from commands.errors import UserNotFound, ViewBehind, ViewUnavailable
 from commands.users import Profile
-from projections.keys import View, group_of
+from projections.keys import View, group_of, number_of
+from projections.store import forgettable
+from queries.cards import Card
 from queries.reader import ANYTIME, WAIT_S, Freshness, Reader
 
 # About 25 MB when full; a number never changes, and whether its user still exists is asked of the view each time.
@@ -48,11 +50,45 @@ async def number_of_id(reader: Reader, id_: str, *, fresh: Freshness = ANYTIME) 
     return number
 
 
+def known_number(reader: Reader, id_: str) -> int | None:
+    """The number of the user with this id, if this process knows it already. He may be erased."""
+    return reader.numbers.get(id_)
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """The number that a login had when this process last asked, and the asking whether it still has it."""
+
+    login: str
+    number: int
+    asked: asyncio.Future[bytes | None]
+
+
+def remembered_login(reader: Reader, login: str) -> Remembered | None:
+    """The number of a login in lower case, if it is known; asks, with what else is read in this turn, whether it still
+    holds. ``still_holds`` takes the answer."""
+    number, view = reader.logins.get(login), reader.view_at_hand()
+    if number is None or view is None:
+        return None
+    return Remembered(login, number, forgettable(reader.store.call("GET", view.login(login))))
+
+
+async def still_holds(reader: Reader, remembered: Remembered) -> bool:
+    """Whether a login is still its user's; what is not is forgotten. Raises StoreUnavailable."""
+    raw = await remembered.asked
+    if raw is not None and int(raw) == remembered.number:
+        return True
+    reader.logins.pop(remembered.login, None)
+    return False
+
+
 async def number_of_login(reader: Reader, login: str, *, fresh: Freshness = ANYTIME) -> int:
     """Give the number of the user with this login, without regard to case; raises UserNotFound."""
     number = await _look_up(reader, "login", login.lower(), fresh)
     if number is None:
         raise UserNotFound(login)
+    if len(reader.logins) >= NUMBERS_MAX:
+        reader.logins.pop(next(iter(reader.logins)))
+    reader.logins[login.lower()] = number
     return number
 
 
@@ -96,22 +132,19 @@ async def profile(reader: Reader, number: int, *, named: str, fresh: Freshness =
     return counted
 
 
-async def profiles(reader: Reader, numbers: Sequence[int], *, position: int = 0) -> list[Profile]:
-    """Give the profiles of ``numbers``, in their order, in one round trip; ``position`` is their list's.
+async def cards(reader: Reader, members: Sequence[bytes], *, position: int = 0) -> list[Card]:
+    """Give the profiles of ``members``, in their order; ``position`` is their list's. One round trip for those that
+    this process has not read in the last second.
 
     An erased user whose follows have not all ended yet is a profile with ``erased`` set and no names: rows and totals
     stay equal. Raises ViewUnavailable rather than leave somebody out.
     """
-    if not numbers:
-        return []
     view = await reader.view()
-    raw = await reader.store.get_many([view.user(number) for number in numbers])
-    missing = [number for number, text in zip(numbers, raw, strict=True) if text is None]
-    if missing:  # his lane may be a moment behind the list's
-        groups = {group_of(view.lane_of(number)) for number in missing}
+    found = await reader.cards.of(reader.store, view, members)
+    if found is None:  # his lane may be a moment behind the list's
+        groups = {group_of(view.lane_of(number_of(member))) for member in members}
         await reader.progress.wait(position, groups, WAIT_S)
-        view = await reader.view(again=True)
-        raw = await reader.store.get_many([view.user(number) for number in numbers])
-        if None in raw:
-            raise ViewUnavailable
-    return [_profiles.decode(text) for text in raw if text is not None]
+        found = await reader.cards.of(reader.store, await reader.view(again=True), members)
+    if found is None:
+        raise ViewUnavailable
+    return found

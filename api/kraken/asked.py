@@ -9,7 +9,6 @@ import msgspec
 from litestar.types import Receive
 
 from api.auth import credentials
-from api.context import request_headers
 from api.kraken.errors import BodyTooLarge
 from commands.errors import FollowsError, Invalid, Unauthenticated
 
@@ -49,12 +48,17 @@ def is_kraken(path: str) -> bool:
     return plain == "/kraken" or plain.startswith("/kraken/")
 
 
-def take_platform_parameters(scope: dict[str, Any]) -> dict[str, str]:
-    """Take the platform's parameters out of the query, leaving of each other one the last; blank means not sent."""
-    query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-    taken = {name: query.pop(name, "") for name in _PLATFORM}
+def query_of(scope: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Read the query: the call's own parameters, of each the last, and the platform's, where blank means not sent."""
+    sent = scope["query_string"]
+    query = dict(parse_qsl(sent.decode("latin-1"), keep_blank_values=True)) if sent else {}
+    taken = {name: value for name in _PLATFORM if (value := query.pop(name, ""))}
+    return query, taken
+
+
+def put_query(scope: dict[str, Any], query: Mapping[str, str]) -> None:
+    """Leave in the scope what a call is to see of the query."""
     scope["query_string"] = urlencode(query).encode()
-    return {name: value for name, value in taken.items() if value}
 
 
 async def read_body(receive: Receive, most: int) -> bytes:
@@ -88,11 +92,11 @@ def fields_of(body: bytes, content_type: str) -> dict[str, Any]:
 
 
 def token_of(
-    scope: Mapping[str, Any], platform: Mapping[str, str], fields: Mapping[str, Any]
+    sent: Mapping[bytes, bytes], platform: Mapping[str, str], fields: Mapping[str, Any]
 ) -> tuple[str | None, FollowsError | None]:
     """Find the token in the header, the query or a PUT's body, in this order; else what was wrong with the header."""
     problem: FollowsError | None = None
-    header = request_headers(scope).get(b"authorization")
+    header = sent.get(b"authorization")
     if header is not None:
         try:
             return credentials(header.decode("latin-1"), ("OAuth", "Bearer")), None

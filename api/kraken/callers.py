@@ -9,7 +9,7 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from api.auth import Caller
-from api.context import caller_number, context_of
+from api.context import Context, caller_number, context_of
 from api.kraken.errors import ChannelNotFound, SomebodyElse, TokenNeeded
 from api.parts import Parts
 from commands.directory import Known
@@ -26,14 +26,16 @@ USER_FOLLOWS_EDIT: Final = "user_follows_edit"
 _LOGIN: Final = re.compile(LOGIN_PATTERN)
 
 
-async def may_be_served(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuse what the gate found wrong. A bad token alone is not: most calls are public, and clients send old ones.
+def may_be_served(context: Context) -> bool:
+    """Whether nothing speaks against it. A bad token does not: most calls are public, and clients send old ones."""
+    return context.refusal is None or isinstance(context.refusal, Unauthenticated | KeysUnavailable)
 
-    Async only because the framework would send a plain function to a thread.
-    """
-    refusal = context_of(connection.scope).refusal
-    if refusal is not None and not isinstance(refusal, Unauthenticated | KeysUnavailable):
-        raise refusal
+
+async def refuse(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """Refuse what the gate found wrong. Async only because the framework would send a plain function to a thread."""
+    context = context_of(connection.scope)
+    if context.refusal is not None and not may_be_served(context):
+        raise context.refusal
 
 
 def require_scope(request: AnyRequest, scope: str) -> Caller:

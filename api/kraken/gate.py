@@ -1,13 +1,16 @@
 """What happens to every /kraken request around its handler: leniency, CORS, the token, the count, JSON-P and ETags."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.context import admit, request_headers
-from api.kraken.asked import Asked, fields_of, plain_path, put_asked, read_body, take_platform_parameters, token_of
+from api.context import begin, complete, request_headers
+from api.kraken.asked import Asked, fields_of, plain_path, put_asked, put_query, query_of, read_body, token_of
+from api.kraken.callers import may_be_served
+from api.kraken.express import express
 from api.kraken.jsonp import callback_of, script
 from api.kraken.links import LinkSettings, base_of
 from api.parts import Parts
@@ -27,6 +30,7 @@ _EVERYWHERE: Final[Headers] = [
     (b"vary", b"Authorization"),
     (b"x-content-type-options", b"nosniff"),
 ]
+_JSON: Final = (b"content-type", b"application/json")
 _PREFLIGHT: Final[Headers] = [
     *_EVERYWHERE,
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
@@ -55,26 +59,37 @@ def gate(app: ASGIApp, parts: Parts, body_max: int) -> ASGIApp:
         if inside["method"] == "OPTIONS":
             await _send(send, 204, _PREFLIGHT, b"")
             return
-        asking, token, problem = await _read(inside, receive, settings, body_max)
-        context = await admit(parts, inside, token, problem)
+        sent = request_headers(inside)
+        query, platform = query_of(inside)
+        asked = Asked(base_of(inside, sent, settings), bool(platform.get("client_id") or sent.get(b"client-id")), {})
+        put_asked(inside, asked)
+        asking, token, problem = await _read(inside, receive, sent, platform, asked, body_max)
+        context = await begin(parts, inside, sent, token, problem)
+        answer = await express(parts, inside, asked.base, query) if inside["method"] == "GET" else None
+        await complete(parts, context)
         asking.extra = [(name.lower().encode(), value.encode()) for name, value in context.headers().items()]
+        if answer is not None and may_be_served(context) and answer.position >= context.fresh.position:
+            headers = [_JSON, *[(name.lower().encode(), text.encode()) for name, text in answer.headers.items()]]
+            await _send(send, *_finished(asking, 200, headers, answer.body))
+            return
+        put_query(inside, query)
         await app(inside, receive, _finishing(send, asking))  # type: ignore[arg-type]
 
     return admitted
 
 
 async def _read(
-    scope: dict[str, Any], receive: Receive, settings: LinkSettings, body_max: int
+    scope: dict[str, Any],
+    receive: Receive,
+    sent: Mapping[bytes, bytes],
+    platform: Mapping[str, str],
+    asked: Asked,
+    body_max: int,
 ) -> tuple[_Asking, str | None, FollowsError | None]:
     """Read what stands around the call, and change the scope to a plain request for it.
 
     Gives how to answer, the token if any, and why the request must not be served, if so.
     """
-    platform = take_platform_parameters(scope)
-    asked = Asked(base_of(scope, settings), bool(platform.get("client_id")), {})
-    put_asked(scope, asked)
-    sent = request_headers(scope)
-    asked.identified = asked.identified or bool(sent.get(b"client-id"))
     asking = _Asking()
     try:
         if scope["method"] == "GET":
@@ -91,7 +106,7 @@ async def _read(
             asked.fields = fields_of(body, sent.get(b"content-type", b"").decode("latin-1"))
     except FollowsError as error:
         return asking, None, error
-    return asking, *token_of(scope, platform, asked.fields)
+    return asking, *token_of(sent, platform, asked.fields)
 
 
 def _finishing(send: Send, asking: _Asking) -> Send:
@@ -116,7 +131,8 @@ def _finished(asking: _Asking, status: int, headers: Headers, body: bytes) -> tu
         status, body = 200, script(asking.callback, body)
         own.append((b"content-type", b"application/javascript"))
     elif asking.known is not None and status == 200:
-        etag = b'"%s"' % hashlib.blake2b(body, digest_size=12).hexdigest().encode()
+        # Compared only with what we wrote ourselves, so nobody gains by finding another text with the same one.
+        etag = b'"%s"' % hashlib.sha1(body, usedforsecurity=False).hexdigest().encode()
         own.append((b"etag", etag))
         if etag in asking.known:
             status, body = 304, b""

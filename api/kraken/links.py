@@ -4,11 +4,10 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 import msgspec
 
-from api.context import request_headers
 from api.kraken.objects import PageLinks
 from commands.errors import SettingsError
 
@@ -31,9 +30,8 @@ class LinkSettings(msgspec.Struct, frozen=True):
         return cls(text == "1")
 
 
-def base_of(scope: Mapping[str, Any], settings: LinkSettings) -> str:
-    """The address that this dialect has for the client, such as ``http://host:8000/kraken``."""
-    sent = request_headers(scope)
+def base_of(scope: Mapping[str, Any], sent: Mapping[bytes, bytes], settings: LinkSettings) -> str:
+    """The address that this dialect has for the client, whose headers are ``sent``: ``http://host:8000/kraken``."""
     scheme, host = scope.get("scheme", "http"), sent.get(b"host", b"").decode("latin-1")
     if settings.trust_proxy:  # of a chain of proxies the first one has seen the client
         forwarded = sent.get(b"x-forwarded-proto", b"").decode("latin-1").partition(",")[0].strip().lower()
@@ -47,7 +45,7 @@ def base_of(scope: Mapping[str, Any], settings: LinkSettings) -> str:
 
 def link(address: str, parameters: Mapping[str, str | int]) -> str:
     """An address with parameters in alphabetical order, as v3 wrote them."""
-    return f"{address}?{urlencode(sorted(parameters.items()))}"
+    return f"{address}?{'&'.join([f'{name}={quote_plus(str(parameters[name]))}' for name in sorted(parameters)])}"
 
 
 def page_links(

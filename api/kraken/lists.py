@@ -1,8 +1,9 @@
 """The lists of /kraken: who follows a channel, whom a user follows, and who of those is live."""
 
-from typing import cast
+from typing import Any, cast
 
-from litestar import Response, get
+import msgspec
+from litestar import MediaType, Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
@@ -24,13 +25,14 @@ from api.kraken.parameters import (
     StreamTypeText,
     malformed,
 )
-from api.kraken.shapes import channel_object, followed_object, follower_object, stream_object
+from api.kraken.shapes import channel_object, followed_object, followers_page, stream_object
 from api.openapi import Query
 from api.parts import Parts
 from commands.errors import UserNotFound
 from queries.channels import LivePage, SortKey, StreamType, channels, live_following, sorted_following
-from queries.follows import Window, decode_cursor, encode_cursor, page
-from queries.users import number_of_id, profiles
+from queries.follows import Window, decode_cursor, encode_cursor, entries, page
+from queries.reader import ANYTIME, Freshness, Reader
+from queries.users import cards, number_of_id
 
 
 @get("/channels/{channel:str}/follows", summary="Who follows a channel", operation_class=Query, responses=refusals(404))
@@ -44,24 +46,62 @@ async def list_followers(
     direction: DirectionText = None,
 ) -> Response[FollowersPage]:
     """A page of followers, newest first unless asked otherwise."""
-    fresh, base, name = context_of(request.scope).fresh, asked_of(request.scope).base, channel.lower()
-    window = _window(limit, offset, cursor, direction, OFFSET_MAX)
+    fresh = context_of(request.scope).fresh
+    place = place_of(asked_of(request.scope).base, channel.lower(), limit, offset, cursor, direction)
     number = await channel_number(parts, channel, fresh)
     try:
-        found = await page(parts.reader, "followers", number, window, named=name, fresh=fresh)
+        listed = await read_followers(parts.reader, number, place, fresh)
     except UserNotFound as error:
         raise ChannelNotFound(error.who) from None
-    people = await profiles(parts.reader, [row.number for row in found.rows], position=found.position)
-    last = encode_cursor(found.rows[-1]) if found.rows else ""
-    by_offset = offset is not None and cursor is None
-    here: Parameters = {"offset": window.offset} if by_offset else {} if cursor is None else {"cursor": cursor}
+    written: Response[Any] = Response(listed.body, headers=listed.headers, media_type=MediaType.JSON)
+    return written
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Which page of whose followers is asked for, as its links are to name it."""
+
+    base: str
+    name: str
+    window: Window
+    cursor: str | None = None
+    by_offset: bool = False
+
+
+def place_of(
+    base: str,
+    name: str,
+    limit: str | None = None,
+    offset: str | None = None,
+    cursor: str | None = None,
+    direction: str | None = None,
+) -> Place:
+    """Read which page of a channel's followers is asked for; raises Invalid."""
+    window = _window(limit, offset, cursor, direction, OFFSET_MAX)
+    return Place(base, name, window, cursor, by_offset=offset is not None and cursor is None)
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A page of a list as it goes out, and the log position it is true for."""
+
+    position: int
+    body: bytes
+    headers: dict[str, str]
+
+
+async def read_followers(reader: Reader, number: int, place: Place, fresh: Freshness = ANYTIME) -> Listed:
+    """Read a page of a channel's followers; raises UserNotFound(name)."""
+    window = place.window
+    found = await entries(reader, "followers", number, window, named=place.name, fresh=fresh)
+    people = await cards(reader, found.members, position=found.position)
+    last = encode_cursor(found.row(-1)) if found.members else ""
+    here: Parameters = {"cursor": place.cursor} if place.cursor is not None else {}
+    here = {"offset": window.offset} if place.by_offset else here
     # Behind the last offset that is allowed, only the cursor goes on.
     onward = window.offset + window.limit
-    behind: Parameters = {"offset": onward} if by_offset and onward <= OFFSET_MAX else {"cursor": last}
-    links = page_links(f"{base}/channels/{name}/follows", _shown(window), here, behind if last else None)
-    rows = zip(found.rows, people, strict=True)
-    follows = [follower_object(base, name, row, profile) for row, profile in rows]
-    return Response(FollowersPage(found.total, links, last, follows), headers=link_header(links))
+    behind: Parameters = {"offset": onward} if place.by_offset and onward <= OFFSET_MAX else {"cursor": last}
+    links = page_links(f"{place.base}/channels/{place.name}/follows", _shown(window), here, behind if last else None)
+    page = FollowersPage(found.total, links, last, [])
+    return Listed(found.position, followers_page(page, place.base, place.name, found, people), link_header(links))
 
 
 @get(

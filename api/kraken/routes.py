@@ -3,7 +3,7 @@
 from litestar import Router
 
 from api.kraken import follows, lists, own, users
-from api.kraken.callers import may_be_served
+from api.kraken.callers import refuse
 from api.kraken.errors import handle
 
 router = Router(
@@ -21,7 +21,7 @@ router = Router(
         follows.put_follow,
         follows.end_follow,
     ],
-    guards=[may_be_served],
+    guards=[refuse],
     exception_handlers={Exception: handle},
     tags=["kraken"],
 )

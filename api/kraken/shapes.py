@@ -1,12 +1,16 @@
 """Profiles and rows become the objects of /kraken."""
 
+from collections.abc import Sequence
 from typing import Any, Final
+
+import msgspec
 
 from api.kraken.objects import (
     ChannelLinks,
     ChannelObject,
     FollowedObject,
     FollowerObject,
+    FollowersPage,
     OwnNotifications,
     OwnUserObject,
     PreviewLinks,
@@ -14,10 +18,11 @@ from api.kraken.objects import (
     StreamObject,
     UserObject,
 )
-from api.times import wire_time
+from api.times import followed_at, wire_time
 from commands.users import Broadcast, Profile
+from queries.cards import Card
 from queries.channels import Channel
-from queries.follows import Row
+from queries.follows import Entries, Row
 
 # The sizes that v3 offered of a preview, in pixels.
 PREVIEWS: Final = {"small": (80, 45), "medium": (320, 180), "large": (640, 360)}
@@ -128,10 +133,32 @@ def _preview(template: str | None) -> PreviewLinks:
     return PreviewLinks(**sizes, template=template)
 
 
-def follower_object(base: str, channel: str, row: Row, follower: Profile) -> FollowerObject:
-    """Write one line of a channel's followers."""
-    links = _follow_link(base, name_of(follower), channel)
-    return FollowerObject(wire_time(row.created_at), links, row.notifications, user_object(base, follower))
+def followers_page(page: FollowersPage, base: str, channel: str, found: Entries, cards: Sequence[Card]) -> bytes:
+    """The JSON of ``page``, which has no lines yet, with its lines: what is the same in every channel's list is encoded
+    once a follower, not once a line."""
+    lines = []
+    for card, score in zip(cards, found.scores, strict=True):
+        made, begun, ended = card.drawn.get("kraken") or _drawn(base, card)
+        if made != base:
+            made, begun, ended = _drawn(base, card)
+        created_at, notifications = followed_at(score)
+        lines.append(f'{_BEGIN}{created_at}{begun}{channel}"}},"notifications":{notifications}{ended}')
+    return f"{msgspec.json.encode(page).decode().removesuffix(']}')}{','.join(lines)}]}}".encode()
+
+
+# How a follower's line begins, and what stands between the channel's name and the user.
+_BEGIN: Final = '{"created_at":"'
+_BETWEEN: Final = '"},"notifications":false'
+
+
+def _drawn(base: str, card: Card) -> tuple[str, str, str]:
+    """What of a line is the follower's own: behind the time, and behind the flag. Of one base at a time, since clients
+    can make up as many as they like."""
+    link = _follow_link(base, name_of(card.profile), "")
+    line = msgspec.json.encode(FollowerObject("", link, False, user_object(base, card.profile))).decode()
+    begun, _, ended = line.removeprefix(_BEGIN).partition(_BETWEEN)
+    card.drawn["kraken"] = base, begun, ended
+    return base, begun, ended
 
 
 def followed_object(base: str, user: str, row: Row, channel: ChannelObject) -> FollowedObject:

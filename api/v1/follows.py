@@ -1,11 +1,12 @@
 """The follow calls of /v1: begin, end, status, and the two lists."""
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from litestar import Request, Response, delete, get, post
+import msgspec
+from litestar import MediaType, Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
@@ -15,12 +16,22 @@ from api.openapi import Command, Query
 from api.parts import Parts
 from api.times import wire_time
 from api.v1.errors import refusals
-from api.v1.shapes import Followed, Follower, FollowMade, FollowStatus, Listing, Pagination, followed, follower
+from api.v1.shapes import (
+    Followed,
+    Follower,
+    FollowMade,
+    FollowStatus,
+    Listing,
+    Pagination,
+    follow_status_of,
+    listing,
+)
 from commands.decide import Follow, Unfollow
 from commands.errors import CannotFollowYourself, GuestsMayNotAct, Invalid, UserNotFound
-from commands.users import Profile
-from queries.follows import Page, Row, Side, Window, page, status
-from queries.users import number_of_id, profiles
+from queries.cards import Card
+from queries.follows import Entries, Side, Window, entries, status
+from queries.reader import ANYTIME, Freshness, Reader
+from queries.users import cards, number_of_id
 
 PER_PAGE: Final = 20
 PER_PAGE_MAX: Final = 100
@@ -30,7 +41,6 @@ OFFSET_MAX: Final = 2**53
 # Longer than any id, so that a message does not carry whatever is sent.
 ID_SHOWN_MAX: Final = 80
 
-T = TypeVar("T")
 AnyRequest = Request[Any, Any, Any]
 PageNumber = Annotated[int, QueryParameter(ge=1, description="Pages begin at 1; one past the end is empty.")]
 PerPage = Annotated[int, QueryParameter(ge=1, description="Above 100 is served as 100.")]
@@ -136,7 +146,7 @@ async def follow_status(request: AnyRequest, user_id: FromPath[str], parts: Name
     found = await status(parts.reader, own, number, fresh=context.fresh)
     if not found.followed_exists:
         raise UserNotFound(target)
-    return FollowStatus(found.row is not None, None if found.row is None else wire_time(found.row.created_at))
+    return follow_status_of(found)
 
 
 @get(
@@ -153,7 +163,7 @@ async def list_followers(
     per_page: PerPage = PER_PAGE,
 ) -> Response[Listing[Follower]]:
     """A page of the user's followers."""
-    return await _list(request, parts, "followers", user_id, page, per_page, follower)
+    return await _list(request, parts, "followers", user_id, page, per_page)
 
 
 @get(
@@ -170,18 +180,12 @@ async def list_following(
     per_page: PerPage = PER_PAGE,
 ) -> Response[Listing[Followed]]:
     """A page of those whom the user follows."""
-    return await _list(request, parts, "following", user_id, page, per_page, followed)
+    return await _list(request, parts, "following", user_id, page, per_page)
 
 
 async def _list(
-    request: AnyRequest,
-    parts: Parts,
-    side: Side,
-    user_id: str,
-    number: int,
-    per_page: int,
-    shape: Callable[[Row, Profile], T],
-) -> Response[Listing[T]]:
+    request: AnyRequest, parts: Parts, side: Side, user_id: str, number: int, per_page: int
+) -> Response[Any]:
     context = context_of(request.scope)
     caller = context.require_caller()
     target = target_of(user_id, caller)
@@ -190,19 +194,39 @@ async def _list(
     per_page = min(whole_number(request, "per_page", per_page), PER_PAGE_MAX)
     parts.must_be_vetted("store")
     check_id(target)
-    window = Window(per_page, offset=min((number - 1) * per_page, OFFSET_MAX))
     try:
         user = await number_of_id(parts.reader, target, fresh=context.fresh)
-        found = await page(parts.reader, side, user, window, named=target, fresh=context.fresh)
+        listed = await read_list(parts.reader, side, user, user_id, number, per_page, context.fresh)
     except UserNotFound:
         if target != caller.id:
             raise
-        found = Page(0, 0, [])  # the caller has a token, and never did anything here
-    people = await profiles(parts.reader, [row.number for row in found.rows], position=found.position)
-    data = [shape(row, profile) for row, profile in zip(found.rows, people, strict=True)]
+        listed = drawn_list(side, user_id, Entries(0, 0, [], []), [], number, per_page)  # never did anything here
+    return Response(listed.body, headers={"Link": listed.link}, media_type=MediaType.JSON)
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A page of a list as it goes out, and the log position it is true for."""
+
+    position: int
+    body: bytes
+    link: str
+
+
+async def read_list(
+    reader: Reader, side: Side, user: int, named: str, number: int, per_page: int, fresh: Freshness = ANYTIME
+) -> Listed:
+    """Read page ``number`` of a user's list, whom the path names so; raises UserNotFound(named)."""
+    window = Window(per_page, offset=min((number - 1) * per_page, OFFSET_MAX))
+    found = await entries(reader, side, user, window, named=named, fresh=fresh)
+    people = await cards(reader, found.members, position=found.position)
+    return drawn_list(side, named, found, people, number, per_page)
+
+
+def drawn_list(side: Side, named: str, found: Entries, people: Sequence[Card], number: int, per_page: int) -> Listed:
+    """Write a page that was read."""
     pagination = Pagination(number, per_page, found.total, -(-found.total // per_page))
-    path = f"/v1/users/{quote(user_id)}/{side}"
-    return Response(Listing(True, data, pagination), headers={"Link": link_header(path, pagination)})
+    link = link_header(f"/v1/users/{quote(named)}/{side}", pagination)
+    return Listed(found.position, listing(side, found, people, pagination), link)
 
 
 def link_header(path: str, at: Pagination) -> str:

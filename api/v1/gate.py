@@ -1,13 +1,18 @@
 """What happens to every /v1 request before it is routed: the token is read and verified, the request is counted."""
 
-from typing import Any
+from typing import Final
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import credentials
-from api.context import admit, request_headers
+from api.context import begin, complete, request_headers
 from api.parts import Parts
+from api.v1.express import express
 from commands.errors import FollowsError
+
+_JSON: Final = (b"content-type", b"application/json")
+# As nearly everybody writes it; whatever else means the same is read with more care.
+_BEARER: Final = b"Bearer "
 
 
 def is_v1(path: str) -> bool:
@@ -19,9 +24,20 @@ def gate(app: ASGIApp, parts: Parts) -> ASGIApp:
     """Wrap the application; every answer gets the request id and the X-RateLimit headers."""
 
     async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
-        token, problem = _token(scope)
-        context = await admit(parts, scope, token, problem)  # type: ignore[arg-type]
+        sent = request_headers(scope)
+        token, problem = _token(sent.get(b"authorization"))
+        context = await begin(parts, scope, sent, token, problem)  # type: ignore[arg-type]
+        answer = None
+        if context.caller is not None and scope["method"] == "GET":  # type: ignore[typeddict-item]
+            answer = await express(parts, scope, context.caller)
+        await complete(parts, context)
         extra = [(name.lower().encode(), value.encode()) for name, value in context.headers().items()]
+        if answer is not None and context.refusal is None and answer.position >= context.fresh.position:
+            length = (b"content-length", b"%d" % len(answer.body))
+            headers = [_JSON, length, *answer.headers, *extra]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+            return
         own = {name for name, _ in extra}
 
         async def send_with_headers(message: Message) -> None:
@@ -34,10 +50,11 @@ def gate(app: ASGIApp, parts: Parts) -> ASGIApp:
     return admitted
 
 
-def _token(scope: Any) -> tuple[str | None, FollowsError | None]:
-    header = request_headers(scope).get(b"authorization")
+def _token(header: bytes | None) -> tuple[str | bytes | None, FollowsError | None]:
     if header is None:
         return None, None
+    if header.startswith(_BEARER) and header.find(b" ", len(_BEARER)) < 0:
+        return header[len(_BEARER) :], None
     try:
         return credentials(header.decode("latin-1")), None
     except FollowsError as error:

@@ -1,12 +1,14 @@
 """The JSON of /v1, to the last field."""
 
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 
-from api.times import wire_time
+from api.times import followed_at, wire_time
 from commands.users import Broadcast, Profile
-from queries.follows import Row
+from queries.cards import Card
+from queries.follows import Entries, Side, Status
 
 T = TypeVar("T")
 
@@ -89,12 +91,17 @@ class User(msgspec.Struct, frozen=True):
     broadcast: BroadcastShown | None
 
 
-def follower(row: Row, profile: Profile) -> Follower:
+def follow_status_of(found: Status) -> FollowStatus:
+    """Write whether a follow exists."""
+    return FollowStatus(found.row is not None, None if found.row is None else wire_time(found.row.created_at))
+
+
+def follower(profile: Profile, at: str) -> Follower:
     """One line of a followers list; of an erased user, whose follows end in a moment, only a placeholder."""
-    return Follower(shown_id(profile), profile.display_name, profile.avatar_url, wire_time(row.created_at))
+    return Follower(shown_id(profile), profile.display_name, profile.avatar_url, at)
 
 
-def followed(row: Row, profile: Profile) -> Followed:
+def followed(profile: Profile, at: str) -> Followed:
     """One line of a following list; like ``follower``."""
     return Followed(
         shown_id(profile),
@@ -102,8 +109,25 @@ def followed(row: Row, profile: Profile) -> Followed:
         profile.login,
         profile.avatar_url,
         profile.is_available,
-        wire_time(row.created_at),
+        at,
     )
+
+
+def listing(side: Side, found: Entries, cards: Sequence[Card], pagination: Pagination) -> bytes:
+    """The JSON of a ``Listing``: what is the same in everybody's list is encoded once a profile, not once a line."""
+    lines = [
+        f'{card.drawn.get(side) or _begun(side, card)}{followed_at(score)[0]}"}}'
+        for card, score in zip(cards, found.scores, strict=True)
+    ]
+    ended = msgspec.json.encode(pagination).decode()
+    return f'{{"success":true,"data":[{",".join(lines)}],"pagination":{ended}}}'.encode()
+
+
+def _begun(side: Side, card: Card) -> str:
+    """A line up to its time, which comes last."""
+    line = (follower if side == "followers" else followed)(card.profile, "")
+    begun = card.drawn[side] = msgspec.json.encode(line).decode().removesuffix('"}')
+    return begun
 
 
 def shown_id(profile: Profile) -> str:

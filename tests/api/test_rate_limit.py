@@ -69,6 +69,25 @@ async def test_two_processes_share_one_count(store: Store, second_store: Store, 
     assert sorted(verdict.remaining for verdict in let_through) == list(range(100))
 
 
+async def test_a_large_limit_is_taken_in_parts(store: Store, second_store: Store, redis_url: str, clock: Clock) -> None:
+    """What one process has taken costs no round trip; together they let through no more than the limit."""
+    limits = [RateLimit(store, now=clock), RateLimit(second_store, now=clock)]
+    seen = [(await limits[0].hit("ann", 3000)).remaining for _ in range(4)]
+    assert seen == [2999, 2998, 2997, 2996]
+    with Redis.from_url(redis_url) as client:
+        assert client.get(keys.rate("ann", WINDOW)) == b"6"
+    let_through = 4
+    for _ in range(5):
+        verdicts = await asyncio.gather(*(limits[n % 2].hit("ann", 3000) for n in range(700)))
+        let_through += sum(verdict.retry_after_s is None for verdict in verdicts)
+        assert all(0 <= verdict.remaining < 3000 for verdict in verdicts)
+    while any([(await limit.hit("ann", 3000)).retry_after_s is None for limit in limits]):
+        let_through += 1
+    assert 2990 <= let_through <= 3000
+    clock.time = RESET
+    assert (await limits[0].hit("ann", 3000)).remaining == 2999
+
+
 async def test_no_count_stays_for_ever(store: Store, redis_url: str, clock: Clock) -> None:
     limit = RateLimit(store, now=clock)
     with Redis.from_url(redis_url) as client:

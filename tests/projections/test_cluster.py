@@ -12,7 +12,7 @@ from commands.errors import SettingsError, StoreUnavailable
 from commands.postgres import Engine
 from projections import generations
 from projections.cluster import slot_of
-from projections.keys import LANES, View
+from projections.keys import LANES, View, member
 from projections.server import Server
 from projections.store import Store, StoreSettings, check_store, load_script, open_store
 from projections.wakeup import Progress
@@ -125,7 +125,7 @@ async def test_the_views_are_spread_and_equal_the_log(
     reader = Reader(store, Progress())
     page = await follows.page(reader, "followers", numbers[0], Window(limit=50), named="")
     assert page.total == len(page.rows) > 2
-    assert len(await users.profiles(reader, [row.number for row in page.rows])) == page.total
+    assert len(await users.cards(reader, [member(row.number).encode() for row in page.rows])) == page.total
     assert (await follows.status(reader, page.rows[0].number, numbers[0])).row is not None
 
 

@@ -43,6 +43,23 @@ async def test_an_error_is_its_callers_own(store: Store) -> None:
     assert (await good, await other) == (b"OK", b"1")
 
 
+async def test_several_commands_are_one_request(store: Store) -> None:
+    """Their answers come together and in order, also between others' and when somebody has gone meanwhile."""
+    first, second = store.call("ECHO", "a"), store.batch([("ECHO", "b"), ("SET", "k", 1), ("GET", "k")])
+    gone, last = store.batch([("ECHO", "c"), ("ECHO", "d")]), store.batch([("GET", "none")])
+    gone.cancel()
+    assert (await first, await second, await last) == (b"a", [b"b", b"OK", b"1"], [None])
+
+
+async def test_an_error_among_several_is_theirs(store: Store) -> None:
+    """All of them are answered before it is told, so that no answer is left for the next request."""
+    bad, good = store.batch([("SET", "k", "x"), ("INCR", "k"), ("NONSENSE",), ("GET", "k")]), store.call("ECHO", "a")
+    with pytest.raises(exceptions.ResponseError, match="integer"):
+        await bad
+    assert await good == b"a"
+    assert await store.batch([("GET", "k")]) == [b"x"]
+
+
 async def test_many_strings_come_in_their_order(store: Store) -> None:
     """Those that are not there as None."""
     await store.call("MSET", "a", 1, "c", 3)

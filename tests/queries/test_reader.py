@@ -6,7 +6,7 @@ import pytest
 
 from commands.errors import UserNotFound, ViewBehind, ViewUnavailable
 from projections import generations
-from projections.keys import GROUPS, POINTER, View
+from projections.keys import GROUPS, POINTER, View, member
 from projections.wakeup import progress_message
 from queries import reader as module
 from queries import users
@@ -54,7 +54,7 @@ async def test_without_a_view_every_query_says_so(reader: Reader, redis: Plain) 
         users.number_of_id(reader, "u7"),
         users.number_of_login(reader, "l7"),
         users.profile(reader, ALICE, named="alice"),
-        users.profiles(reader, [ALICE]),
+        users.cards(reader, [member(ALICE).encode()]),
     ):
         with pytest.raises(ViewUnavailable):
             await call

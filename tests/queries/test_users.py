@@ -5,14 +5,20 @@ import asyncio
 import pytest
 
 from commands.errors import UserNotFound, ViewUnavailable
-from projections.keys import GROUPS
+from commands.users import Profile
+from projections.keys import GROUPS, member
 from projections.wakeup import progress_message
 from queries import users
 from queries.reader import Reader
-from queries.users import Counted, number_of_id, number_of_login, profile, profiles
+from queries.users import Counted, cards, number_of_id, number_of_login, profile
 from tests.opened import Plain
 from tests.queries.views import VIEW, put_list, put_user
 from tests.waiting import until
+
+
+async def profiles(reader: Reader, numbers: list[int], *, position: int = 0) -> list[Profile]:
+    """The profiles of these users, as lists show them."""
+    return [card.profile for card in await cards(reader, [member(n).encode() for n in numbers], position=position)]
 
 
 async def test_a_user_is_found_by_id_and_login(reader: Reader, redis: Plain) -> None:

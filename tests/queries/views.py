@@ -11,12 +11,12 @@ VIEW = View(1, 4)
 List = dict[int, tuple[int, bool]]
 
 
-def put_user(redis: Plain, number: int, *, erased: bool = False) -> Profile:
-    """User number 7 has the id u7 and the login l7; an erased one has neither."""
+def put_user(redis: Plain, number: int, *, erased: bool = False, name: str = "") -> Profile:
+    """User number 7 has the id u7, the login l7 and a name; an erased one has none of these."""
     if erased:
         profile = Profile(number, "", "", "", 0, 0, erased=True)
     else:
-        profile = Profile(number, f"u{number}", f"l{number}", f"User {number}", 5, 6)
+        profile = Profile(number, f"u{number}", f"l{number}", name or f"User {number}", 5, 6)
         redis.hset(VIEW.logins(number % 4), str(number), profile.login)
         redis.set(VIEW.id(profile.id), number)
         redis.set(VIEW.login(profile.login), number)

@@ -1,5 +1,7 @@
 """The addresses in answers begin with what the client called, and a proxy's word counts only where it is to count."""
 
+from typing import Any
+
 import pytest
 
 from api.kraken.links import LinkSettings, base_of, link
@@ -21,8 +23,8 @@ FORWARDED = [(b"x-forwarded-proto", b"https, http"), (b"x-forwarded-host", b"api
         ({"headers": [(b"host", b"inner"), (b"x-forwarded-proto", b"gopher")]}, True, "http://inner/kraken"),
     ],
 )
-def test_base(scope: dict[str, object], trusted: bool, base: str) -> None:
-    assert base_of(scope, LinkSettings(trusted)) == base
+def test_base(scope: dict[str, Any], trusted: bool, base: str) -> None:
+    assert base_of(scope, dict(scope["headers"]), LinkSettings(trusted)) == base
 
 
 def test_parameters_stand_in_alphabetical_order() -> None:
