@@ -85,12 +85,14 @@ async def begin(
     sent: Mapping[bytes, bytes],
     token: str | bytes | None,
     problem: FollowsError | None = None,
+    *,
+    reads: bool,
 ) -> Context:
     """Find out who calls and put the request's context into the scope. Raises nothing: see ``refusal``.
 
-    Redis is asked for the caller's count and for the position of his latest command, but not waited for: a read that
-    goes out in the same turn shares their round trip. ``complete`` must follow. ``problem`` is what was wrong with the
-    way the token was sent, if anything; a token in bytes stands in a header.
+    Redis is asked for the caller's count and, if he ``reads``, for the position of his latest command, but not waited
+    for: a read that goes out in the same turn shares their round trip. ``complete`` must follow. ``problem`` is what
+    was wrong with the way the token was sent, if anything; a token in bytes stands in a header.
     """
     context = scope[_SCOPE_KEY] = Context(_request_id(sent), sent, refusal=problem)
     if token is not None and problem is None:
@@ -100,7 +102,7 @@ async def begin(
         except FollowsError as error:
             context.refusal = error
     caller = context.caller
-    if caller is not None:
+    if caller is not None and reads:
         context.left = forgettable(parts.store.call("GET", position_of(caller.id)))
     address = (scope.get("client") or (None,))[0]
     context.count = parts.limit.begin(*parts.limit.account(caller, address))
@@ -167,14 +169,16 @@ def _request_id(sent: Mapping[bytes, bytes]) -> str:
     return f"{_PROCESS}{next(_requests):x}"
 
 
-def idempotency_key(scope: Mapping[str, Any], caller: Caller, request: str) -> CommandKey | None:
+def idempotency_key(context: Context, caller: Caller, request: str) -> CommandKey | None:
     """The request's Idempotency-Key, if it has one; ``request`` says what is asked, in one fixed form."""
-    given = request_headers(scope).get(b"idempotency-key")
+    given = context.sent.get(b"idempotency-key")
     return None if given is None else command_key(caller.id, given.decode("latin-1"), request)
 
 
 async def caller_number(parts: Parts, caller: Caller) -> int:
     """The caller's number; one whom the directory does not know is registered from his token's claims."""
+    if (number := parts.directory.remembered(caller.id)) is not None:
+        return number
     logins = [default_login(caller.id), spare_login(), spare_login()]
     if caller.login is not None and re.match(LOGIN_PATTERN, caller.login):
         logins.insert(0, caller.login.lower())
@@ -196,12 +200,8 @@ async def make_visible(parts: Parts, caller: Caller, position: int, numbers: lis
     do not in time, the position is left for the caller's next reads, which then wait by themselves. None of this may
     fail a command: it is in the log.
     """
-    wait_s = parts.visibility.wait_ms / 1000
-    seen = False
-    with suppress(FollowsError, TimeoutError):
-        async with asyncio.timeout(wait_s + STORE_WAIT_S):
-            seen = await parts.progress.wait(position, await _groups(parts, caller, numbers), wait_s)
-    if not seen:
+    groups = _groups(parts, caller, numbers)
+    if not await parts.progress.wait(position, groups, parts.visibility.wait_ms / 1000):
         _leave_position(parts, caller, position)
         with suppress(FollowsError, TimeoutError):
             async with asyncio.timeout(STORE_WAIT_S):
@@ -209,11 +209,11 @@ async def make_visible(parts: Parts, caller: Caller, position: int, numbers: lis
     return {"Follow-Position": str(position)}
 
 
-async def _groups(parts: Parts, caller: Caller, numbers: list[int] | None) -> set[int]:
+def _groups(parts: Parts, caller: Caller, numbers: list[int] | None) -> set[int]:
     """Whose progress shows a command; the caller's id is looked up in a lane of its own, and may be new."""
-    if numbers is None:
+    view = parts.reader.last_view
+    if numbers is None or view is None:
         return set(range(GROUPS))
-    view = await parts.reader.view()
     return {group_of(view.lane_of_text(caller.id)), *(view.group_of_user(number) for number in numbers)}
 
 

@@ -67,6 +67,10 @@ class Directory:
         self._engine = engine
         self._numbers: dict[str, int] = {}
 
+    def remembered(self, id_: str) -> int | None:
+        """Give the number that an id had when it was last looked up, at once; None when nobody has lately."""
+        return self._numbers.get(id_)
+
     async def number(self, id_: str) -> int:
         """Give the number of the user with this id; raises UserNotFound also for one who is erased.
 

@@ -53,6 +53,11 @@ class Reader:
         self._view: View | None = None
         self._view_until = 0.0
 
+    @property
+    def last_view(self) -> View | None:
+        """The view that was the live one when this process last looked, however long ago."""
+        return self._view
+
     def view_at_hand(self) -> View | None:
         """The live view as it was at most VIEW_AGE_S ago, if this process has looked since."""
         return self._view if time.monotonic() < self._view_until else None

@@ -60,7 +60,7 @@ async def put_follow(
     wish = flag("notifications", asked_of(request.scope).fields.get("notifications", notifications))
     parts.must_be_vetted("log")
     follower, followed = await acting_numbers(parts, caller, user, target)
-    key = idempotency_key(request.scope, caller, f"ensure follow {followed} {wish}")
+    key = idempotency_key(context_of(request.scope), caller, f"ensure follow {followed} {wish}")
     try:
         receipt = await parts.committer.send(EnsureFollow(follower, followed, wish, named=target.lower()), key)
     except UserNotFound as error:  # erased since it was looked up
@@ -87,7 +87,7 @@ async def end_follow(
     caller = require_editor(request)
     parts.must_be_vetted("log")
     follower, followed = await acting_numbers(parts, caller, user, target)
-    key = idempotency_key(request.scope, caller, f"end follow {followed}")
+    key = idempotency_key(context_of(request.scope), caller, f"end follow {followed}")
     try:
         receipt = await parts.committer.send(Unfollow(follower, followed, named=target.lower()), key)
     except UserNotFound as error:

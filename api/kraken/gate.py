@@ -64,8 +64,9 @@ def gate(app: ASGIApp, parts: Parts, body_max: int) -> ASGIApp:
         asked = Asked(base_of(inside, sent, settings), bool(platform.get("client_id") or sent.get(b"client-id")), {})
         put_asked(inside, asked)
         asking, token, problem = await _read(inside, receive, sent, platform, asked, body_max)
-        context = await begin(parts, inside, sent, token, problem)
-        answer = await express(parts, inside, asked.base, query) if inside["method"] == "GET" else None
+        reads = inside["method"] == "GET"
+        context = await begin(parts, inside, sent, token, problem, reads=reads)
+        answer = await express(parts, inside, asked.base, query) if reads else None
         await complete(parts, context)
         asking.extra = [(name.lower().encode(), value.encode()) for name, value in context.headers().items()]
         if answer is not None and may_be_served(context) and answer.position >= context.fresh.position:

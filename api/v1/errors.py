@@ -83,23 +83,38 @@ _SAID: Final = {
 }
 
 
+class Told(msgspec.Struct, frozen=True):
+    """An exception as a client is told of it."""
+
+    status: int
+    body: ErrorAnswer
+    headers: dict[str, str]
+
+
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
-    """Answer any exception in the dialect's form; what is our own fault is logged and told without its text."""
+    """Answer any exception in the dialect's form."""
     headers = context_of(request.scope).headers() if "follows" in request.scope else {}
+    told = tell(error, headers.get("X-Request-Id", "-"))
+    return Response(told.body, status_code=told.status, headers=headers | told.headers, media_type="application/json")
+
+
+def tell(error: Exception, request_id: str) -> Told:
+    """Say what any exception means here; what is our own fault is logged and told without its text."""
+    headers: dict[str, str] = {}
     if isinstance(error, errors.FollowsError):
         status, body = _of_domain(error)
-        headers |= _headers(error)
+        headers = {**_headers(error)}
     elif isinstance(error, HTTPException) and error.status_code < 500:
         status, body = _of_framework(error)
         allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow")
-        headers |= {"Allow": ", ".join(sorted(allowed.split(", ")))} if allowed else {}
+        headers = {"Allow": ", ".join(sorted(allowed.split(", ")))} if allowed else {}
     elif isinstance(error, UnicodeDecodeError):
         status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8")
     else:
         status, body = 500, ErrorBody("internal_error", "something went wrong on our side")
     if status == 500:
-        log_fault(headers.get("X-Request-Id", "-"), error)
-    return Response(ErrorAnswer(body), status_code=status, headers=headers, media_type="application/json")
+        log_fault(request_id, error)
+    return Told(status, ErrorAnswer(body), headers)
 
 
 def _of_domain(error: errors.FollowsError) -> tuple[int, ErrorBody]:

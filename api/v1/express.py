@@ -1,8 +1,9 @@
-"""The hot reads of /v1, answered without the router: the same bytes for a third of the work.
+"""The hot calls of /v1, answered without the router: the same bytes for a third of the work.
 
-Only plain successes are answered here. Whatever is unusual (another parameter, a user not known yet, a refusal) gives
-None and takes the ordinary way through Litestar, which says what it is. Both ways read and write by the same functions,
-and tests/api/test_express.py compares them.
+A read is answered here only when it is a plain success. Whatever is unusual (another parameter, a user not known yet, a
+refusal) gives None and takes the ordinary way through Litestar, which says what it is. A follow is begun or ended once,
+so what becomes of it is told here, too. Both ways do everything by the same functions, and tests/api/test_express.py
+compares them.
 """
 
 import re
@@ -12,8 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from api.auth import USER_ID, Caller
+from api.context import Context
 from api.parts import Parts
-from api.v1.follows import PER_PAGE, PER_PAGE_MAX, read_list
+from api.v1.errors import tell
+from api.v1.follows import PER_PAGE, PER_PAGE_MAX, acting, drop_follow, make_follow, read_list
 from api.v1.shapes import follow_status_of
 from commands.errors import FollowsError
 from queries.follows import Side, status
@@ -25,14 +28,15 @@ _SIDES: Final[dict[str, Side]] = {"followers": "followers", "following": "follow
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A success: its body in JSON, its own headers, and the log position it is true for."""
+    """An answer: its body in JSON, its own headers, and the log position it is true for."""
 
     position: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    status: int = 200
 
 
-async def express(parts: Parts, scope: Mapping[str, Any], caller: Caller) -> Answer | None:
+async def read(parts: Parts, scope: Mapping[str, Any], caller: Caller) -> Answer | None:
     """Answer a hot read; None for everything else. Begins to read before its first wait."""
     match scope["path"].split("/"):
         case ["", "v1", "users", user_id, call]:
@@ -50,6 +54,35 @@ async def express(parts: Parts, scope: Mapping[str, Any], caller: Caller) -> Ans
     except FollowsError:
         pass
     return None
+
+
+async def command(parts: Parts, scope: Mapping[str, Any], context: Context) -> Answer | None:
+    """Begin or end a follow and answer, whatever becomes of it; None for every other request, and when there may be a
+    body, which the router reads."""
+    match scope["path"].split("/"):
+        case ["", "v1", "users", user_id, "follow"] if user_id:
+            pass
+        case _:
+            return None
+    method = scope["method"]
+    if method not in ("POST", "DELETE") or context.sent.get(b"content-length", b"0") != b"0" or _is_chunked(context):
+        return None
+    try:
+        if method == "POST":
+            made, headers = await make_follow(parts, context, acting(context), user_id)
+            return Answer(0, msgspec.json.encode(made), _encoded(headers), 201)
+        return Answer(0, b"", _encoded(await drop_follow(parts, context, acting(context), user_id)), 204)
+    except Exception as error:
+        told = tell(error, context.request_id)
+        return Answer(0, msgspec.json.encode(told.body), _encoded(told.headers), told.status)
+
+
+def _is_chunked(context: Context) -> bool:
+    return b"transfer-encoding" in context.sent
+
+
+def _encoded(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple([(name.lower().encode(), value.encode()) for name, value in headers.items()])
 
 
 async def _status(parts: Parts, caller: Caller, number: int) -> Answer | None:

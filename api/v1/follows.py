@@ -11,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, QueryParameter
 
 from api.auth import USER_ID, Caller
-from api.context import caller_number, context_of, idempotency_key, make_visible
+from api.context import Context, caller_number, context_of, idempotency_key, make_visible
 from api.openapi import Command, Query
 from api.parts import Parts
 from api.times import wire_time
@@ -65,9 +65,9 @@ def whole_number(request: AnyRequest, name: str, number: int) -> int:
     return number
 
 
-def require_actor(request: AnyRequest) -> Caller:
+def acting(context: Context) -> Caller:
     """The caller, if he may do more than read."""
-    caller = context_of(request.scope).require_caller()
+    caller = context.require_caller()
     if caller.role == "guest":
         raise GuestsMayNotAct
     return caller
@@ -84,19 +84,8 @@ async def begin_follow(
     request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]
 ) -> Response[FollowMade]:
     """Begin a follow: 201, or 409 when there is one."""
-    caller = require_actor(request)
-    target = target_of(user_id, caller)
-    if target == caller.id:
-        raise CannotFollowYourself
-    check_id(target)
-    parts.must_be_vetted("log")
-    key = idempotency_key(request.scope, caller, f"follow {target}")
-    number = await parts.directory.number(target)
-    own = await caller_number(parts, caller)
-    receipt = await parts.committer.send(Follow(own, number, named=target), key)
-    assert receipt.follow is not None
-    headers = await make_visible(parts, caller, receipt.position, [own, number])
-    made = FollowMade(caller.id, target, wire_time(receipt.follow.created_at))
+    context = context_of(request.scope)
+    made, headers = await make_follow(parts, context, acting(context), user_id)
     return Response(made, status_code=201, headers=headers)
 
 
@@ -109,18 +98,40 @@ async def begin_follow(
 )
 async def end_follow(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
     """End a follow: 204, or 404 when there is none."""
-    caller = require_actor(request)
+    context = context_of(request.scope)
+    return Response(None, status_code=204, headers=await drop_follow(parts, context, acting(context), user_id))
+
+
+async def make_follow(
+    parts: Parts, context: Context, caller: Caller, user_id: str
+) -> tuple[FollowMade, dict[str, str]]:
+    """Begin a follow of whom a path names; give the answer and its headers. Raises as ``Committer.send``."""
+    target = _other(parts, caller, user_id)
+    key = idempotency_key(context, caller, f"follow {target}")
+    number, own = await parts.directory.number(target), await caller_number(parts, caller)
+    receipt = await parts.committer.send(Follow(own, number, named=target), key)
+    assert receipt.follow is not None
+    headers = await make_visible(parts, caller, receipt.position, [own, number])
+    return FollowMade(caller.id, target, wire_time(receipt.follow.created_at)), headers
+
+
+async def drop_follow(parts: Parts, context: Context, caller: Caller, user_id: str) -> dict[str, str]:
+    """End a follow of whom a path names; give the answer's headers. Raises as ``Committer.send``."""
+    target = _other(parts, caller, user_id)
+    key = idempotency_key(context, caller, f"unfollow {target}")
+    number, own = await parts.directory.number(target), await caller_number(parts, caller)
+    receipt = await parts.committer.send(Unfollow(own, number, named=target), key)
+    return await make_visible(parts, caller, receipt.position, [own, number])
+
+
+def _other(parts: Parts, caller: Caller, user_id: str) -> str:
+    """The id of whom a path names, who is not the caller."""
     target = target_of(user_id, caller)
     if target == caller.id:
         raise CannotFollowYourself
     check_id(target)
     parts.must_be_vetted("log")
-    key = idempotency_key(request.scope, caller, f"unfollow {target}")
-    number = await parts.directory.number(target)
-    own = await caller_number(parts, caller)
-    receipt = await parts.committer.send(Unfollow(own, number, named=target), key)
-    headers = await make_visible(parts, caller, receipt.position, [own, number])
-    return Response(None, status_code=204, headers=headers)
+    return target
 
 
 @get(

@@ -5,9 +5,9 @@ from typing import Final
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth import credentials
-from api.context import begin, complete, request_headers
+from api.context import Context, begin, complete, request_headers
 from api.parts import Parts
-from api.v1.express import express
+from api.v1 import express
 from commands.errors import FollowsError
 
 _JSON: Final = (b"content-type", b"application/json")
@@ -26,17 +26,18 @@ def gate(app: ASGIApp, parts: Parts) -> ASGIApp:
     async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
         sent = request_headers(scope)
         token, problem = _token(sent.get(b"authorization"))
-        context = await begin(parts, scope, sent, token, problem)  # type: ignore[arg-type]
+        method = scope["method"]  # type: ignore[typeddict-item]
+        reads = method == "GET"
+        context = await begin(parts, scope, sent, token, problem, reads=reads)  # type: ignore[arg-type]
         answer = None
-        if context.caller is not None and scope["method"] == "GET":  # type: ignore[typeddict-item]
-            answer = await express(parts, scope, context.caller)
+        if reads and context.caller is not None:
+            answer = await express.read(parts, scope, context.caller)
         await complete(parts, context)
+        if not reads and context.caller is not None and context.refusal is None:
+            answer = await express.command(parts, scope, context)
         extra = [(name.lower().encode(), value.encode()) for name, value in context.headers().items()]
-        if answer is not None and context.refusal is None and answer.position >= context.fresh.position:
-            length = (b"content-length", b"%d" % len(answer.body))
-            headers = [_JSON, length, *answer.headers, *extra]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+        if answer is not None and (not reads or _may_go_out(context, answer)):
+            await _send(send, answer, extra)
             return
         own = {name for name, _ in extra}
 
@@ -48,6 +49,19 @@ def gate(app: ASGIApp, parts: Parts) -> ASGIApp:
         await app(scope, receive, send_with_headers)
 
     return admitted
+
+
+def _may_go_out(context: Context, answer: express.Answer) -> bool:
+    """Whether what was read while the caller was being counted is his to see, and fresh enough for him."""
+    return context.refusal is None and answer.position >= context.fresh.position
+
+
+async def _send(send: Send, answer: express.Answer, extra: list[tuple[bytes, bytes]]) -> None:
+    headers = [*answer.headers, *extra]
+    if answer.status != 204:
+        headers += [_JSON, (b"content-length", b"%d" % len(answer.body))]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
 
 
 def _token(header: bytes | None) -> tuple[str | bytes | None, FollowsError | None]:

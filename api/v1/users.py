@@ -151,7 +151,7 @@ async def _once(
     request: AnyRequest, parts: Parts, caller: Caller, said: str, run: Callable[[], Awaitable[dict[str, Any]]]
 ) -> dict[str, Any]:
     parts.must_be_vetted("log")
-    return await once(parts.engine, idempotency_key(request.scope, caller, said), run)
+    return await once(parts.engine, idempotency_key(context_of(request.scope), caller, said), run)
 
 
 async def _seen(parts: Parts, caller: Caller, position: int) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """The short way of the hot reads answers what the ordinary way answers, to the last byte, or leaves it to that."""
 
 import asyncio
+import re
 from typing import Any
 
 import httpx
 import pytest
 
 from api.kraken import gate as kraken_gate
-from api.v1 import gate as v1_gate
+from api.v1 import express as v1_express
 from projections.keys import position_of
 from tests.api.in_process import InProcess, Person
 
@@ -22,7 +23,8 @@ async def ask(person: Person, path: str, *, short: bool, monkeypatch: pytest.Mon
     """Ask by one of the two ways."""
     with monkeypatch.context() as patched:
         if not short:
-            patched.setattr(v1_gate, "express", nobody)
+            patched.setattr(v1_express, "read", nobody)
+            patched.setattr(v1_express, "command", nobody)
             patched.setattr(kraken_gate, "express", nobody)
         return await person.get(path)
 
@@ -113,6 +115,47 @@ async def test_both_ways_say_the_same(service: InProcess, crowd: list[Person], m
             assert shown(quick) == shown(ordinary), path
             short += quick.status_code == 200
     assert short > 100
+
+
+async def test_commands_end_the_same_both_ways(
+    service: InProcess, crowd: list[Person], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What becomes of a follow, with and without a key, by those who may and those who may not."""
+    star = crowd[0].id
+    told: list[list[Any]] = []
+    for short in (False, True):
+        with monkeypatch.context() as patched:
+            if not short:
+                patched.setattr(v1_express, "command", nobody)
+            keys = [{}, {"Idempotency-Key": f"key-{short}"}, {"Idempotency-Key": "x" * 300}, {"Content-Length": "0"}]
+            ann, new, guest = await service.person("ann"), service.stranger(), service.stranger(role="guest")
+            people = [
+                ann,
+                new,
+                guest,
+                service.anybody,
+                service.as_(star),
+                Person(service.app, "", {"Authorization": "x"}),
+            ]
+            told.append([])
+            for person in people:
+                for who in (star, "me", "nobody", "a.b", f"{star}/", ""):
+                    for method in ("POST", "POST", "DELETE", "DELETE", "PATCH"):
+                        for headers in keys:
+                            answer = await person.request(method, f"/v1/users/{who}/follow", headers=headers)
+                            told[-1].append((method, who, outcome(answer, ann.id, new.id)))
+            bodies = [await ann.post(f"/v1/users/{star}/follow", content=body) for body in (b"x", b"{}", b"x" * 70_000)]
+            told[-1].append([outcome(answer, ann.id) for answer in bodies])
+    assert told[0] == told[1]
+    assert {entry[2][0] for entry in told[0][:-1]} >= {201, 204, 400, 401, 403, 404, 405, 409}
+
+
+def outcome(answer: httpx.Response, *ids: str) -> tuple[int, list[str], str]:
+    """What a client sees of a command's answer, but for times, positions and who sent it."""
+    text = re.sub(r"20\d\d-[0-9T:-]+Z", "then", answer.text)
+    for id_ in ids:
+        text = text.replace(id_, "him")
+    return answer.status_code, sorted(answer.headers), text
 
 
 async def test_the_short_way_is_taken(service: InProcess, crowd: list[Person], monkeypatch: pytest.MonkeyPatch) -> None:
