@@ -6,16 +6,21 @@ from typing import Final
 
 from projections.keys import unscore
 
-# A list that was asked for is asked for again: 20 MB at most, for a third of the time that a page takes to write.
-SCORES_MAX: Final = 65_536
+# What was asked for is asked for again: 20 MB at most, for a third of the time that a page takes to write.
+REMEMBERED_MAX: Final = 65_536
 
 
 def wire_time(microseconds: int) -> str:
     """Write microseconds since 1970 as ``2026-03-15T10:00:00Z``."""
-    return datetime.fromtimestamp(microseconds // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _written(microseconds // 1_000_000)
 
 
-@lru_cache(SCORES_MAX)
+@lru_cache(REMEMBERED_MAX)
+def _written(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@lru_cache(REMEMBERED_MAX)
 def followed_at(score: bytes) -> tuple[str, str]:
     """Write what a list's score says: since when, and as ``true`` or ``false`` whether with notifications."""
     created_at, notifications = unscore(int(score))
