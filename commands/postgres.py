@@ -68,6 +68,7 @@ def create_engine(settings: PostgresSettings) -> AsyncEngine:
         max_overflow=2,
         pool_timeout=CONNECT_TIMEOUT_S,
         pool_pre_ping=False,
+        pool_reset_on_return=None,  # there is nothing to roll back, and on a lost connection it would fill the log
         hide_parameters=True,  # a failed statement is logged; what people said of themselves must not be
         connect_args={"options": options, "connect_timeout": CONNECT_TIMEOUT_S},
     )
