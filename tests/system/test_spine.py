@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import httpx
@@ -57,6 +57,10 @@ class Calls:
         limits = httpx.Limits(max_keepalive_connections=16)
         self.http = httpx.Client(base_url=service.base_url, trust_env=False, timeout=30, limits=limits)
 
+    def close(self) -> None:
+        """Close the connections."""
+        self.http.close()
+
     def as_(self, user: str, role: str = "user") -> Caller:
         """Somebody."""
         return Caller(self.service, self.http, user, role)
@@ -101,9 +105,8 @@ def answers_200(client: Caller, path: str) -> bool:
 
 @pytest.fixture(scope="module")
 def calls(system: Service) -> Iterator[Calls]:
-    made = Calls(system)
-    yield made
-    made.http.close()
+    with closing(Calls(system)) as made:
+        yield made
 
 
 @pytest.fixture
@@ -222,8 +225,8 @@ def test_an_erasure_goes_on_after_a_kill(whole: Calls) -> None:
 def test_two_of_each_and_one_worker_less(whole: Calls, breakable: BreakableServers) -> None:
     """What one web process answered, the other shows at once; the lanes of a killed worker go to those who live."""
     urls = (breakable.postgres.url, breakable.valkey.url, breakable.queue_url)
-    with running_service(*urls, whole.service.folder) as service:
-        second, star = Calls(service), whole.known(1)[0]
+    with running_service(*urls, whole.service.folder) as service, closing(Calls(service)) as second:
+        star = whole.known(1)[0]
 
         def follow_here_and_look_there(n: int) -> None:
             here, there = (whole, second) if n % 2 else (second, whole)
@@ -237,4 +240,3 @@ def test_two_of_each_and_one_worker_less(whole: Calls, breakable: BreakableServe
         for n in range(20, 40):
             follow_here_and_look_there(n)
         assert sorted(follower_ids(second.onlooker, star.id)) == sorted(f"pair-{n}" for n in range(40))
-        second.http.close()
