@@ -30,6 +30,10 @@ from projections.switching import switch
 logger: Final = logging.getLogger(__name__)
 
 RENEW_S: Final = leases.LEASE_S / 3
+# A killed build's lease ends within LEASE_S, and a worker that has just healed the view lets go at once: so long it is
+# worth waiting for the right to build, looking so often.
+PATIENCE_S: Final = leases.LEASE_S + 0.5
+LOOK_S: Final = 0.1
 # So often the lanes that nothing touches are written down: who resumes goes on from the hindmost.
 SETTLE_S: Final = 1.0
 
@@ -39,17 +43,22 @@ class BuildRunning(FollowsError):
 
 
 class BuildLease:
-    """The right to build, renewed in the background; use ``async with``."""
+    """The right to build, renewed in the background; use ``async with``.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._owner = engine, uuid4()
+    Somebody else's is waited for up to ``patience_s``, no more: whoever still has it then is alive and renews it.
+    """
+
+    def __init__(self, engine: Engine, patience_s: float = PATIENCE_S) -> None:
+        self._engine, self._owner, self._patience_s = engine, uuid4(), patience_s
         self._renewing: asyncio.Task[None] | None = None
         self.fence = 0
 
     async def __aenter__(self) -> BuildLease:
-        fence = await leases.take(self._engine, leases.BUILD, self._owner)
-        if fence is None:
-            raise BuildRunning("another rebuild is running: `follows generations` shows it")
+        until = time.monotonic() + self._patience_s
+        while (fence := await leases.take(self._engine, leases.BUILD, self._owner)) is None:
+            if time.monotonic() >= until:
+                raise BuildRunning("another rebuild is running: `follows generations` shows it")
+            await asyncio.sleep(LOOK_S)
         self.fence = fence
         self._renewing = asyncio.create_task(self._renew())
         return self

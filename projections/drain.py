@@ -182,7 +182,7 @@ class Drain:
     async def _heal(self, epoch: UUID) -> None:
         """Build the view anew, unless somebody else does or has done it."""
         try:
-            async with BuildLease(self._engine) as lease:
+            async with BuildLease(self._engine, patience_s=0) as lease:
                 view = await generations.live_view(self._store)
                 if view is not None:
                     found = await generations.checkpoints(self._store, view, range(view.lanes))
