@@ -1,8 +1,8 @@
 """The rebuilder's jobs: rebuilds that were asked for with ``follows rebuild --job``, one at a time.
 
 arq notes that a job runs, but not who runs it, and keeps that note for as long as the job may take, which here is days.
-So a rebuild whose worker was killed would not be taken up again. But who builds holds a lease; where nobody holds it,
-nobody builds, and the note is wrong.
+So a rebuild whose worker was killed would not be taken up again. But who builds holds a lease; where nobody has held it
+for a while, nobody builds, and the note is wrong.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from commands import leases
 from commands.errors import Unavailable
-from projections.building import BuildRunning, Progress
+from projections.building import PATIENCE_S, BuildRunning, Progress
 from projections.catch_up import Broken, Fenced, ViewLost
 from projections.rebuilding import Builder, Order, RebuildRefused
 from projections.wakeup import REBUILD_JOB
@@ -28,12 +28,20 @@ logger: Final = logging.getLogger(__name__)
 # No rebuild takes that long.
 REBUILD_S: Final = 30 * 86_400.0
 AGAIN_S: Final = 5
+# A job that has just begun waits for the lease of the one before, and has none meanwhile. Without its note it would be
+# started twice.
+FORLORN_S: Final = PATIENCE_S + 1.0
 SAY_S: Final = 10.0
+
+
+class Forlorn(msgspec.Struct):
+    """Since when the job has been noted as running, while nobody seems to run it."""
+
+    since: float | None = None
 
 
 async def rebuild(ctx: dict[str, Any], order: dict[str, Any]) -> None:
     """Do what was ordered; what passes by itself is tried again, from where it stopped."""
-    ctx["rebuilding"].append(True)
     try:
         async with Builder(ctx["engine"], ctx["store"], ctx["queue"]) as builder:
             view = await builder.rebuild(msgspec.convert(order, Order), Teller().tell)
@@ -43,16 +51,24 @@ async def rebuild(ctx: dict[str, Any], order: dict[str, Any]) -> None:
     except (Unavailable, BuildRunning, Fenced, ViewLost, Broken, RedisError, OSError) as error:
         logger.warning("the rebuild goes on in %d s: %s", AGAIN_S, error)
         raise Retry(defer=AGAIN_S) from error
-    finally:
-        ctx["rebuilding"].pop()
 
 
 async def find_killed(ctx: dict[str, Any]) -> None:
-    """Let a rebuild be taken up again whose worker is gone."""
-    if ctx["rebuilding"]:
+    """Let a rebuild be taken up again whose worker is gone. Called each second, it looks how long the job has been noted as
+    running while it is run neither here (``ctx["tasks"]`` are this worker's) nor by who holds the lease."""
+    noted = await ctx["redis"].exists(in_progress_key_prefix + REBUILD_JOB)
+    if not noted or REBUILD_JOB in ctx["tasks"] or await _is_building(ctx):
+        ctx["forlorn"].since = None
         return
-    if not any(lease.name == leases.BUILD for lease in await leases.owners(ctx["engine"])):
+    forlorn: Forlorn = ctx["forlorn"]
+    forlorn.since = forlorn.since or time.monotonic()
+    if time.monotonic() - forlorn.since >= FORLORN_S:
+        logger.warning("the worker that rebuilt is gone; the rebuild is taken up again")
         await ctx["redis"].delete(in_progress_key_prefix + REBUILD_JOB)
+
+
+async def _is_building(ctx: dict[str, Any]) -> bool:
+    return any(lease.name == leases.BUILD for lease in await leases.owners(ctx["engine"]))
 
 
 class Teller:

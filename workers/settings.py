@@ -19,7 +19,7 @@ from projections.keys import QUEUE, REBUILD_QUEUE
 from projections.store import StoreSettings, check_store, open_store
 from projections.wakeup import QueueSettings, Wakeup, redis_settings
 from workers.jobs import DRAIN_S, ERASE_S, Turn, drain, erase, keep_awake, quietly, sweep
-from workers.rebuilds import REBUILD_S, find_killed, rebuild
+from workers.rebuilds import REBUILD_S, Forlorn, find_killed, rebuild
 
 # The drain, its successor waiting for it, sweeps and a few erasures.
 JOBS_MAX: Final = 20
@@ -37,7 +37,7 @@ async def start_rebuilder(ctx: dict[str, Any]) -> None:
     await check_durability(ctx["engine"], postgres)
     await check_current(ctx["engine"])
     await check_store(ctx["store"])
-    ctx["rebuilding"] = []
+    ctx["forlorn"] = Forlorn()
 
 
 async def start(ctx: dict[str, Any]) -> None:
@@ -83,7 +83,7 @@ def make_worker(queue: QueueSettings) -> Worker:
 
 def make_rebuilder(queue: QueueSettings) -> Worker:
     """Make the arq worker that rebuilds, on a queue of its own."""
-    return _worker(
+    worker = _worker(
         queue,
         REBUILD_QUEUE,
         functions=[func(rebuild, timeout=REBUILD_S, max_tries=TRIES_MAX)],
@@ -91,6 +91,8 @@ def make_rebuilder(queue: QueueSettings) -> Worker:
         on_startup=start_rebuilder,
         max_jobs=REBUILDER_JOBS_MAX,
     )
+    worker.ctx["tasks"] = worker.tasks  # what find_killed must know
+    return worker
 
 
 def _worker(queue: QueueSettings, name: str, **settings: Any) -> Worker:
