@@ -267,6 +267,8 @@ def culprits(view: View, refused: Iterable[tuple[Operation, str]], events: Itera
     return [(recorded, reason) for recorded, reason in pairs if reason is not None]
 
 
-def groups_of(lanes: Iterable[int]) -> list[int]:
-    """The groups that these lanes belong to, in order."""
-    return sorted({group_of(lane) for lane in lanes})
+def whole_groups(view: View, lanes: Iterable[int]) -> list[int]:
+    """The groups of a view of which all lanes are among these, in order."""
+    there = set(lanes)
+    missing = {group_of(lane) for lane in range(view.lanes) if lane not in there}
+    return sorted({group_of(lane) for lane in there} - missing)

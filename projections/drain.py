@@ -13,12 +13,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from commands import leases, log, pauses
-from commands.errors import Unavailable
+from commands.errors import StoreUnavailable, Unavailable
 from commands.postgres import Engine
 from projections import generations
 from projections.building import BuildLease, BuildRunning, heal
-from projections.catch_up import Broken, Fenced, LogChanged, Projector, ViewLost, groups_of
+from projections.catch_up import Broken, Fenced, LogChanged, Projector, ViewLost, whole_groups
 from projections.keys import APPLIED_CHANNEL, GROUPS, WAKE_CHANNEL, View, group_of
+from projections.sighting import Sighting
 from projections.store import Store
 from projections.wakeup import Listener, QueueSettings, open_queue, progress_message
 
@@ -28,6 +29,13 @@ logger: Final = logging.getLogger(__name__)
 RENEW_S: Final = leases.LEASE_S / 3
 # The net under the wake-ups: so often an idle drain reads the log and looks where its lanes stand.
 IDLE_S: Final = 1.0
+# Who holds all lanes renews them. Who does not looks oftener: lanes that another gives back are then nobody's for a
+# moment only, and commands hardly wait for them.
+SEEK_S: Final = 0.2
+# What a server of a cluster may take to say where its lanes stand. Its lanes are set aside then, and now and then it
+# gets a moment to say that it is back.
+LANES_S: Final = 1.0
+BACK_S: Final = 0.1
 # What fails is tried again after this, and ever more slowly up to IDLE_S.
 PAUSE_MIN_S: Final = 0.05
 
@@ -43,6 +51,8 @@ class Drain:
 
     def __init__(self, engine: Engine, store: Store, queue: QueueSettings, owner: UUID) -> None:
         self._engine, self._store, self._queue, self._owner = engine, store, queue, owner
+        self._sighting = Sighting(store)
+        self._away: list[int] = []
         self._woken = asyncio.Event()
         self._listener = Listener(queue, WAKE_CHANNEL, lambda _: self._woken.set())
         self._listening = False
@@ -84,7 +94,7 @@ class Drain:
         await self._renew()
         pause = await pauses.paused(self._engine)
         head = await log.head(self._engine)
-        view = await generations.live_view(self._store)
+        view = await self._sighting.last()
         whole = {} if pause else await self._whole(view, head.epoch)
         if view is None or not whole:
             await self._rest()
@@ -104,14 +114,23 @@ class Drain:
             await projector.close()
 
     async def _whole(self, view: View | None, epoch: UUID) -> dict[int, int]:
-        """Give our lanes, with the fences of their leases, that can be projected; begin a build if any are lost."""
-        mine = {} if view is None else self._fences_of(view)
-        found = {} if view is None else await generations.checkpoints(self._store, view, mine)
+        """Give our lanes, with the fences of their leases, that can be projected; begin a build if any are lost.
+
+        One dead server of a cluster must not hold up the lanes on the others: its own are set aside until it answers.
+        """
+        mine, found = {}, dict[int, generations.Checkpoint | None]()
+        if view is not None:
+            mine = self._fences_of(view)
+            found, self._away = await generations.reachable(self._store, view, mine, LANES_S)
+            if self._away and not found:
+                raise StoreUnavailable
+            if self._away:
+                logger.warning("%d lanes are set aside, as their server does not answer", len(self._away))
         lost = [lane for lane, checkpoint in found.items() if checkpoint is None]
         if lost or view is None:
             logger.warning("there is no view" if view is None else f"lanes {lost} of the view are lost")
             self._build(epoch)
-        return {lane: fence for lane, fence in mine.items() if lane not in lost}
+        return {lane: mine[lane] for lane in found if lane not in lost}
 
     def _fences_of(self, view: View) -> dict[int, int]:
         by_group = {group: self._fences.get(_lease(group)) for group in range(GROUPS)}
@@ -135,7 +154,7 @@ class Drain:
                 looked = time.monotonic()
             if not behind:
                 with suppress(TimeoutError):  # not wait_for, which can swallow that we are told to end
-                    async with asyncio.timeout(IDLE_S):
+                    async with asyncio.timeout(min(IDLE_S, max(0.0, self._renew_at - time.monotonic()))):
                         await self._woken.wait()
             if time.monotonic() >= self._renew_at:
                 await self._renew()
@@ -146,20 +165,20 @@ class Drain:
         await projector.settle()
         await projector.check()
         await projector.refresh_parked()
-        lanes_lost = len(projector.fences) < len(self._fences_of(projector.view))
+        lanes_lost = len(projector.fences) + len(self._away) < len(self._fences_of(projector.view))
         if await pauses.paused(self._engine) is not None or (lanes_lost and not self._is_building()):
             return False
-        return await generations.live_view(self._store) == projector.view
+        back, _ = await generations.reachable(self._store, projector.view, self._away, BACK_S)
+        return not back and await self._sighting.sees(projector.view) is not False
 
     async def _tell(self, projector: Projector) -> bool:
         """Tell how far readers can see; False when they look at another view, of which we know nothing."""
-        if await generations.live_view(self._store) != projector.view:
-            return False
-        if time.monotonic() >= self._tell_from:
-            groups, changed = groups_of(projector.fences), frozenset(projector.changed)
+        seen = await self._sighting.sees(projector.view)
+        if seen and time.monotonic() >= self._tell_from:
+            groups, changed = whole_groups(projector.view, projector.fences), frozenset(projector.changed)
             await self._publish(progress_message(projector.position, groups, projector.view.generation, changed))
             projector.changed.clear()
-        return True
+        return seen is not False
 
     async def _publish(self, message: bytes) -> None:
         """A queue that is away must not hold up the views; who waits for the message looks for himself in the end."""
@@ -202,7 +221,7 @@ class Drain:
             assert self._building is not None
             await asyncio.wait({self._building}, timeout=RENEW_S)
         else:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(max(PAUSE_MIN_S, self._renew_at - time.monotonic()))
 
     async def _outbid(self, view: View) -> None:
         """Another hand had our lanes: a tool, a build, or a worker whose lease they are now. If they are ours still,
@@ -216,6 +235,8 @@ class Drain:
         self._renew_at = time.monotonic() + RENEW_S
         names = [_lease(group) for group in range(GROUPS)]
         self._fences = await leases.share(self._engine, names, self._owner, fresh=fresh)
+        if len(self._fences) < GROUPS:
+            self._renew_at = time.monotonic() + min(SEEK_S, RENEW_S)
 
 
 def _lease(group: int) -> str:

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 from redis.exceptions import ResponseError
 
+from commands.errors import StoreUnavailable
 from projections.keys import ANY_CHECKPOINT, GENERATIONS, POINTER, View, place_of_checkpoint
 from projections.store import Store, load_script
 
@@ -89,6 +90,27 @@ async def checkpoints(store: Store, view: View, lanes: Iterable[int]) -> dict[in
     wanted = list(lanes)
     found = await asyncio.gather(*[_checkpoint(store, view.checkpoint(lane)) for lane in wanted])
     return dict(zip(wanted, found, strict=True))
+
+
+async def reachable(
+    store: Store, view: View, lanes: Iterable[int], patience_s: float
+) -> tuple[dict[int, Checkpoint | None], list[int]]:
+    """``checkpoints`` of the lanes whose server answers within ``patience_s``, and the other lanes."""
+    asking = {lane: asyncio.create_task(_checkpoint(store, view.checkpoint(lane))) for lane in lanes}
+    if asking:
+        await asyncio.wait(asking.values(), timeout=patience_s)
+    found, away = dict[int, Checkpoint | None](), list[int]()
+    for lane, task in asking.items():
+        if not task.done():
+            task.cancel()
+            away.append(lane)
+        elif isinstance(error := task.exception(), StoreUnavailable):
+            away.append(lane)
+        elif error is not None:
+            raise error
+        else:
+            found[lane] = task.result()
+    return found, away
 
 
 async def _checkpoint(store: Store, key: str) -> Checkpoint | None:

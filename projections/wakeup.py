@@ -205,6 +205,11 @@ class Progress:
         self._reached = [0] * GROUPS
         self._waiting: list[tuple[int, list[int], asyncio.Future[bool]]] = []
 
+    @property
+    def generation(self) -> int:
+        """Which one the workers told of last; 0 when nothing was heard yet."""
+        return self._generation
+
     def hear(self, message: bytes | None) -> None:
         """Take a worker's message. Of another generation than before, it says nothing about what was heard before: the
         log may have been restored to an older state."""

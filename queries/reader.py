@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from commands.errors import ViewBehind, ViewUnavailable
+from commands.errors import StoreUnavailable, ViewBehind, ViewUnavailable
 from projections.generations import live_view
 from projections.keys import View, group_of
 from projections.store import Store
@@ -17,6 +18,11 @@ from queries.cards import Cards
 
 # How long a process may go on with the view it knows after a switch; the old one stays whole for longer than that.
 VIEW_AGE_S: Final = 0.25
+# In a cluster the pointer's server may be away while the others are there. Each process then goes on with the view it
+# knows, which is safe, since a switch takes the old view's lanes from readers: a read of them gives None, and never an
+# old answer. Not for ever, as a lane could escape that only if its own server was away at the switch.
+POINTER_S: Final = 0.05
+POINTER_AWAY_S: Final = 30.0
 # A reader who must see his own write waits this long for it.
 WAIT_S: Final = 1.0
 
@@ -52,6 +58,7 @@ class Reader:
         progress.forget = self.cards.forget
         self._view: View | None = None
         self._view_until = 0.0
+        self._seen_at = 0.0
 
     @property
     def last_view(self) -> View | None:
@@ -66,11 +73,24 @@ class Reader:
         """The live view, as it was at most VIEW_AGE_S ago, or now if ``again``; raises ViewUnavailable."""
         now = time.monotonic()
         if again or self._view is None or now >= self._view_until:
-            self._view = await live_view(self.store)
-            self._view_until = now + VIEW_AGE_S
+            self._view_until = now + VIEW_AGE_S  # while one asks, the others go on with what is known
+            try:
+                async with asyncio.timeout(None if again or not self._may_go_on(now) else POINTER_S):
+                    self._view = await live_view(self.store)
+                self._seen_at = now
+            except (StoreUnavailable, TimeoutError):
+                if again or not self._may_go_on(now):
+                    self._view_until = 0.0
+                    raise StoreUnavailable from None
         if self._view is None:
             raise ViewUnavailable
         return self._view
+
+    def _may_go_on(self, now: float) -> bool:
+        """Whether the view that was seen last will do while nobody says which one it is; not if the workers already
+        tell of another."""
+        told = self.progress.generation
+        return self._view is not None and now - self._seen_at < POINTER_AWAY_S and told in (0, self._view.generation)
 
     async def read(self, attempt: Callable[[View], Awaitable[P | None]]) -> P:
         """Read from the live view; ``attempt`` gives None when a lane is lost, which may only mean a newer view."""

@@ -54,8 +54,8 @@ async def rebuild(ctx: dict[str, Any], order: dict[str, Any]) -> None:
 
 
 async def find_killed(ctx: dict[str, Any]) -> None:
-    """Let a rebuild be taken up again whose worker is gone. Called each second, it looks how long the job has been noted as
-    running while it is run neither here (``ctx["tasks"]`` are this worker's) nor by who holds the lease."""
+    """Let a rebuild be taken up again whose worker is gone. Called each second, it looks for how long the job has been
+    noted as running while it is run neither here (``ctx["tasks"]`` are this worker's) nor by who holds the lease."""
     noted = await ctx["redis"].exists(in_progress_key_prefix + REBUILD_JOB)
     if not noted or REBUILD_JOB in ctx["tasks"] or await _is_building(ctx):
         ctx["forlorn"].since = None

@@ -211,7 +211,7 @@ def test_a_taken_port_is_refused_before_anything_starts(folder: Path) -> None:
 def _runs(pid: int) -> bool:
     """Whether it is more than an entry that a careless first process has not struck out yet."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
