@@ -1,7 +1,11 @@
 """The `follows` command: finds its sub-commands when they are asked for, and ends every error in one line."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -30,8 +34,26 @@ COMMANDS = {
 }
 
 
+# What a shell says of whoever writes into a pipe that nobody reads any more: 128 and the number of SIGPIPE.
+UNREAD = 141
+
+
+class NobodyReadsError(Exception):
+    """Standard output was closed by who read it, as `| head` does. click itself would call that a failure."""
+
+
 class LazyCommands(click.Group):
     """A group whose commands are imported when they are called."""
+
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
+        with _until_nobody_reads():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _until_nobody_reads():
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -49,6 +71,14 @@ class LazyCommands(click.Group):
             formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
 
 
+@contextmanager
+def _until_nobody_reads() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise NobodyReadsError from error
+
+
 @click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="follows", message="%(prog)s %(version)s")
 @click.pass_context
@@ -63,7 +93,7 @@ def follows(context: click.Context) -> None:
 
 
 def main() -> None:
-    """Runs a command; exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
+    """Runs a command; exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 its reader left."""
     try:
         sys.exit(follows.main(prog_name="follows", standalone_mode=False) or 0)
     except click.exceptions.Exit as ended:
@@ -76,9 +106,9 @@ def main() -> None:
         sys.exit(130)
     except FollowsError as refused:
         fail(refused.message)
-    except BrokenPipeError:  # `follows status | head -1` is nobody's mistake
-        sys.stderr.close()
-        sys.exit(0)
+    except NobodyReadsError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python still wants to be rid of what it has not written
+        sys.exit(UNREAD)
     except OSError as error:
         fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 

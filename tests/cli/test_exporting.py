@@ -130,4 +130,4 @@ def test_a_reader_who_has_seen_enough(tools: Tools) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    process.wait()
+    assert process.wait() == 141

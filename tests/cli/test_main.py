@@ -1,5 +1,6 @@
 """The `follows` command itself: its list of commands, its exit codes, and errors in one line."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,6 +61,34 @@ def test_usage(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == code
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["rebuild", "--help"], ["--version"]])
+def test_nobody_reads_what_is_said(arguments: list[str]) -> None:
+    """As in `follows --help | head -1`: no word of it, and the exit code that a shell would give."""
+    assert _unread("-m", "cli", *arguments) == (141, "")
+
+
+def test_nobody_reads_what_was_not_flushed() -> None:
+    """What a command has only put into Python's buffer is part of it."""
+    script = """
+import sys, click
+from cli.main import LazyCommands, main
+LazyCommands.get_command = lambda *_: click.Command("try", callback=lambda: print("said"))
+sys.argv = ["follows", "try"]
+main()
+"""
+    assert _unread("-c", script) == (141, "")
+
+
+def _unread(*arguments: str) -> tuple[int, str]:
+    """Exit code and standard error of a Python whose standard output nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    return done.returncode, done.stderr
 
 
 def _raising(error: BaseException) -> Callable[[], NoReturn]:
