@@ -52,7 +52,7 @@ class Processes:
     def revive(self) -> None:
         """Starts again what was killed. Raises FollowsError for what ended by itself, or is killed too often.
 
-        Web and worker hold out through everything that passes, so their own end means that going on is no use.
+        All of them hold out through everything that passes, so their own end means that going on is no use.
         """
         for name, child in self.children.items():
             code = child.poll()

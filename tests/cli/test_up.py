@@ -111,10 +111,10 @@ def test_it_comes_up_is_used_and_stops_in_order(folder: Path) -> None:
         assert status.returncode == 0, status.stderr
 
         children = first.pids()
-        assert list(children) == ["postgres", "valkey", "web", "worker"]
+        assert list(children) == ["postgres", "valkey", "web", "worker", "rebuilder"]
         assert first.end() == 0
         stops = [line.partition("| ")[2] for line in first.lines if "| stopping" in line]
-        assert stops == ["stopping web", "stopping worker"]
+        assert stops == ["stopping web", "stopping worker", "stopping rebuilder"]
         assert first.lines[-1] == "Stopped."
         assert not any(_runs(pid) for pid in children.values())
         assert _follows("migrate", FOLLOWS_DATA=str(folder)).returncode == 1
@@ -133,7 +133,7 @@ def test_everything_is_back_after_a_kill(folder: Path) -> None:
         assert all(_runs(pid) for pid in left.values())
         with up(folder, "--no-demo") as second:
             second.ready()
-            assert second.lines[0] == "Ended what an earlier run left behind: worker, web, valkey, postgres"
+            assert second.lines[0] == "Ended what an earlier run left behind: rebuilder, worker, web, valkey, postgres"
             assert not any(_runs(pid) for pid in left.values())
             assert followed["is_following"] is True
             assert second.ask("GET", "/v1/users/bob/follow-status", "ann").json() == followed
@@ -160,7 +160,7 @@ def test_given_servers_are_used(folder: Path, database_url: str, redis_url: str,
     given = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "QUEUE_URL": queue_url}
     with up(folder, **given) as running:
         running.ready()
-        assert list(running.pids()) == ["web", "worker"]
+        assert list(running.pids()) == ["web", "worker", "rebuilder"]
         assert not (folder / "postgres").exists()
         assert not (folder / "valkey").exists()
         _output(running.process).close()  # nobody reads any more: it goes on without a word
