@@ -1,4 +1,5 @@
 # Everything a newcomer needs: `make up` runs the product, `make test` tests it, `make check` lints and types it.
+# `make proof` attacks the promises for hours; ARGS="--long order kills" names the parts.
 # Paths are relative throughout, so that a checkout in a folder with spaces works; tools run as `python -m`,
 # so that neither a long shebang nor a package of the same name elsewhere can get in the way.
 PYTHON ?= python3
@@ -8,7 +9,7 @@ LOCK = $(PY) -m uv pip compile pyproject.toml --extra dev --universal --python-v
        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet
 STAMP := .venv/installed
 
-.PHONY: up test check format lock clean
+.PHONY: up test proof check format lock clean
 .DEFAULT_GOAL := up
 
 # An installation remembers the folder it was made in: a moved or copied checkout gets a new one.
@@ -21,6 +22,9 @@ up: $(STAMP)
 
 test: $(STAMP)
 	@$(PY) -m pytest $(ARGS)
+
+proof: $(STAMP)
+	@$(PY) -m tests.proof $(ARGS)
 
 check: $(STAMP)
 	@$(PY) -m ruff check --quiet

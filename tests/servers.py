@@ -23,6 +23,7 @@ TEST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "max_connections": "200",
+    "max_prepared_transactions": "10",  # the service uses none, but others in the same cluster may
     "shared_buffers": "64MB",
 }
 TEMPLATE = "follows_template"

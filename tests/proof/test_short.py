@@ -1,0 +1,38 @@
+"""The short form of each part of the proof, on the run's own servers, with a new seed each time."""
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests.proof import report
+from tests.proof.trial import PARTS, Counts, Trial, attempt
+from tests.servers import Servers
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_nothing_is_lost(name: str, servers: Servers, tmp_path: Path) -> None:
+    """The long form is `make proof`."""
+    counts = attempt(name, Trial(secrets.randbelow(2**32), "short", tmp_path, servers))
+    assert not counts.wrong, "\n".join(counts.wrong)
+
+
+def test_the_table_and_the_page(tmp_path: Path) -> None:
+    """A row for each thing tried; complaints come with the page."""
+    results = [
+        report.Result("1 order", 7, Counts({"orders": 2_000, "readers": 3}), 1.4),
+        report.Result("2 kills", 7, Counts({"kills": 9}, ["a view is wrong"]), 2.6),
+    ]
+    assert report.table(results).splitlines()[2:] == [
+        "| 1 order | orders | 2,000 | 7 | 0 | 1 |",
+        "|  | readers | 3 |  |  |  |",
+        "| 2 kills | kills | 9 | 7 | 1 | 3 |",
+    ]
+    report.write(results, tmp_path / "docs" / "proof.md")
+    assert "- 2 kills: a view is wrong" in (tmp_path / "docs" / "proof.md").read_text()
+
+
+def test_what_breaks_a_part_is_something_wrong(servers: Servers, tmp_path: Path) -> None:
+    """An exception counts, and says how to see it again."""
+    [wrong] = attempt("no_such_part", Trial(7, "short", tmp_path, servers)).wrong
+    assert "again: python -m tests.proof no_such_part --short --seed 7" in wrong
