@@ -42,19 +42,14 @@ class Receipt(msgspec.Struct, frozen=True):
 
 
 class _Request(msgspec.Struct, eq=False):
+    """A command that waits. ``names`` is what only one at a time may touch: the pair, and the key if there is one."""
+
     command: FollowCommand
     key: CommandKey | None
     answered: asyncio.Future[Receipt]
+    pair: tuple[int, int]
+    names: frozenset[Any]
     attempts: int = 0
-
-    @property
-    def pair(self) -> tuple[int, int]:
-        return self.command.follower, self.command.followed
-
-    @property
-    def names(self) -> set[Any]:
-        """What only one command at a time may touch: the pair, and the key if there is one."""
-        return {self.pair} if self.key is None else {self.pair, self.key.id}
 
     def succeed(self, receipt: Receipt) -> None:
         if not self.answered.done():  # the client may have gone
@@ -97,7 +92,9 @@ class Committer:
         """
         if self._closing or len(self._waiting) >= QUEUE_MAX:
             raise LogUnavailable
-        request = _Request(command, key, asyncio.get_running_loop().create_future())
+        pair = command.follower, command.followed
+        names = frozenset((pair,) if key is None else (pair, key.id))
+        request = _Request(command, key, asyncio.get_running_loop().create_future(), pair, names)
         self._waiting.append(request)
         self._arrived.set()
         return await request.answered
@@ -121,7 +118,7 @@ class Committer:
         seen = set(self._under_way)
         while self._waiting and len(batch) < BATCH_MAX:
             request = self._waiting.popleft()
-            (later if request.names & seen else batch).append(request)
+            (batch if seen.isdisjoint(request.names) else later).append(request)
             seen |= request.names
         self._waiting.extendleft(reversed(later))
         self._under_way.update(*(request.names for request in batch))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 import msgspec
@@ -16,6 +16,8 @@ from commands.postgres import translated_errors
 
 # Readers of the log ask for at most this many events at once: some 10 MB in Python, well under a second of work.
 READ_LIMIT_MAX: Final = 20_000
+
+T = TypeVar("T")
 
 _COLUMNS: Final = """position, subject, object, version, type::text,
     (extract(epoch FROM recorded_at) * 1000000)::bigint AS recorded_at, data::text"""
@@ -97,16 +99,26 @@ async def append(connection: AsyncConnection, drafts: Sequence[Draft]) -> dict[i
     rows = await connection.execute(
         _APPEND,
         {
-            "subjects": [draft.subject for draft in drafts],
-            "objects": [draft.object for draft in drafts],
-            "versions": [draft.version for draft in drafts],
-            "types": [name for name, _ in encoded],
-            "datas": [data for _, data in encoded],
-            "command_ids": [draft.command_id for draft in drafts],
-            "request_hashes": [draft.request_hash for draft in drafts],
+            "subjects": _array([draft.subject for draft in drafts]),
+            "objects": _array([draft.object for draft in drafts]),
+            "versions": _array([draft.version for draft in drafts]),
+            "types": _array([name for name, _ in encoded]),
+            "datas": _sparse([data for _, data in encoded]),
+            "command_ids": _sparse([draft.command_id for draft in drafts]),
+            "request_hashes": _sparse([draft.request_hash for draft in drafts]),
         },
     )
-    return {ord_ - 1: (position, recorded_at) for ord_, position, recorded_at in rows}
+    return {ord_ - 1: (position, recorded_at) for ord_, position, recorded_at in rows.all()}
+
+
+def _array(values: Sequence[int | str]) -> str:
+    """An array of numbers or names as Postgres reads it: a tenth of the time that psycopg takes for any list."""
+    return f"{{{','.join(map(str, values))}}}"
+
+
+def _sparse(values: list[T | None]) -> list[T | None] | str:
+    """An array that mostly holds nothing; psycopg writes one that does hold something."""
+    return values if any(value is not None for value in values) else _array(["NULL"] * len(values))
 
 
 def _recorded(row: Sequence[Any]) -> Recorded:
@@ -117,9 +129,9 @@ def _recorded(row: Sequence[Any]) -> Recorded:
 async def states_of(connection: AsyncConnection, pairs: Sequence[tuple[int, int]]) -> list[PairState]:
     """Give the state of each of ``pairs``, in their order, in one query."""
     rows = await connection.execute(
-        _NEWEST, {"subjects": [pair[0] for pair in pairs], "objects": [pair[1] for pair in pairs]}
+        _NEWEST, {"subjects": _array([pair[0] for pair in pairs]), "objects": _array([pair[1] for pair in pairs])}
     )
-    return [PairState(row[1], row[2], _recorded(row[3:]) if row[3] is not None else None) for row in rows]
+    return [PairState(row[1], row[2], _recorded(row[3:]) if row[3] is not None else None) for row in rows.all()]
 
 
 async def events_at(connection: AsyncConnection, positions: Sequence[int]) -> dict[int, Recorded]:
