@@ -13,8 +13,10 @@ from projections.keys import View, number_of
 from projections.keys import member as member_of
 from projections.store import Store
 
-# The oldest that a profile in a list may be. A change that workers tell of is seen at once; this bounds one unheard.
-AGE_S: Final = 1.0
+# A profile in a list is at most a second old: so long it is not asked for again, and so long others go on with it while
+# one reader asks. A change that workers tell of is seen at once; this bounds one unheard.
+AGE_S: Final = 0.9
+ASKED_S: Final = 0.1
 # About 2 KB each with what two dialects made of it.
 CARDS_MAX: Final = 20_000
 
@@ -57,6 +59,9 @@ class Cards:
         stale = [at for at, card in enumerate(cards) if card is None or card.until < now]
         if stale:
             told = self._told
+            for at in stale:
+                if (card := cards[at]) is not None:
+                    card.until = now + ASKED_S
             raw = await store.get_many([view.user(number_of(members[at])) for at in stale])
             if None in raw:
                 return None

@@ -42,6 +42,18 @@ async def test_a_change_is_seen_within_a_second_even_unheard(reader: Reader, red
     assert await names(reader, 7) == ["after"]
 
 
+async def test_while_one_asks_the_others_go_on(reader: Reader, redis: Plain, clock: list[float]) -> None:
+    """A list that is asked for all the time is not read anew by all at once."""
+    rename(redis, 7, "before")
+    await names(reader, 7)
+    rename(redis, 7, "after")
+    clock[0] += module.AGE_S + 0.001
+    found = await asyncio.gather(*[names(reader, 7) for _ in range(4)])
+    assert found == [["after"], ["before"], ["before"], ["before"]]
+    clock[0] += module.AGE_S + module.ASKED_S
+    assert await names(reader, 7) == ["after"]
+
+
 @pytest.mark.parametrize("changed", [[7], None, list(range(CHANGED_MAX + 1))])
 async def test_a_change_that_is_told_of_is_seen_at_once(
     reader: Reader, redis: Plain, changed: list[int] | None
