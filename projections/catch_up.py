@@ -126,14 +126,17 @@ class Projector:
     async def check(self) -> None:
         """See whether the lanes still stand where we left them: a Redis that lost its tail is gone back to."""
         found = await checkpoints(self._store, self.view, self.fences)
+        moved: list[int] = []
         for lane, checkpoint in found.items():
             if checkpoint is None or checkpoint.epoch != self._epoch:
                 raise ViewLost(f"lane {lane} of generation {self.view.generation} is lost")
             if checkpoint.fence > self.fences[lane]:
                 raise Fenced(f"lane {lane} has another owner")
             if checkpoint.position != self.stored[lane]:
-                logger.warning("lane %d stands at %d, not at %d", lane, checkpoint.position, self.stored[lane])
+                moved.append(lane)
                 self._stand(lane, checkpoint.position)
+        if moved:
+            logger.warning("lanes %s stand elsewhere than they were left, %d first", moved, self.stored[moved[0]])
 
     async def close(self) -> None:
         """Drop what was read ahead; a projector that was caught up with has nothing to drop."""
@@ -184,6 +187,10 @@ class Projector:
             if isinstance(outcome, BaseException):
                 raise outcome
             self._take_over(lane, *outcome)
+        elsewhere = {lane: answer[0] for lane, answer in zip(lanes, outcomes, strict=True) if isinstance(answer, tuple)}
+        for word in ("AHEAD", "REWOUND"):
+            if found := [lane for lane, outcome in elsewhere.items() if outcome == word]:
+                logger.warning("lanes %s are %s, the first at %d", found, word, self.stored[found[0]])
         return failed
 
     async def _apply_lane(self, lane: int, batch: LaneBatch, end: int) -> tuple[str, int]:
@@ -198,10 +205,10 @@ class Projector:
 
     def _take_over(self, lane: int, outcome: str, position: int) -> None:
         match outcome:
-            case "OK":
+            case (
+                "OK" | "AHEAD" | "REWOUND"
+            ):  # done, or someone did it, or Redis lost it: go on from where the lane stands
                 pass
-            case "AHEAD" | "REWOUND":  # someone did it, or Redis lost it: go on from where the lane stands
-                logger.warning("lane %d is %s, at %d", lane, outcome, position)
             case "FENCED":
                 raise Fenced(f"lane {lane} has another owner")
             case _:

@@ -38,6 +38,7 @@ LANES_S: Final = 1.0
 BACK_S: Final = 0.1
 # What fails is tried again after this, and ever more slowly up to IDLE_S.
 PAUSE_MIN_S: Final = 0.05
+WELL_S: Final = 2.0
 
 # The queue is of use to a drain only for speed, so it does not wait for it.
 QUEUE_S: Final = 0.5
@@ -71,10 +72,13 @@ class Drain:
             await self._listener.start(QUEUE_S)
         pause = PAUSE_MIN_S
         while time.monotonic() < self._end_at:
+            began = time.monotonic()
             try:
                 await self._turn()
                 pause = PAUSE_MIN_S
             except PASSING as error:
+                if time.monotonic() - began > WELL_S:  # this is no consequence of the fault before
+                    pause = PAUSE_MIN_S
                 logger.warning("the drain pauses for %.2f s: %s", pause, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, IDLE_S)
