@@ -22,10 +22,12 @@ SAMPLE: Final = 2_000
 USERS: Final = 500
 # Redis needs about as long for a batch as we do, partly at the same time.
 APPLYING: Final = 1.7
+# Before the switch all is compared with the log, which takes about as long as filling.
+COMPARING: Final = 2.0
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """What a rebuild is going to cost: events to read, bytes in Redis (None: not known), seconds."""
+    """What a rebuild is going to cost: events to read, bytes in Redis (None: not known), seconds up to the switch."""
 
     events: int
     expected_bytes: int | None
@@ -43,7 +45,7 @@ async def estimate(engine: Engine, store: Store) -> Estimate:
         seen += len(sample)
         _work(sample, shape)
     each_s = (time.perf_counter() - began) / max(seen, 1)
-    return Estimate(events, await _expected_bytes(engine, store, view), events * each_s * APPLYING)
+    return Estimate(events, await _expected_bytes(engine, store, view), events * each_s * APPLYING * COMPARING)
 
 
 def _work(sample: list[Recorded], view: View) -> None:
