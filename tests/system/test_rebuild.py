@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -200,6 +201,30 @@ async def test_a_killed_rebuild_is_gone_on_with(
 
 async def _has_begun(store: Store, view: View) -> bool:
     return bool(await generations.stands_at(store, view))
+
+
+async def test_a_rebuild_that_is_woken_after_another_one_does_no_harm(
+    engine: Engine, store: Store, sql: Any, redis: Plain, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """It slept through its lease, and the other one has filled the generation and shown it to readers: it says so and
+    ends."""
+    await populate(engine, 24)
+    rebuild = f"{sys.executable} -m cli rebuild --lanes {GROUPS}"
+    with running(WORKER, environment, tmp_path):
+        old = await level(engine, store)
+        new = View(old.generation + 1, GROUPS)
+        with running(f"{rebuild} --rate {SLOWLY}", environment, tmp_path) as zombie:
+            await until(lambda: _has_begun(store, new))
+            zombie.send(signal.SIGSTOP)
+            with running(rebuild, environment, tmp_path) as done:
+                assert await asyncio.to_thread(done.child.wait, 60) == 0
+            assert await level(engine, store) == new
+            await write(engine, (1, 2), (3, 4))
+            zombie.send(signal.SIGCONT)
+            assert await asyncio.to_thread(zombie.child.wait, 60) == 1
+            assert re.search("^follows: .*(lost|another owner)", zombie.said(), re.MULTILINE)
+        assert await level(engine, store) == new
+        assert actual(redis, new) == expected(sql, new)
 
 
 async def test_a_rebuild_as_a_job_survives_its_worker(
