@@ -70,6 +70,8 @@ class Projector:
         self.reached: dict[int, int] = {}
         # Whose profiles have been written; for whoever tells readers of it, and who empties it.
         self.changed: set[int] = set()
+        # The lanes that have been written, for the same.
+        self.written: set[int] = set()
 
     @property
     def position(self) -> int:
@@ -214,6 +216,7 @@ class Projector:
             case _:
                 raise ViewLost(f"lane {lane} of generation {self.view.generation} is {outcome}")
         self._stand(lane, position)
+        self.written.add(lane)
 
     def _stand(self, lane: int, position: int) -> None:
         self.stored[lane] = self.reached[lane] = position

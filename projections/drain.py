@@ -180,8 +180,10 @@ class Drain:
         seen = await self._sighting.sees(projector.view)
         if seen and time.monotonic() >= self._tell_from:
             groups, changed = whole_groups(projector.view, projector.fences), frozenset(projector.changed)
-            await self._publish(progress_message(projector.position, groups, projector.view.generation, changed))
+            lanes = {lane: projector.stored[lane] for lane in projector.written}
+            await self._publish(progress_message(projector.position, groups, projector.view.generation, changed, lanes))
             projector.changed.clear()
+            projector.written.clear()
         return seen is not False
 
     async def _publish(self, message: bytes) -> None:

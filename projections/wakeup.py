@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -34,8 +34,9 @@ REBUILD_JOB: Final = "rebuild"
 REBUILD_EXPIRES_S: Final = 30 * 86_400
 
 
-# What a worker says of its progress: position, groups, generation, whose profiles have changed.
-_messages: Final = msgspec.json.Decoder(tuple[int, list[int], int, list[int] | None])
+# What a worker says of its progress: position, groups, generation, whose profiles have changed, and where the lanes
+# stand that it has just written.
+_messages: Final = msgspec.json.Decoder(tuple[int, list[int], int, list[int] | None, dict[int, int]])
 
 
 class QueueUnavailable(Unavailable):
@@ -203,6 +204,7 @@ class Progress:
         self.forget: Callable[[list[int] | None], None] = lambda numbers: None
         self._generation = 0
         self._reached = [0] * GROUPS
+        self._floors: dict[int, int] = {}
         self._waiting: list[tuple[int, list[int], asyncio.Future[bool]]] = []
 
     @property
@@ -216,10 +218,12 @@ class Progress:
         if message is None:
             self.forget(None)
             return
-        position, groups, generation, changed = _messages.decode(message)
+        position, groups, generation, changed, lanes = _messages.decode(message)
         if generation != self._generation:
-            self._generation, self._reached = generation, [0] * GROUPS
+            self._generation, self._reached, self._floors = generation, [0] * GROUPS, {}
             changed = None
+        for lane, at in lanes.items():
+            self._floors[lane] = max(self._floors.get(lane, 0), at)
         if changed is None or changed:
             self.forget(changed)
         for group in groups:
@@ -234,6 +238,10 @@ class Progress:
             else:
                 still.append(waiting)
         self._waiting = still
+
+    def floor(self, generation: int, lane: int) -> int:
+        """Where this lane has stood already, 0 when nobody has said: if it stands lower now, Redis has lost writes."""
+        return self._floors.get(lane, 0) if generation == self._generation else 0
 
     async def wait(self, position: int, groups: Iterable[int], timeout_s: float) -> bool:
         """Wait until these groups have reached ``position``; False when they have not within ``timeout_s``."""
@@ -256,9 +264,13 @@ def _give_up(future: asyncio.Future[bool]) -> None:
 
 
 def progress_message(
-    position: int, groups: Iterable[int], generation: int = 0, changed: Collection[int] | None = ()
+    position: int,
+    groups: Iterable[int],
+    generation: int = 0,
+    changed: Collection[int] | None = (),
+    lanes: Mapping[int, int] | None = None,
 ) -> bytes:
     """Write what ``Progress.hear`` reads; published on ``APPLIED_CHANNEL``. ``changed`` are the users whose profiles
-    are new, None for too many to name."""
+    are new, None for too many to name; ``lanes`` where lanes stand that were just written."""
     numbers = None if changed is None or len(changed) > CHANGED_MAX else list(changed)
-    return msgspec.json.encode((position, list(groups), generation, numbers))
+    return msgspec.json.encode((position, list(groups), generation, numbers, lanes or {}))

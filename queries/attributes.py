@@ -56,7 +56,7 @@ async def following_with(
         attributes = await attribute(reader, view, numbers, members) if exists and total <= FOLLOWED_MAX else []
         return None if attributes is None else Following(int(raw[0]), numbers, raw[3][1::2], attributes)
 
-    found = await reader.read_fresh(attempt, [number], fresh)
+    found = await reader.read_fresh(attempt, number, fresh)
     if not exists:
         raise UserNotFound(named)
     if total > FOLLOWED_MAX:

@@ -112,7 +112,7 @@ async def entries(
         exists = bool(raw[1])
         return Entries(int(raw[0]), raw[2], raw[3][::2], raw[3][1::2])
 
-    result = await reader.read_fresh(attempt, [number], fresh)
+    result = await reader.read_fresh(attempt, number, fresh)
     if not exists:
         raise UserNotFound(named)
     return result
@@ -136,4 +136,4 @@ async def status(reader: Reader, follower: int, followed: int, *, fresh: Freshne
         row = None if value is None else Row(followed, *unscore(int(value)))
         return Status(int(position), row, bool(exists))
 
-    return await reader.read_fresh(attempt, [follower], fresh)
+    return await reader.read_fresh(attempt, follower, fresh)

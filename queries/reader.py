@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -25,6 +25,8 @@ POINTER_S: Final = 0.05
 POINTER_AWAY_S: Final = 30.0
 # A reader who must see his own write waits this long for it.
 WAIT_S: Final = 1.0
+# A lane that has lost writes is looked at so often; a worker notices within a second, and mends it in milliseconds.
+AGAIN_S: Final = 0.02
 
 
 class Freshness(msgspec.Struct, frozen=True):
@@ -92,30 +94,42 @@ class Reader:
         told = self.progress.generation
         return self._view is not None and now - self._seen_at < POINTER_AWAY_S and told in (0, self._view.generation)
 
-    async def read(self, attempt: Callable[[View], Awaitable[P | None]]) -> P:
-        """Read from the live view; ``attempt`` gives None when a lane is lost, which may only mean a newer view."""
-        result = await attempt(await self.view())
-        if result is None:
-            result = await attempt(await self.view(again=True))
-        if result is None:
-            raise ViewUnavailable
-        return result
+    async def read(self, attempt: Callable[[View], Awaitable[P | None]], lane_of: Callable[[View], int]) -> P:
+        """Read from the live view; ``attempt`` gives None when a lane is lost, which may only mean a newer view.
 
-    async def read_fresh(
-        self, attempt: Callable[[View], Awaitable[P | None]], numbers: Iterable[int], fresh: Freshness
-    ) -> P:
-        """``read``, waiting a bounded time while the lanes of ``numbers`` have not come to ``fresh.position``.
+        What it gives is true for ``lane_of``. A lane that stood further once has lost writes, and is read again until
+        it stands there: raises ViewBehind when it takes too long, rather than give what is older than others have seen.
+        """
+        end = 0.0
+        while True:
+            result = await attempt(view := await self.view())
+            if result is None:
+                result = await attempt(view := await self.view(again=True))
+            if result is None:
+                raise ViewUnavailable
+            if result.position >= (floor := self.progress.floor(view.generation, lane_of(view))):
+                return result
+            end = end or time.monotonic() + WAIT_S
+            if time.monotonic() >= end:
+                raise ViewBehind(floor)
+            await asyncio.sleep(AGAIN_S)
+
+    async def read_fresh(self, attempt: Callable[[View], Awaitable[P | None]], number: int, fresh: Freshness) -> P:
+        """``read`` of the lane of ``number``, waiting a bounded time while it has not come to ``fresh.position``.
 
         Still behind then, a strict caller gets ViewBehind and any other what there is.
         """
-        result = await self.read(attempt)
+
+        def lane_of(view: View) -> int:
+            return view.lane_of(number)
+
+        result = await self.read(attempt, lane_of)
         if result.position >= fresh.position:
             return result
         view = await self.view()
-        groups = {group_of(view.lane_of(number)) for number in numbers}
-        await self.progress.wait(fresh.position, groups, WAIT_S)
+        await self.progress.wait(fresh.position, [group_of(lane_of(view))], WAIT_S)
         await self.view(again=True)
-        result = await self.read(attempt)
+        result = await self.read(attempt, lane_of)
         if result.position < fresh.position and fresh.strict:
             raise ViewBehind(fresh.position)
         return result

@@ -101,11 +101,14 @@ async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, fres
         )
         return None if position is None else Found(int(position), None if number is None else int(number))
 
-    found = await reader.read(attempt)
+    def lane_of(view: View) -> int:
+        return view.lane_of_text(text)
+
+    found = await reader.read(attempt, lane_of)
     if found.number is None and found.position < fresh.position:
         view = await reader.view()
         await reader.progress.wait(fresh.position, [group_of(view.lane_of_text(text))], WAIT_S)
-        found = await reader.read(attempt)
+        found = await reader.read(attempt, lane_of)
         if found.number is None and found.position < fresh.position and fresh.strict:
             raise ViewBehind(fresh.position)
     return found.number
@@ -126,7 +129,7 @@ async def profile(reader: Reader, number: int, *, named: str, fresh: Freshness =
             return None
         return Counted(int(position), None if raw is None else _profiles.decode(raw), followers, following)
 
-    counted = await reader.read_fresh(attempt, [number], fresh)
+    counted = await reader.read_fresh(attempt, number, fresh)
     if counted.profile is None or counted.profile.erased:
         raise UserNotFound(named)
     return counted

@@ -72,3 +72,34 @@ async def test_it_holds_in_another_process_too(own_settings: dict[str, str], key
         assert (await one.as_("ann").post("/v1/users/bob/follow")).status_code == 201
         assert refusal(await other.as_("ann").get("/v1/users/bob/follow-status"))[0] == 503
         assert not await other.as_("eve").follows(other.as_("bob"))
+
+
+async def test_a_redis_that_lost_its_tail_is_not_believed(service: InProcess) -> None:
+    """It comes back as it was before the follow: whoever asks meanwhile is told to come back, or waits; never "no"."""
+    ann, bob, onlooker = await service.people(3)
+    await service.drained()
+    store = service.parts.store
+    view = await service.parts.reader.view()
+    saved = {key: await store.call("DUMP", key) async for keys in store.scan(view.pattern(), 1000) for key in keys}
+    assert (await ann.follow(bob)).status_code == 201
+    await asyncio.gather(*[store.call("RESTORE", key, 0, value, "REPLACE") for key, value in saved.items()])
+    await asyncio.gather(
+        *[
+            store.call("DEL", key)
+            for key in (view.following(await number(service, ann)), view.followers(await number(service, bob)))
+        ]
+    )
+    for person in itertools.cycle((ann, onlooker)):
+        path = f"/v1/users/{bob.id}/" + ("follow-status" if person is ann else "followers")
+        answer = await person.get(path)
+        assert answer.status_code in (200, 503), answer.text
+        if answer.status_code == 200 and person is ann:
+            assert answer.json()["is_following"] is True
+        elif answer.status_code == 200:
+            assert [row["id"] for row in answer.json()["data"]] == [ann.id]
+            break
+
+
+async def number(service: InProcess, person: Person) -> int:
+    """The number that the views have for somebody."""
+    return await service.parts.directory.number(person.id)

@@ -131,3 +131,48 @@ async def test_a_look_up_waits_for_a_user_just_registered(reader: Reader, redis:
     assert await reading == 20
     with pytest.raises(UserNotFound):
         await users.number_of_id(reader, "u21", fresh=Freshness(100))
+
+
+@pytest.mark.parametrize("told", [100, 101])
+async def test_what_was_seen_once_is_not_unsaid(
+    reader: Reader, redis: Plain, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that lost its tail has fewer follows than it had: nobody is told so. Until a worker has said that the
+    lane stood further, this process cannot know."""
+    monkeypatch.setattr(module, "WAIT_S", 0.05)
+    lanes = {VIEW.lane_of(ALICE): told, VIEW.lane_of_text("u7"): told, VIEW.lane_of_text("l7"): told}
+    reader.progress.hear(progress_message(told, range(GROUPS), VIEW.generation, (), lanes))
+    for call in (
+        status(reader, ALICE, BOB),
+        page(reader, "following", ALICE, Window(5), named="alice"),
+        users.number_of_id(reader, "u7"),
+        users.number_of_login(reader, "l7"),
+        users.profile(reader, ALICE, named="alice"),
+    ):
+        if told == 100:
+            await call
+        else:
+            with pytest.raises(ViewBehind):
+                await call
+
+
+async def test_a_lane_that_is_mended_is_read(reader: Reader, redis: Plain) -> None:
+    """Without an error, once it stands where it stood."""
+    lane = VIEW.lane_of(ALICE)
+    reader.progress.hear(progress_message(105, range(GROUPS), VIEW.generation, (), {lane: 105}))
+    reading = asyncio.create_task(status(reader, ALICE, BOB))
+    before = redis.info("stats")["total_reads_processed"]
+    await until(lambda: redis.info("stats")["total_reads_processed"] > before + 10)
+    assert not reading.done(), "it has been read several times by now"
+    redis.hset(VIEW.checkpoint(lane), "position", 105)
+    assert (await reading).position == 105
+
+
+async def test_a_floor_is_of_one_generation(reader: Reader) -> None:
+    """What another view had reached says nothing of this one; and a late word does not lower a floor."""
+    lane = VIEW.lane_of(ALICE)
+    reader.progress.hear(progress_message(105, range(GROUPS), VIEW.generation + 1, (), {lane: 105}))
+    assert (await status(reader, ALICE, BOB)).position == 100
+    reader.progress.hear(progress_message(90, range(GROUPS), VIEW.generation, (), {lane: 100}))
+    reader.progress.hear(progress_message(90, range(GROUPS), VIEW.generation, (), {lane: 90}))
+    assert reader.progress.floor(VIEW.generation, lane) == 100
