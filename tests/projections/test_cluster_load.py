@@ -4,7 +4,10 @@ import asyncio
 
 from redis.crc import key_slot
 
+from projections.generations import live_view
 from projections.keys import POINTER
+from projections.rebuilding import Builder, Order
+from projections.wakeup import QueueSettings
 from tests.commands.writing import Connection
 from tests.projections import model
 from tests.projections.load import Load, under_load
@@ -71,3 +74,21 @@ async def test_a_master_frozen_under_load_wakes_as_a_replica(
 
     async with under_load(database_url, cluster.url, queue_url, disturb) as load:
         await the_truth_remains(load, cluster, sql)
+
+
+async def test_a_rebuild_and_the_way_back_under_load(
+    cluster: ValkeyCluster, database_url: str, queue_url: str, sql: Connection
+) -> None:
+    """Other lanes are on other masters; nobody notices, and both views are whole on all of them."""
+
+    async def disturb(load: Load) -> None:
+        async with Builder(load.engine, load.store, QueueSettings(queue_url)) as builder:
+            new = await builder.rebuild(Order(lanes=16), lambda _: None)
+            assert await live_view(load.store) == new
+            await load.more_answers()
+            assert await builder.undo(lambda _: None) == load.view
+            await load.more_answers()
+
+    async with under_load(database_url, cluster.url, queue_url, disturb) as load:
+        await the_truth_remains(load, cluster, sql)
+        assert load.refused == []
