@@ -130,4 +130,4 @@ def test_a_reader_who_has_seen_enough(tools: Tools) -> None:
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait() == 141
+    assert process.wait() in (0, 141)  # 0 if all of it was in the pipe already; test_main has the certain case
