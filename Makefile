@@ -1,20 +1,23 @@
 # Everything a newcomer needs: `make up` runs the product, `make test` tests it, `make check` lints and types it.
-# `make proof` attacks the promises for hours; ARGS="--long order kills" names the parts.
+# `make proof` attacks the promises for hours; ARGS="--long order kills" names the parts. `make bench` measures it.
 # Paths are relative throughout, so that a checkout in a folder with spaces works; tools run as `python -m`,
 # so that neither a long shebang nor a package of the same name elsewhere can get in the way.
 PYTHON ?= python3
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input -qq
-LOCK = $(PY) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+LOCK = $(PY) -m uv pip compile --universal --python-version 3.11 \
        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet
 STAMP := .venv/installed
+# What the service is compared with must not get into its own environment.
+PEERS_STAMP := .bench/venv/installed
+PEERS_PIP := .bench/venv/bin/python -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: up test proof check format lock clean
+.PHONY: up test proof check format lock bench clean
 .DEFAULT_GOAL := up
 
 # An installation remembers the folder it was made in: a moved or copied checkout gets a new one.
 ifneq ($(wildcard $(STAMP)),)
-MOVED := $(shell test "$$(cat $(STAMP))" = "$$(pwd -P)" || rm -rf .venv)
+MOVED := $(shell test "$$(cat $(STAMP))" = "$$(pwd -P)" || rm -rf .venv .bench)
 endif
 
 up: $(STAMP)
@@ -38,10 +41,14 @@ format: $(STAMP)
 # Written anew from pyproject.toml, keeping what is locked where it still fits; `make lock ARGS=--upgrade` moves on.
 lock: $(STAMP)
 	@$(PIP) install uv
-	@$(LOCK) --output-file requirements.lock $(ARGS)
+	@$(LOCK) pyproject.toml --extra dev --output-file requirements.lock $(ARGS)
+	@$(LOCK) bench/requirements.in --output-file bench/requirements.lock $(ARGS)
+
+bench: $(STAMP) $(PEERS_STAMP)
+	@$(PY) -m bench $(ARGS)
 
 clean:
-	@rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .bench build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock pyproject.toml
@@ -54,3 +61,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PIP) install --require-hashes -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@pwd -P > $(STAMP)
+
+$(PEERS_STAMP): bench/requirements.lock $(STAMP)
+	@echo "Installing what it is compared with into .bench/venv (once) ..."
+	@rm -rf .bench/venv
+	@$(PYTHON) -m venv .bench/venv
+	@$(PEERS_PIP) install --require-hashes -r bench/requirements.lock
+	@pwd -P > $(PEERS_STAMP)

@@ -21,7 +21,7 @@ def test_this_checkout(check: Callable[[Path], Iterator[str]]) -> None:
 
 def test_our_packages_are_found_here_and_nowhere_else() -> None:
     assert list(decoys(ROOT, sys.path)) == []
-    for name in architecture.ALLOWED:
+    for name in (*architecture.ALLOWED, architecture.MEASURING):
         assert Path(str(__import__(name).__file__)).is_relative_to(ROOT)
 
 
@@ -34,6 +34,7 @@ def test_our_packages_are_found_here_and_nowhere_else() -> None:
         ("wrong_directions", "workers/a.py", "from api.auth import Caller", "workers/a.py:2"),
         ("wrong_directions", "api/a.py", "import workers", "api/a.py:2"),
         ("wrong_directions", "api/a.py", "from cli import up", "api/a.py:2 api must not import cli"),
+        ("wrong_directions", "cli/a.py", "from bench.graph import made_up", "cli/a.py:2 cli must not import bench"),
         ("meeting_dialects", "api/v1/a.py", "from api.kraken.shapes import user", "api/v1/a.py:2"),
         ("meeting_dialects", "api/v1/a.py", "from api import kraken", "api/v1/a.py:2 api.v1 must not import"),
         ("meeting_dialects", "api/kraken/a.py", "from ..v1 import shapes", "api/kraken/a.py:2"),
@@ -68,6 +69,7 @@ def test_a_missing_docstring_is_found(tmp_path: Path) -> None:
     ("path", "source"),
     [
         ("cli/a.py", "import api.app, workers, queries\nfrom commands import log"),
+        ("bench/a.py", "import api.app, workers, cli\nimport litestar, psycopg"),
         ("api/v1/a.py", "from . import shapes\nfrom ..auth import Caller\nfrom queries import lists"),
         ("projections/wakeup.py", "import arq\nimport redis"),
         ("commands/a.py", '"WHERE id = :id::text"\nprint(f"user: {1}")\ndef f():\n    """user:7 and follows:rate"""'),

@@ -1,0 +1,72 @@
+"""`make bench`: choose rows, run them one after the other, print the table and save it."""
+
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+
+from bench.pace import FULL, QUICK
+from bench.report import line, machine, new_report, save
+from bench.result import Result
+from bench.rows import lists, status, writes
+from bench.stage import Stage, open_stage
+
+RESULTS: Final = Path(__file__).with_name("results")
+ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
+    "status": status.run,
+    "page": lists.run,
+    "kraken": lists.run_kraken,
+    "follow": writes.run,
+}
+
+
+@click.command(help=f"Measure the service on this machine. Rows: {', '.join(ROWS)}.")
+@click.option("--rows", default="", metavar="NAME,...", help="Only these, in this order.")
+@click.option("--quick", is_flag=True, help="Shorter and less exact.")
+@click.option("--graph", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Edges to measure on, CSV.")
+@click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Where to save.")
+def main(rows: str, quick: bool, graph: Path | None, results: Path) -> None:
+    """Runs everything; exit code 1 when a row is invalid."""
+    names = [name for name in rows.split(",") if name] or list(ROWS)
+    if unknown := set(names) - set(ROWS):
+        raise click.UsageError(f"there is no row {', '.join(sorted(unknown))}")
+    began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="follows-bench-"))
+    folder.chmod(0o711)
+    pace = QUICK if quick else FULL
+    found: list[Result] = []
+    try:
+        with open_stage(folder, msgspec.structs.replace(pace, graph=graph)) as stage:
+            about = machine(stage.settings())
+            for name in names:
+                found += _run(stage, name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if found:
+            save(results, new_report(found, time.monotonic() - began, about))
+            click.echo(f"{time.monotonic() - began:.0f} s; saved in {results}")
+    if any(result.verdict == "invalid" for result in found):
+        raise SystemExit(1)
+
+
+def _run(stage: Stage, name: str) -> list[Result]:
+    """One row; one that fails is told and leaves the others alone."""
+    began, found = time.monotonic(), []
+    try:
+        for result in ROWS[name](stage):
+            found.append(result)
+            click.echo(line(result))
+    except Exception as error:
+        traceback.print_exc()
+        found.append(Result(name, name, "", "", [], invalid=repr(error)))
+    click.echo(f"  ({name}: {time.monotonic() - began:.0f} s)")
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""A load generator in a process of its own: ``python -m bench.generator SPEC``; prints one line of JSON.
+
+Closed (each connection sends its next request when it has its answer) or open (requests leave at fixed times, and
+latency counts from the time a request was due, so that a server that stalls cannot hide it). Answers are counted by
+status. It understands just enough HTTP for the servers here: every answer has a Content-Length or no body.
+"""
+
+import asyncio
+import sys
+import time
+from collections import Counter, deque
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from bench.requests import read
+
+END = b"\r\n\r\n"
+LENGTH = b"content-length: "
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """What to send where: ``rate`` is requests/s of an open run, None for a closed one."""
+
+    port: int
+    connections: int
+    seconds: float
+    requests: Path
+    tokens: Path
+    rate: float | None = None
+    host: str = "127.0.0.1"
+
+
+class Outcome(msgspec.Struct):
+    """``latencies_ms`` by kind, sorted; ``statuses`` counts answers; ``late`` are requests nobody was free for."""
+
+    requests: int
+    seconds: float
+    bytes: int
+    statuses: dict[int, int]
+    broken: int
+    issued: int
+    latencies_ms: dict[str, list[float]]
+
+
+class Run:
+    """What the connections share: the requests in turn, and what came of them."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.requests = read(spec.requests, spec.tokens, f"{spec.host}:{spec.port}")
+        self.issued = self.bytes = self.broken = 0
+        self.statuses: Counter[int] = Counter()
+        self.latencies: dict[str, list[float]] = {kind: [] for kind, _ in self.requests}
+        self.due: deque[float] = deque()
+        self.idle: deque[Connection] = deque()
+        self.open = spec.rate is not None
+        self.stopped = False
+
+    def next(self) -> tuple[str, bytes]:
+        """The next request; after the last comes the first."""
+        found = self.requests[self.issued % len(self.requests)]
+        self.issued += 1
+        return found
+
+    def free(self, connection: "Connection") -> None:
+        """A connection has its answer: it sends what is due, or waits for it."""
+        if self.stopped:
+            return
+        if not self.open:
+            connection.send(time.perf_counter())
+        elif self.due:
+            connection.send(self.due.popleft())
+        else:
+            self.idle.append(connection)
+
+
+class Connection(asyncio.Protocol):
+    """One connection with one request under way at most."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.buffer, self.missing = run, b"", 0
+        self.kind, self.began = "", 0.0
+        self.busy = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keeps what it sends through."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A server that hangs up before the end is a broken run."""
+        if not self.run.stopped:
+            self.run.broken += 1
+
+    def send(self, began: float) -> None:
+        """Sends the next request; its latency counts from ``began``."""
+        self.kind, request = self.run.next()
+        self.began, self.busy = began, True
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes a part of an answer; at its end the connection is free again."""
+        run = self.run
+        run.bytes += len(data)
+        if self.missing:
+            self.missing -= len(data)
+        else:
+            data = self.buffer + data
+            head = data.find(END)
+            if head < 0:
+                self.buffer = data
+                return
+            self.buffer = b""
+            run.statuses[int(data[9:12])] += 1
+            at = data[:head].lower().find(LENGTH)
+            end = data.find(b"\r", at)
+            length = int(data[at + len(LENGTH) : end]) if at >= 0 else 0
+            self.missing = head + 4 + length - len(data)
+        if self.missing == 0:
+            self.busy = False
+            run.latencies[self.kind].append(time.perf_counter() - self.began)
+            run.free(self)
+
+
+async def main(spec: Spec) -> Outcome:
+    """Runs it for the given time and gives what came of it."""
+    run = Run(spec)
+    loop = asyncio.get_running_loop()
+    connections = [
+        (await loop.create_connection(lambda: Connection(run), spec.host, spec.port))[1]
+        for _ in range(spec.connections)
+    ]
+    began = time.perf_counter()
+    for connection in connections:
+        run.free(connection)
+    if spec.rate is None:
+        await asyncio.sleep(spec.seconds)
+    else:
+        await _keep_time(run, began, spec.rate, spec.seconds)
+    took = time.perf_counter() - began
+    waiting = len(run.due) + sum(connection.busy for connection in connections)
+    run.stopped = True
+    # Of an open run, what is still under way counts as broken when it is more than was due in a second.
+    late = waiting if spec.rate is not None and waiting > spec.rate else 0
+    found = {kind: sorted(round(one * 1000, 4) for one in times) for kind, times in run.latencies.items()}
+    done = sum(run.statuses.values())
+    return Outcome(done, took, run.bytes, dict(run.statuses), run.broken + late, run.issued, found)
+
+
+async def _keep_time(run: Run, began: float, rate: float, seconds: float) -> None:
+    """Lets requests go at their times; those that find no free connection wait, and their wait counts."""
+    sent = 0
+    while (elapsed := time.perf_counter() - began) < seconds:
+        while sent < elapsed * rate:
+            due = began + sent / rate
+            sent += 1
+            if run.idle:
+                run.idle.popleft().send(due)
+            else:
+                run.due.append(due)
+        await asyncio.sleep(min(0.001, max(0.0, began + sent / rate - time.perf_counter())))
+
+
+if __name__ == "__main__":
+    outcome = uvloop.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Spec)))
+    sys.stdout.buffer.write(msgspec.json.encode(outcome))

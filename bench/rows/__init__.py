@@ -1,0 +1,1 @@
+"""One module per question; each says in its first lines what is timed and what is not."""

@@ -1,0 +1,85 @@
+"""Taking turns: ours, theirs, ours, theirs, so that a machine that slows down meanwhile slows both."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import httpx
+import msgspec
+
+from bench.load import Load, closed
+from bench.requests import Request, Requests
+from bench.stage import Server, Stage
+
+Check = Callable[[Request, httpx.Response], None]
+SAMPLES = 25
+
+
+class Side(msgspec.Struct):
+    """One side of a comparison: requests to a server, and how its answers are checked (raises AssertionError).
+
+    ``processes`` are those whose CPU time counts, besides PostgreSQL and Valkey.
+    """
+
+    server: Server
+    requests: Requests
+    check: Check
+    processes: Sequence[str]
+    loads: list[Load] = []
+    cpu_us: list[dict[str, float]] = []
+    invalid: str = ""
+
+    @property
+    def rates(self) -> list[float]:
+        """Answers a second, turn by turn."""
+        return [load.per_s for load in self.loads]
+
+    def details(self) -> dict[str, Any]:
+        """Medians over the turns: latency, bytes, CPU microseconds of each process per request."""
+        names = self.cpu_us[0] if self.cpu_us else ()
+        return {
+            "requests": sum(load.requests for load in self.loads),
+            "p50_ms": median(load.p50_ms for load in self.loads),
+            "p99_ms": median(load.p99_ms for load in self.loads),
+            "bytes_per_s": median(load.bytes / load.seconds for load in self.loads),
+            "cpu_us_per_request": {name: round(median(one[name] for one in self.cpu_us), 2) for name in names},
+        }
+
+
+def take_turns(stage: Stage, *sides: Side) -> None:
+    """Checks, warms and runs each side in turn; what went wrong stands in its ``invalid``."""
+    for side in sides:
+        _check(side)
+        _run(stage, side, stage.pace.warm_s)
+        side.loads, side.cpu_us = [], []
+    for _ in range(stage.pace.turns):
+        for side in sides:
+            _run(stage, side, stage.pace.seconds)
+    for side in sides:
+        _check(side)
+
+
+def _run(stage: Stage, side: Side, seconds: float) -> None:
+    meter = stage.meter(*side.processes)
+    load = closed(side.server.port, side.requests, seconds, stage.pace.connections, stage.folder)
+    used = meter.used()
+    side.loads.append(load)
+    side.cpu_us.append({name: spent / max(load.requests, 1) * 1e6 for name, spent in used.items()})
+    if load.bad or not load.requests:
+        side.invalid = f"{load.bad} of {load.requests} answers of {side.server.name} were errors"
+
+
+def _check(side: Side) -> None:
+    """Sends some of the requests by themselves and looks at the whole of each answer."""
+    items, requests = side.requests.items, side.requests
+    first = requests.sent if requests.once else 0
+    chosen = items[first : first + SAMPLES] if requests.once else items[:: max(1, len(items) // SAMPLES)]
+    requests.sent += len(chosen)
+    with httpx.Client(base_url=side.server.url, trust_env=False, timeout=30) as client:
+        for item in chosen:
+            headers = {"Authorization": f"Bearer {requests.tokens[item.token]}"} if item.token >= 0 else {}
+            try:
+                side.check(item, client.request(item.method, item.path, headers=headers))
+            except (AssertionError, KeyError, ValueError) as error:
+                side.invalid = f"{side.server.name} answered {item.path} wrongly: {error!r}"
+                return
