@@ -14,7 +14,7 @@ import msgspec
 from bench.pace import FULL, QUICK
 from bench.report import line, machine, new_report, save
 from bench.result import Result
-from bench.rows import lists, status, writes
+from bench.rows import lists, peers, status, writes
 from bench.stage import Stage, open_stage
 
 RESULTS: Final = Path(__file__).with_name("results")
@@ -23,6 +23,7 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
     "page": lists.run,
     "kraken": lists.run_kraken,
     "follow": writes.run,
+    "peers": peers.run,
 }
 
 

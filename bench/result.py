@@ -41,8 +41,8 @@ class Result(msgspec.Struct):
 
     @property
     def ratios(self) -> list[float]:
-        """Ours / theirs of each turn."""
-        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True)] if self.theirs else []
+        """Ours / theirs of each turn; a turn in which they did nothing at all is no turn."""
+        return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=False) if theirs]
 
     @property
     def verdict(self) -> Literal["met", "not met", "reported", "invalid"]:

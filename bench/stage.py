@@ -103,11 +103,16 @@ class Stage:
         workers: int = 1,
         environment: Mapping[str, str] | None = None,
         python: Path | None = None,
+        flags: tuple[str, str] = ("", ""),
     ) -> Server:
-        """A web process under the Procfile's command line, with another ``app`` or ``python`` in it if wanted."""
+        """A web process under the Procfile's command line, with another ``app`` or ``python`` in it if wanted.
+
+        The first of ``flags`` in that line is replaced by the second.
+        """
         if name not in self._made:
             port = free_port()
             command = commands()["web"].replace("api.app:app", f"--workers {workers} {app}")
+            command = command.replace(*flags)
             if python is not None:
                 command = command.replace("python ", f"{python} ", 1)
             given = {**self.environment, **(environment or {}), "FOLLOWS_HOST": "127.0.0.1", "FOLLOWS_PORT": str(port)}
