@@ -14,7 +14,7 @@ import msgspec
 from bench.pace import FULL, QUICK
 from bench.report import line, machine, new_report, save
 from bench.result import Result
-from bench.rows import lists, peers, status, writes
+from bench.rows import lists, logs, peers, rebuild, status, writes
 from bench.stage import Stage, open_stage
 
 RESULTS: Final = Path(__file__).with_name("results")
@@ -24,6 +24,9 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
     "kraken": lists.run_kraken,
     "follow": writes.run,
     "peers": peers.run,
+    "log": logs.run,
+    "rebuild": rebuild.run,
+    "memory": rebuild.run_memory,
 }
 
 

@@ -16,8 +16,9 @@ from commands.users import UserChanges
 
 SEED: Final = 2013
 USERS: Final = 20_000
-# The n-th most followed user has LARGEST / n ** TAIL followers: some 280,000 follows in all.
-LARGEST: Final = 8_000
+# The n-th most followed user has LARGEST / n ** TAIL followers: some 460,000 follows in all, and as many of them for
+# each user as in a real graph of a million (27).
+LARGEST: Final = 13_000
 TAIL: Final = 0.8
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 FIRST_US: Final = 1_483_228_800_000_000  # 2017

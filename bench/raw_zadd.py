@@ -1,0 +1,78 @@
+"""The floor of a projection: the same sorted sets written by a raw socket with nothing else around.
+
+Both directions of every follow, with the product's keys, members and scores, grouped by key within batches as large as
+a rebuild's, packed beforehand, sent while the server still answers the batch before.
+"""
+
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from hiredis import pack_command as _pack
+
+from projections.catch_up import REBUILD_BATCH
+from projections.keys import LANES, View, member, score
+
+# A generation that no build gets to.
+VIEW: Final = View(999_999, LANES)
+Edge = tuple[int, int, int, bool]
+
+
+def packed(edges: Sequence[Edge], batch: int = REBUILD_BATCH) -> list[tuple[bytes, int]]:
+    """(bytes, number of commands) of each batch of (follower, followed, created_at, notifications)."""
+    rows = iter(edges)
+    batches = []
+    while part := list(islice(rows, batch)):
+        commands = list(_commands(part))
+        batches.append((b"".join(commands), len(commands)))
+    return batches
+
+
+def send(path: str, database: int, batches: Sequence[tuple[bytes, int]]) -> float:
+    """Seconds from the first byte sent to the last answer; the keys are removed afterwards."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        _ask(connection, packed_command(("SELECT", database)))
+        began, waiting = time.perf_counter(), 0
+        for data, commands in batches:
+            connection.sendall(data)
+            waiting += commands
+            while waiting > commands:  # at most the batch just sent is unanswered
+                waiting -= _answers(connection)
+        while waiting:
+            waiting -= _answers(connection)
+        took = time.perf_counter() - began
+        _ask(connection, packed_command(("FLUSHDB", "ASYNC")))
+    return took
+
+
+def packed_command(words: Sequence[str | int]) -> bytes:
+    """A command as it goes over the wire."""
+    data: bytes = _pack(tuple(words))  # type: ignore[arg-type] # its stub wants a tuple of one
+    return data
+
+
+def _commands(part: Sequence[Edge]) -> Iterator[bytes]:
+    """One ZADD for each key of the batch."""
+    lists: dict[str, list[str | int]] = {}
+    for follower, followed, created_at, notifications in part:
+        value = score(created_at, notifications)
+        lists.setdefault(VIEW.following(follower), []).extend((value, member(followed)))
+        lists.setdefault(VIEW.followers(followed), []).extend((value, member(follower)))
+    for key, fields in lists.items():
+        yield packed_command(("ZADD", key, *fields))
+
+
+def _answers(connection: socket.socket) -> int:
+    """How many answers came now; each is a line, and an error is none that was asked for."""
+    data = connection.recv(1 << 16)
+    if b"-" in data or not data:
+        raise RuntimeError(f"the server refused: {data[:200]!r}")
+    return data.count(b"\n")
+
+
+def _ask(connection: socket.socket, command: bytes) -> None:
+    connection.sendall(command)
+    assert connection.recv(1 << 16) == b"+OK\r\n"
