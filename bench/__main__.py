@@ -14,7 +14,7 @@ import msgspec
 from bench.pace import FULL, QUICK
 from bench.report import line, machine, new_report, save
 from bench.result import Result
-from bench.rows import lists, logs, peers, rebuild, status, writes
+from bench.rows import deep, lists, logs, mixed, peers, rebuild, status, visible, writes
 from bench.stage import Stage, open_stage
 
 RESULTS: Final = Path(__file__).with_name("results")
@@ -23,7 +23,10 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
     "page": lists.run,
     "kraken": lists.run_kraken,
     "follow": writes.run,
+    "deep": deep.run,
     "peers": peers.run,
+    "mixed": mixed.run,
+    "visible": visible.run,
     "log": logs.run,
     "rebuild": rebuild.run,
     "memory": rebuild.run_memory,

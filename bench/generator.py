@@ -9,7 +9,9 @@ import asyncio
 import sys
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import uvloop
@@ -26,14 +28,14 @@ class Spec(msgspec.Struct, frozen=True):
     port: int
     connections: int
     seconds: float
-    requests: Path
-    tokens: Path
+    requests: str
+    tokens: str
     rate: float | None = None
     host: str = "127.0.0.1"
 
 
 class Outcome(msgspec.Struct):
-    """``latencies_ms`` by kind, sorted; ``statuses`` counts answers; ``late`` are requests nobody was free for."""
+    """``latencies_ms`` by kind, sorted; ``statuses`` counts answers; ``broken``: cut connections, late requests."""
 
     requests: int
     seconds: float
@@ -48,13 +50,13 @@ class Run:
     """What the connections share: the requests in turn, and what came of them."""
 
     def __init__(self, spec: Spec) -> None:
-        self.requests = read(spec.requests, spec.tokens, f"{spec.host}:{spec.port}")
+        self.requests = read(Path(spec.requests), Path(spec.tokens), f"{spec.host}:{spec.port}")
         self.issued = self.bytes = self.broken = 0
         self.statuses: Counter[int] = Counter()
         self.latencies: dict[str, list[float]] = {kind: [] for kind, _ in self.requests}
         self.due: deque[float] = deque()
         self.idle: deque[Connection] = deque()
-        self.open = spec.rate is not None
+        self.rate = spec.rate
         self.stopped = False
 
     def next(self) -> tuple[str, bytes]:
@@ -67,12 +69,21 @@ class Run:
         """A connection has its answer: it sends what is due, or waits for it."""
         if self.stopped:
             return
-        if not self.open:
+        if self.rate is None:
             connection.send(time.perf_counter())
         elif self.due:
             connection.send(self.due.popleft())
         else:
             self.idle.append(connection)
+
+    def end(self, took: float, connections: "Sequence[Connection]") -> Outcome:
+        """What came of it; of an open run, more than a second's requests still under way or waiting are broken."""
+        self.stopped = True
+        waiting = len(self.due) + sum(connection.busy for connection in connections)
+        late = waiting if self.rate is not None and waiting > self.rate else 0
+        found = {kind: sorted(round(one * 1000, 4) for one in times) for kind, times in self.latencies.items()}
+        done = sum(self.statuses.values())
+        return Outcome(done, took, self.bytes, dict(self.statuses), self.broken + late, self.issued, found)
 
 
 class Connection(asyncio.Protocol):
@@ -86,8 +97,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps what it sends through."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from asyncio's
 
     def connection_lost(self, exc: Exception | None) -> None:
         """A server that hangs up before the end is a broken run."""
@@ -120,8 +130,12 @@ class Connection(asyncio.Protocol):
             self.missing = head + 4 + length - len(data)
         if self.missing == 0:
             self.busy = False
+            self.answered()
             run.latencies[self.kind].append(time.perf_counter() - self.began)
             run.free(self)
+
+    def answered(self) -> None:
+        """For those who do something with an answer."""
 
 
 async def main(spec: Spec) -> Outcome:
@@ -138,18 +152,11 @@ async def main(spec: Spec) -> Outcome:
     if spec.rate is None:
         await asyncio.sleep(spec.seconds)
     else:
-        await _keep_time(run, began, spec.rate, spec.seconds)
-    took = time.perf_counter() - began
-    waiting = len(run.due) + sum(connection.busy for connection in connections)
-    run.stopped = True
-    # Of an open run, what is still under way counts as broken when it is more than was due in a second.
-    late = waiting if spec.rate is not None and waiting > spec.rate else 0
-    found = {kind: sorted(round(one * 1000, 4) for one in times) for kind, times in run.latencies.items()}
-    done = sum(run.statuses.values())
-    return Outcome(done, took, run.bytes, dict(run.statuses), run.broken + late, run.issued, found)
+        await keep_time(run, began, spec.rate, spec.seconds)
+    return run.end(time.perf_counter() - began, connections)
 
 
-async def _keep_time(run: Run, began: float, rate: float, seconds: float) -> None:
+async def keep_time(run: Run, began: float, rate: float, seconds: float) -> None:
     """Lets requests go at their times; those that find no free connection wait, and their wait counts."""
     sent = 0
     while (elapsed := time.perf_counter() - began) < seconds:

@@ -16,8 +16,8 @@ from commands.users import UserChanges
 
 SEED: Final = 2013
 USERS: Final = 20_000
-# The n-th most followed user has LARGEST / n ** TAIL followers: some 460,000 follows in all, and as many of them for
-# each user as in a real graph of a million (27).
+# The n-th most followed user has LARGEST / n ** TAIL followers: some 380,000 follows in all, nearly as many for each
+# user as in a real graph of a million (27).
 LARGEST: Final = 13_000
 TAIL: Final = 0.8
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -84,11 +84,16 @@ def made_up(seed: int = SEED, users: int = USERS, largest: int = LARGEST) -> Gra
     ids = ["01" + "".join(chance.choices(ALPHABET, k=24)) for _ in range(users)]
     edges = []
     for rank in range(users):
-        for follower in chance.sample(range(users), min(users - 1, max(1, int(largest / (rank + 1) ** TAIL)))):
+        for follower in chance.sample(range(users), _followers(rank, users, largest)):
             if follower != rank:
                 edges.append((follower, rank))
     chance.shuffle(edges)
     return Graph(ids, edges)
+
+
+def _followers(rank: int, users: int, largest: int) -> int:
+    """How many follow the user of this rank; of the last fifth, one."""
+    return min(users - 1, max(1, int(largest / (rank + 1) ** TAIL))) if rank < users * 4 // 5 else 1
 
 
 def read(path: Path, seed: int = SEED) -> Graph:

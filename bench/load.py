@@ -94,11 +94,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
-def _wrk(wrk: str, port: int, files: tuple[Path, Path], seconds: float, connections: int) -> Load:
+def _wrk(wrk: str, port: int, files: tuple[str, str], seconds: float, connections: int) -> Load:
     whole = max(1, round(seconds))  # wrk knows whole seconds only
     url = f"http://127.0.0.1:{port}/"
     command = [wrk, "-t1", f"-c{connections}", f"-d{whole}s", "--timeout", "10s", "-s", str(SCRIPT), url, "--"]
-    said = _run([*command, *map(str, files)], seconds).decode()
+    said = _run([*command, *files], seconds).decode()
     found = re.search(r"^RESULT (.*)$", said, re.MULTILINE)
     if found is None:
         raise RuntimeError(f"wrk said nothing of its result: {said}")

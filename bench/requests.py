@@ -26,13 +26,13 @@ class Requests(msgspec.Struct):
     once: bool = False
     sent: int = 0
 
-    def write(self, folder: Path) -> tuple[Path, Path]:
-        """The requests that are left and the tokens, each a line."""
+    def write(self, folder: Path) -> tuple[str, str]:
+        """Writes the requests that are left, and the tokens, each a line; gives the files' paths."""
         left = self.items[self.sent :] if self.once else self.items
         requests, tokens = folder / "requests.txt", folder / "tokens.txt"
         requests.write_text("".join(_lines(left)))
         tokens.write_text("".join(f"{token}\n" for token in self.tokens))
-        return requests, tokens
+        return str(requests), str(tokens)
 
 
 def _lines(items: Iterable[Request]) -> Iterable[str]:
