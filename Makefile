@@ -12,7 +12,7 @@ STAMP := .venv/installed
 PEERS_STAMP := .bench/venv/installed
 PEERS_PIP := .bench/venv/bin/python -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: up test proof check format lock bench clean
+.PHONY: up test proof check format lock bench bench-large clean
 .DEFAULT_GOAL := up
 
 # An installation remembers the folder it was made in: a moved or copied checkout gets a new one.
@@ -46,6 +46,9 @@ lock: $(STAMP)
 
 bench: $(STAMP) $(PEERS_STAMP)
 	@$(PY) -m bench $(ARGS)
+
+bench-large: $(STAMP)
+	@$(PY) -m bench.large $(ARGS)
 
 clean:
 	@rm -rf .venv .bench build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

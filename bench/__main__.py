@@ -14,7 +14,20 @@ import msgspec
 from bench.pace import FULL, QUICK
 from bench.report import line, machine, new_report, save
 from bench.result import Result
-from bench.rows import deep, lists, logs, mixed, peers, rebuild, status, visible, writes
+from bench.rows import (
+    deep,
+    lists,
+    logs,
+    mixed,
+    peers,
+    process,
+    rebuild,
+    space,
+    status,
+    switching,
+    visible,
+    writes,
+)
 from bench.stage import Stage, open_stage
 
 RESULTS: Final = Path(__file__).with_name("results")
@@ -30,6 +43,12 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
     "log": logs.run,
     "rebuild": rebuild.run,
     "memory": rebuild.run_memory,
+    "switch": switching.run,
+    "space": space.run,
+    "start": process.run_start,
+    "scale": process.run_scale,
+    "limits": process.run_limits,
+    "generator": process.run_generator,
 }
 
 
@@ -37,8 +56,9 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
 @click.option("--rows", default="", metavar="NAME,...", help="Only these, in this order.")
 @click.option("--quick", is_flag=True, help="Shorter and less exact.")
 @click.option("--graph", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Edges to measure on, CSV.")
+@click.option("--minutes", default=19.0, show_default=True, help="Rows that have not begun by then are left out.")
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Where to save.")
-def main(rows: str, quick: bool, graph: Path | None, results: Path) -> None:
+def main(rows: str, quick: bool, graph: Path | None, minutes: float, results: Path) -> None:
     """Runs everything; exit code 1 when a row is invalid."""
     names = [name for name in rows.split(",") if name] or list(ROWS)
     if unknown := set(names) - set(ROWS):
@@ -51,7 +71,10 @@ def main(rows: str, quick: bool, graph: Path | None, results: Path) -> None:
         with open_stage(folder, msgspec.structs.replace(pace, graph=graph)) as stage:
             about = machine(stage.settings())
             for name in names:
-                found += _run(stage, name)
+                if time.monotonic() - began > minutes * 60:
+                    found.append(Result(name, name, "", "", [], invalid=f"not run: {minutes:g} minutes were over"))
+                else:
+                    found += _run(stage, name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if found:

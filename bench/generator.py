@@ -79,6 +79,8 @@ class Run:
     def end(self, took: float, connections: "Sequence[Connection]") -> Outcome:
         """What came of it; of an open run, more than a second's requests still under way or waiting are broken."""
         self.stopped = True
+        for connection in connections:
+            connection.transport.close()
         waiting = len(self.due) + sum(connection.busy for connection in connections)
         late = waiting if self.rate is not None and waiting > self.rate else 0
         found = {kind: sorted(round(one * 1000, 4) for one in times) for kind, times in self.latencies.items()}

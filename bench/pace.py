@@ -8,7 +8,7 @@ import msgspec
 class Pace(msgspec.Struct, frozen=True):
     """``turns`` pairs of runs (ours, theirs, ours, theirs, ...) of ``seconds`` each, after ``warm_s`` of both."""
 
-    seconds: float = 3.0
+    seconds: float = 2.0
     turns: int = 3
     warm_s: float = 1.0
     connections: int = 64

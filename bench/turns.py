@@ -46,6 +46,19 @@ class Side(msgspec.Struct):
         }
 
 
+def cpu_ratio(ours: Side, theirs: Side) -> float:
+    """CPU time of a request in their web process by that in ours: the ratio as it would be on a machine to itself."""
+    names = ours.processes[0], theirs.processes[0]
+    spent = [median(one[name] for one in side.cpu_us) for side, name in zip((ours, theirs), names, strict=True)]
+    return round(spent[1] / spent[0], 3) if spent[0] else 0.0
+
+
+def details_of(ours: Side, theirs: Side) -> dict[str, Any]:
+    """What is noted of a comparison."""
+    told = {"web CPU theirs / ours": cpu_ratio(ours, theirs)} if ours.cpu_us and theirs.cpu_us else {}
+    return {"ours": ours.details(), "theirs": theirs.details(), **told}
+
+
 def take_turns(stage: Stage, *sides: Side) -> None:
     """Checks, warms and runs each side in turn; what went wrong stands in its ``invalid``."""
     for side in sides:

@@ -1,8 +1,8 @@
 """Writes at a fixed rate and looks how soon each is in the views: ``python -m bench.visible SPEC``.
 
 Requests leave at their times on kept connections. From the moment the last byte of a 201 has come, the sorted set of
-the views is asked (one ZSCORE a round trip, over a Unix socket, without a pause) until it has the follow; what is there at
-the first look counts with the time of that look. Every ``every``-th write is looked at, so that looking is no load.
+the views is asked (one ZSCORE a round trip, over a Unix socket, without a pause) until it has the follow; what is there
+at the first look counts with the time of that look. Every ``every``-th write is looked at, so that looking is no load.
 """
 
 import asyncio

@@ -3,8 +3,8 @@
 The sorted set of one user is filled straight by raw ZADDs with made-up numbers (bringing in five million users would
 take longer than all other rows together), and so are the profiles of those who stand on the pages asked for. All
 else is the product as it is. ``deep`` compares latency (the median of a run with one connection, so that no queue
-stands before it) of that page with page 1 of the same list. The peers' pages are single prepared queries without HTTP, on a
-table of five million rows with the FastAPI peer's index: by OFFSET, and by keyset from a row that the caller knows.
+stands before it) of that page with page 1 of the same list. The peers' pages are single prepared queries without
+HTTP, on a table of five million rows with the FastAPI peer's index: by OFFSET, and by keyset from a known row.
 """
 
 import time

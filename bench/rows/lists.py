@@ -16,7 +16,7 @@ from bench.requests import Request, Requests
 from bench.result import Aim, Result
 from bench.rows import floor
 from bench.stage import Stage
-from bench.turns import Side, take_turns
+from bench.turns import Side, details_of, take_turns
 
 USERS: Final = 500
 
@@ -68,7 +68,7 @@ def page_of_100(stage: Stage) -> Side:
 def _compared(stage: Stage, ours: Side, row: str, what: str, aim: float) -> Result:
     theirs = floor.reading(stage, ours.requests)
     take_turns(stage, ours, theirs)
-    details = {"ours": ours.details(), "theirs": theirs.details()}
+    details = details_of(ours, theirs)
     invalid = ours.invalid or theirs.invalid
     return Result(
         row, what, "no-op GET", "requests/s", ours.rates, theirs.rates, Aim("ratio", ">=", aim), invalid, details

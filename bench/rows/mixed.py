@@ -1,8 +1,8 @@
 """A mixed load shaped like Facebook's TAO: 500 reads to 1 write, targets by Zipf's law.
 
 Reads: 29 % status (TAO's assoc_get and counts), the rest first pages of followers; of the lists asked for, 64 % have
-one entry, some have half a million (the sorted set filled straight, as in the row deep). Closed, 64 connections, our own
-generator, latency of each kind of request. Timed: whole requests. The comparison is with the sum of the parts: the
+one entry, some have half a million (the sorted set filled straight, as in the row deep). Closed, 64 connections, our
+own generator, latency of each kind of request. Timed: whole requests. The comparison is with the sum of the parts: the
 time that the same numbers of each kind would take at the rates at which each runs alone.
 """
 

@@ -14,7 +14,7 @@ from bench.requests import Request, Requests
 from bench.result import Aim, Result
 from bench.rows import lists, status, writes
 from bench.stage import Server, Stage
-from bench.turns import Check, Side, take_turns
+from bench.turns import Check, Side, details_of, take_turns
 
 
 def run(stage: Stage) -> Iterator[Result]:
@@ -32,7 +32,7 @@ def _reading(
     ours = ask(stage)
     theirs = Side(peer, Requests(ours.requests.items, ours.requests.tokens), check or ours.check, [peer.name])
     take_turns(stage, ours, theirs)
-    details = {"ours": ours.details(), "theirs": theirs.details()}
+    details = details_of(ours, theirs)
     return Result(
         "peers", what, name, "requests/s", ours.rates, theirs.rates, Aim("ratio", ">=", 3),
         ours.invalid or theirs.invalid, details,
@@ -44,7 +44,7 @@ def _writing(stage: Stage, peer: Server) -> Result:
     theirs = Side(peer, Requests(ours.requests.items, ours.requests.tokens, once=True), ours.check, [peer.name])
     take_turns(stage, ours, theirs)
     lost = writes.unaccounted(ours, writes.follows_in_log(stage) - before)
-    details = {"ours": ours.details(), "theirs": theirs.details()}
+    details = details_of(ours, theirs)
     return Result(
         "peers", "POST follow, durable", "FastAPI + SQLAlchemy + asyncpg", "requests/s", ours.rates, theirs.rates,
         Aim("ratio", ">=", 8), ours.invalid or theirs.invalid or lost, details,

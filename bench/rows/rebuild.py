@@ -74,11 +74,11 @@ def run_memory(stage: Stage) -> Iterator[Result]:
     yield Result("memory", what, "the shortest log", "MB", [peaks[-1]], [peaks[0]], Aim("ratio", "<=", 1.1), "", notes)
 
 
-def filling(stage: Stage, environment: dict[str, str] | None = None) -> Filled:
+def filling(stage: Stage, environment: dict[str, str] | None = None, limit_s: float = 900) -> Filled:
     """One fill in a process of its own."""
     command = [sys.executable, "-m", "bench.filling"]
     given = {**stage.environment, **(environment or {})}
-    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, timeout=900, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, timeout=limit_s, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.decode())
     return msgspec.json.decode(done.stdout, type=Filled)

@@ -16,7 +16,7 @@ from bench.requests import Request, Requests
 from bench.result import Aim, Result
 from bench.rows import floor
 from bench.stage import Stage
-from bench.turns import Side, take_turns
+from bench.turns import Side, details_of, take_turns
 
 CALLERS: Final = 500
 TARGETS: Final = 20
@@ -27,7 +27,7 @@ def run(stage: Stage) -> Iterator[Result]:
     ours, theirs = side(stage), None
     theirs = floor.reading(stage, ours.requests)
     take_turns(stage, ours, theirs)
-    details = {"ours": ours.details(), "theirs": theirs.details()}
+    details = details_of(ours, theirs)
     invalid = ours.invalid or theirs.invalid
     yield Result(
         "status", "follow-status", "no-op GET", "requests/s", ours.rates, theirs.rates, Aim("ratio", ">=", 0.75),

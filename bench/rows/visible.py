@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from bench.generator import Spec
-from bench.load import SLACK_S, percentile
+from bench.load import SLACK_S, closed, percentile
 from bench.requests import Requests
 from bench.result import Aim, Result
 from bench.rows.deep import live_view
@@ -39,6 +39,8 @@ def run(stage: Stage) -> Iterator[Result]:
     callers = callers_of(stage.graph)
     tokens = [stage.token(stage.graph.ids[place]) for place in callers]
     requests = Requests(list(new_follows(stage.graph, callers, stage.taken)), tokens, once=True)
+    for server in (usual, at_commit):  # so that tokens and connections are as they are in a process that has run
+        closed(server.port, requests, stage.pace.warm_s, stage.pace.connections, stage.folder)
     for rate in RATES:
         seen: dict[str, list[Seen]] = {"answers wait": [], "answers at commit": []}
         for _ in range(stage.pace.turns):

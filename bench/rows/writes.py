@@ -17,7 +17,7 @@ from bench.result import Aim, Result
 from bench.rows import floor
 from bench.rows.status import callers_of
 from bench.stage import Stage
-from bench.turns import Side, take_turns
+from bench.turns import Side, details_of, take_turns
 
 CALLERS: Final = 500
 # More than any run here can send.
@@ -31,7 +31,7 @@ def run(stage: Stage) -> Iterator[Result]:
     before = follows_in_log(stage)
     take_turns(stage, ours, theirs)
     lost = unaccounted(ours, follows_in_log(stage) - before)
-    details = {"ours": ours.details(), "theirs": theirs.details()}
+    details = details_of(ours, theirs)
     invalid = ours.invalid or theirs.invalid or lost
     yield Result(
         "follow", "POST follow, durable", "no-op POST", "requests/s", ours.rates, theirs.rates,
