@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from bench.pace import FULL, QUICK
-from bench.report import line, machine, new_report, save
+from bench.report import earlier, line, machine, new_report, save
 from bench.result import Result
 from bench.rows import (
     deep,
@@ -36,6 +36,7 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
     "page": lists.run,
     "kraken": lists.run_kraken,
     "follow": writes.run,
+    "cold": writes.run_cold,
     "deep": deep.run,
     "peers": peers.run,
     "mixed": mixed.run,
@@ -57,8 +58,9 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
 @click.option("--quick", is_flag=True, help="Shorter and less exact.")
 @click.option("--graph", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Edges to measure on, CSV.")
 @click.option("--minutes", default=19.0, show_default=True, help="Rows that have not begun by then are left out.")
+@click.option("--keep", is_flag=True, help="Keep what an earlier run saved of the rows that are not run now.")
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Where to save.")
-def main(rows: str, quick: bool, graph: Path | None, minutes: float, results: Path) -> None:
+def main(rows: str, quick: bool, graph: Path | None, minutes: float, keep: bool, results: Path) -> None:
     """Runs everything; exit code 1 when a row is invalid."""
     names = [name for name in rows.split(",") if name] or list(ROWS)
     if unknown := set(names) - set(ROWS):
@@ -78,7 +80,8 @@ def main(rows: str, quick: bool, graph: Path | None, minutes: float, results: Pa
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if found:
-            save(results, new_report(found, time.monotonic() - began, about))
+            kept = earlier(results, names) if keep else []
+            save(results, new_report([*kept, *found], time.monotonic() - began, about))
             click.echo(f"{time.monotonic() - began:.0f} s; saved in {results}")
     if any(result.verdict == "invalid" for result in found):
         raise SystemExit(1)

@@ -20,6 +20,7 @@ USERS: Final = 20_000
 # user as in a real graph of a million (27).
 LARGEST: Final = 13_000
 TAIL: Final = 0.8
+LISTED: Final = 500
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 FIRST_US: Final = 1_483_228_800_000_000  # 2017
 STEP_US: Final = 731_000_000
@@ -53,6 +54,16 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
     def by_followers(self) -> list[int]:
         """Places, the most followed first."""
         return sorted(self.followers, key=lambda place: -len(self.followers[place]))
+
+    @cached_property
+    def most_followed(self) -> list[int]:
+        """Those whose lists are asked for; nobody begins to follow them here, so that their lists stay as they are."""
+        return self.by_followers[:LISTED]
+
+    @cached_property
+    def open_to_follow(self) -> list[int]:
+        """All others, in no order."""
+        return random.Random(SEED).sample(self.by_followers[LISTED:], len(self.by_followers) - LISTED)
 
     def users(self) -> Iterator[UserRow]:
         """Every user as the bulk import takes him."""

@@ -57,6 +57,17 @@ def save(folder: Path, report: Report) -> None:
     (folder / "latest.svg").write_text(bars(report.results))
 
 
+def earlier(folder: Path, without: Sequence[str]) -> list[Result]:
+    """What was saved of other rows than these; each says in its details when it was measured."""
+    path = folder / "latest.json"
+    if not path.exists():
+        return []
+    report = msgspec.json.decode(path.read_bytes(), type=Report)
+    for result in report.results:
+        result.details.setdefault("measured", report.at)
+    return [result for result in report.results if result.row not in without]
+
+
 def new_report(results: list[Result], seconds: float, about: dict[str, Any]) -> Report:
     """The report of a run that ends now."""
     return Report(datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"), round(seconds, 1), about, results)

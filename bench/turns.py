@@ -94,5 +94,5 @@ def _check(side: Side) -> None:
             try:
                 side.check(item, client.request(item.method, item.path, headers=headers))
             except (AssertionError, KeyError, ValueError) as error:
-                side.invalid = f"{side.server.name} answered {item.path} wrongly: {error!r}"
+                side.invalid = f"{side.server.name} answered {item.path} wrongly: {error!r:.200}"
                 return

@@ -41,7 +41,7 @@ QUERIES: Final = 200
 def run(stage: Stage) -> Iterator[Result]:
     """Ours against its own page 1, then Postgres both ways against ours."""
     entries, rank = ENTRIES // stage.pace.shrink, RANK // stage.pace.shrink
-    place = stage.graph.by_followers[-1]
+    place = stage.graph.open_to_follow[1]
     web = stage.service()
     fill(stage, place, entries, rank)
     path = f"/v1/users/{stage.graph.ids[place]}/followers?page="

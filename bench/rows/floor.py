@@ -9,7 +9,7 @@ from bench.turns import Side
 
 def reading(stage: Stage, requests: Requests) -> Side:
     """A no-op GET with the very paths and headers of the status row, whatever ``requests`` ask of ours."""
-    like = [Request(f"/v1/users/{stage.graph.ids[place]}/follow-status", 0) for place in range(1000)]
+    like = [Request(f"/v1/users/{id_}/follow-status", 0) for id_ in stage.graph.ids[:1000]]
     return Side(stage.noop(), Requests(like, requests.tokens or [stage.token("nobody")]), _is_read, ["noop"])
 
 

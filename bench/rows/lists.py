@@ -6,7 +6,6 @@ look-up of each id. Profiles come from the views or from whatever cache the prod
 
 import random
 from collections.abc import Iterator
-from typing import Final
 
 import httpx
 
@@ -17,8 +16,6 @@ from bench.result import Aim, Result
 from bench.rows import floor
 from bench.stage import Stage
 from bench.turns import Side, details_of, take_turns
-
-USERS: Final = 500
 
 
 def run(stage: Stage) -> Iterator[Result]:
@@ -77,7 +74,7 @@ def _compared(stage: Stage, ours: Side, row: str, what: str, aim: float) -> Resu
 
 def _most_followed(graph: Graph) -> list[int]:
     """In no order, so that a short run meets long and short lists as a long one does."""
-    return random.Random(SEED).sample(graph.by_followers[:USERS], USERS)
+    return random.Random(SEED).sample(graph.most_followed, len(graph.most_followed))
 
 
 def _items(graph: Graph, place: int, count: int) -> list[dict[str, object]]:

@@ -94,10 +94,10 @@ def _drain(stage: Stage) -> float:
 
 def _backlog(stage: Stage, count: int) -> Iterator[FollowRow]:
     """New follows among the graph's users."""
-    ids, known = stage.graph.ids, set(stage.graph.edges) | stage.taken
+    ids, known, others = stage.graph.ids, set(stage.graph.edges) | stage.taken, stage.graph.open_to_follow
     chance = random.Random(SEED + len(stage.taken))
     while count:
-        pair = chance.randrange(len(ids)), chance.randrange(len(ids))
+        pair = chance.randrange(len(ids)), chance.choice(others)
         if pair not in known and pair[0] != pair[1]:
             known.add(pair)
             stage.taken.add(pair)

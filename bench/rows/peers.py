@@ -42,6 +42,8 @@ def _reading(
 def _writing(stage: Stage, peer: Server) -> Result:
     ours, before = writes.side(stage), writes.follows_in_log(stage)
     theirs = Side(peer, Requests(ours.requests.items, ours.requests.tokens, once=True), ours.check, [peer.name])
+    writes.warm(stage, ours)
+    writes.warm(stage, theirs)
     take_turns(stage, ours, theirs)
     lost = writes.unaccounted(ours, writes.follows_in_log(stage) - before)
     details = details_of(ours, theirs)

@@ -1,11 +1,12 @@
 """The benchmark's own arithmetic: ratios turn by turn, aims, tables and plots."""
 
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
 from bench.plot import bars
-from bench.report import figure, line
+from bench.report import Report, earlier, figure, line, save
 from bench.result import Aim, Result, Spread, spread
 
 
@@ -59,6 +60,13 @@ def test_an_invalid_line_says_why() -> None:
 @pytest.mark.parametrize(("value", "shown"), [(12345.6, "12,346"), (99.94, "99.9"), (0.0321, "0.0321")])
 def test_figures(value: float, shown: str) -> None:
     assert figure(value) == shown
+
+
+def test_rows_that_are_not_run_again_are_kept_with_their_time(tmp_path: Path) -> None:
+    save(tmp_path, Report("then", 1, {}, [result([1], [2]), Result("other", "what", "", "ms", [3])]))
+    (kept,) = earlier(tmp_path, ["row"])
+    assert (kept.row, kept.ours, kept.details) == ("other", [3], {"measured": "then"})
+    assert earlier(tmp_path / "nothing", []) == []
 
 
 def test_the_plot_is_xml_with_a_bar_for_each_ratio() -> None:
