@@ -47,8 +47,8 @@ class Stage:
 
     def __init__(self, folder: Path, pace: Pace, stack: ExitStack) -> None:
         self.folder, self.pace, self._stack = folder, pace, stack
-        # The settings of `follows up`, with every commit flushed to disk, as in production.
-        running = stack.enter_context(embedded(folder / "data"))
+        # The settings of `follows up`, with every commit flushed to disk, as in production; but peers want connections.
+        running = stack.enter_context(embedded(folder / "data", postgres_settings={"max_connections": "300"}))
         assert running.database and running.views and running.queue
         self.database, self.views, self.queue = running.database, running.views, running.queue
         self.pids = {server.name: server.child.pid for server in running.servers}

@@ -24,6 +24,8 @@ def run(stage: Stage) -> Iterator[Result]:
         yield _reading(stage, ask, what, tables, "FastAPI + SQLAlchemy + asyncpg", None)
         yield _reading(stage, ask, what, friends, "django-friendship", _is_django)
     yield _writing(stage, tables)
+    for peer in (tables, friends):
+        stage.stop(peer.name)
 
 
 def _reading(

@@ -51,6 +51,7 @@ def run(stage: Stage) -> Iterator[Result]:
                 wait_until(lambda: is_level(stage), READY_S)
         for name, turns in seen.items():
             yield from _results(f"201 to visible, {rate:,} writes/s, {name}", turns, rate)
+    stage.stop(at_commit.name)
 
 
 def _anything(_: Request, __: httpx.Response) -> None:
