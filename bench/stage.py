@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -223,6 +224,6 @@ def _stop(child: "subprocess.Popen[bytes]") -> None:
     child.terminate()
     with suppress(subprocess.TimeoutExpired):
         child.wait(STOP_S)
-    if child.poll() is None:
-        child.kill()
-        child.wait()
+    with suppress(ProcessLookupError):  # what is left of it and of its own children
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
