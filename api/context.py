@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
@@ -193,14 +193,17 @@ def _storable(text: str | None) -> str | None:
     return None if text is None or "\0" in text else text
 
 
-async def make_visible(parts: Parts, caller: Caller, position: int, numbers: list[int] | None = None) -> dict[str, str]:
+async def make_visible(
+    parts: Parts, caller: Caller, position: int, numbers: Sequence[int] | None = None, texts: Sequence[str] = ()
+) -> dict[str, str]:
     """Wait a moment for the views to show a command, so that whoever reads next sees it; give the answer's headers.
 
-    What must show it are the lanes of ``numbers`` and of the caller's id, or all of them without ``numbers``. When they
-    do not in time, the position is left for the caller's next reads, which then wait by themselves. None of this may
-    fail a command: it is in the log.
+    What must show it are the lanes of ``numbers``, of the caller's id and of ``texts`` (ids and logins, which may be as
+    new as the command, and are looked up in lanes of their own), or all of them without ``numbers``. When they do not
+    in time, the position is left for the caller's next reads, which then wait by themselves. None of this may fail a
+    command: it is in the log.
     """
-    groups = _groups(parts, caller, numbers)
+    groups = _groups(parts, numbers, (caller.id, *texts))
     if not await parts.progress.wait(position, groups, parts.visibility.wait_ms / 1000):
         _leave_position(parts, caller, position)
         with suppress(FollowsError, TimeoutError):
@@ -209,12 +212,13 @@ async def make_visible(parts: Parts, caller: Caller, position: int, numbers: lis
     return {"Follow-Position": str(position)}
 
 
-def _groups(parts: Parts, caller: Caller, numbers: list[int] | None) -> set[int]:
-    """Whose progress shows a command; the caller's id is looked up in a lane of its own, and may be new."""
+def _groups(parts: Parts, numbers: Sequence[int] | None, texts: Sequence[str]) -> set[int]:
+    """The groups whose progress shows a command."""
     view = parts.reader.last_view
     if numbers is None or view is None:
         return set(range(GROUPS))
-    return {group_of(view.lane_of_text(caller.id)), *(view.group_of_user(number) for number in numbers)}
+    lanes = [*map(view.lane_of, numbers), *map(view.lane_of_text, texts)]
+    return {group_of(lane) for lane in lanes}
 
 
 def _leave_position(parts: Parts, caller: Caller, position: int) -> None:

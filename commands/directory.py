@@ -7,14 +7,14 @@ from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import select, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.elements import TextClause
 
 from commands.errors import CallerErased, LoginTaken, NotLive, StillErasing, UserNotFound
+from commands.lookups import Known, Lookups
 from commands.postgres import translated_errors
-from commands.tables import users
 from commands.users import Broadcast, BroadcastChanges, Profile, UserChanges, given
 
 # About 25 MB when full. A number never changes, so an entry is never wrong; commands ask themselves who is erased.
@@ -52,20 +52,13 @@ class NewUser(msgspec.Struct, frozen=True):
     profile: dict[str, Any]
 
 
-class Known(msgspec.Struct, frozen=True):
-    """A user of the directory."""
-
-    number: int
-    id: str
-    erased: bool
-
-
 class Directory:
     """Looks users up and changes them; remembers which number an id has."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._numbers: dict[str, int] = {}
+        self._by_id, self._by_login = Lookups(engine, "id"), Lookups(engine, "login")
 
     def remembered(self, id_: str) -> int | None:
         """Give the number that an id had when it was last looked up, at once; None when nobody has lately."""
@@ -94,11 +87,11 @@ class Directory:
 
     async def find(self, id_: str) -> Known | None:
         """Look a user up by id; an erased one is found too."""
-        return await self._find(users.c.id == id_)
+        return await self._by_id.find(id_)
 
     async def find_login(self, login: str) -> Known | None:
         """Look a user up by login, without regard to case."""
-        return await self._find(users.c.login == login.lower())
+        return await self._by_login.find(login.lower())
 
     async def ensure(self, new: NewUser) -> int:
         """Give the number of the caller, registering him from his token when the directory does not know him.
@@ -160,14 +153,6 @@ class Directory:
         if position is None:
             raise UserNotFound(id_)
         return position
-
-    async def _find(self, condition: Any) -> Known | None:
-        with translated_errors():
-            async with self._engine.connect() as connection:
-                row = (
-                    await connection.execute(select(users.c.number, users.c.id, users.c.erased_at).where(condition))
-                ).first()
-        return Known(row[0], row[1], row[2] is not None) if row else None
 
     async def _register(self, new: NewUser) -> int | None:
         """Register with the first free login; give the position, or None when the id exists by now."""

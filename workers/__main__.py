@@ -37,7 +37,7 @@ async def supervise(queue: QueueSettings, stopping: asyncio.Event, make: Make = 
 
     Without its queue a worker that projects goes on projecting: the queue's Redis need not be that of the views.
     """
-    pause = PAUSE_MIN_S
+    pause, has_run = PAUSE_MIN_S, False
     until_stopped = asyncio.create_task(stopping.wait())
     while not stopping.is_set():
         began = time.monotonic()
@@ -51,7 +51,10 @@ async def supervise(queue: QueueSettings, stopping: asyncio.Event, make: Make = 
             await stop(worker.ctx)
         if fault is None:
             continue
-        if not isinstance(fault, RedisError | OSError | Unavailable):
+        has_run = has_run or worker.ctx.get("ready", False)
+        if isinstance(fault, SettingsError) and has_run:  # a server has been changed under us, and may be changed back
+            logger.error("%s", fault.message)
+        elif not isinstance(fault, RedisError | OSError | Unavailable):
             raise fault
         pause = PAUSE_MIN_S if time.monotonic() - began > WELL_S else min(pause * 2, PAUSE_MAX_S)
         logger.warning("the worker stopped (%s); it starts again in %.1f s", type(fault).__name__, pause)

@@ -38,6 +38,7 @@ async def start_rebuilder(ctx: dict[str, Any]) -> None:
     await check_current(ctx["engine"])
     await check_store(ctx["store"])
     ctx["forlorn"] = Forlorn()
+    ctx["ready"] = True
 
 
 async def start(ctx: dict[str, Any]) -> None:

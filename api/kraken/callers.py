@@ -12,8 +12,8 @@ from api.auth import Caller
 from api.context import Context, caller_number, context_of
 from api.kraken.errors import ChannelNotFound, SomebodyElse, TokenNeeded
 from api.parts import Parts
-from commands.directory import Known
 from commands.errors import GuestsMayNotAct, KeysUnavailable, MissingScope, Unauthenticated, UserNotFound
+from commands.lookups import Known
 from commands.users import LOGIN_PATTERN
 from queries.reader import Freshness
 from queries.users import number_of_login

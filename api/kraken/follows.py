@@ -66,7 +66,7 @@ async def put_follow(
     except UserNotFound as error:  # erased since it was looked up
         raise ChannelNotFound(error.who) from None
     assert receipt.follow is not None
-    headers = await make_visible(parts, caller, receipt.position, [follower, followed])
+    headers = await make_visible(parts, caller, receipt.position, [follower, followed], [user.lower(), target.lower()])
     channel = await one_channel(parts, followed, target, Freshness(receipt.position))
     row = Row(followed, receipt.follow.created_at, receipt.follow.notifications)
     return Response(_shown(request, user, row, channel), headers=headers)
@@ -92,7 +92,7 @@ async def end_follow(
         receipt = await parts.committer.send(Unfollow(follower, followed, named=target.lower()), key)
     except UserNotFound as error:
         raise ChannelNotFound(error.who) from None
-    headers = await make_visible(parts, caller, receipt.position, [follower, followed])
+    headers = await make_visible(parts, caller, receipt.position, [follower, followed], [user.lower(), target.lower()])
     return Response(None, status_code=204, headers=headers)
 
 

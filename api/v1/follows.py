@@ -111,7 +111,7 @@ async def make_follow(
     number, own = await parts.directory.number(target), await caller_number(parts, caller)
     receipt = await parts.committer.send(Follow(own, number, named=target), key)
     assert receipt.follow is not None
-    headers = await make_visible(parts, caller, receipt.position, [own, number])
+    headers = await make_visible(parts, caller, receipt.position, [own, number], [target])
     return FollowMade(caller.id, target, wire_time(receipt.follow.created_at)), headers
 
 
@@ -121,7 +121,7 @@ async def drop_follow(parts: Parts, context: Context, caller: Caller, user_id: s
     key = idempotency_key(context, caller, f"unfollow {target}")
     number, own = await parts.directory.number(target), await caller_number(parts, caller)
     receipt = await parts.committer.send(Unfollow(own, number, named=target), key)
-    return await make_visible(parts, caller, receipt.position, [own, number])
+    return await make_visible(parts, caller, receipt.position, [own, number], [target])
 
 
 def _other(parts: Parts, caller: Caller, user_id: str) -> str:

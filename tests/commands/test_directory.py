@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from commands import directory as module
-from commands.directory import Directory, Known, NewUser, default_login, profiles, released_logins, spare_login
+from commands.directory import Directory, NewUser, default_login, profiles, released_logins, spare_login
 from commands.erasure import end_some_follows
 from commands.errors import CallerErased, LoginTaken, NotLive, StillErasing, UserNotFound
 from commands.events import (
@@ -20,6 +20,7 @@ from commands.events import (
     UserFollowed,
     UserRegistered,
 )
+from commands.lookups import Known
 from commands.postgres import Engine
 from commands.users import Broadcast, BroadcastChanges, Profile, UserChanges
 from tests.commands.writing import append, erase, everything, register, rows

@@ -65,19 +65,27 @@ async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], by
 class Client:
     """One user who begins and ends follows for as long as he is let, and remembers what he was told."""
 
-    def __init__(self, user: str, token: str, ports: Sequence[int], chance: random.Random, counts: Counts) -> None:
+    def __init__(
+        self,
+        user: str,
+        token: str,
+        ports: Sequence[int],
+        chance: random.Random,
+        counts: Counts,
+        targets: Sequence[str],
+    ) -> None:
         self.user = user
+        self._targets = [target for target in targets if target != user]
         self.attempts: defaultdict[str, list[Attempt]] = defaultdict(list)
         self._token, self._chance, self._counts = token, chance, counts
         self._lines = [Line(port) for port in ports]
         self._open: dict[str, float] = {}
         self._keys = 0
 
-    async def act(self, targets: Sequence[str], until: asyncio.Event) -> None:
-        """Begin and end follows of ``targets`` until told to stop."""
-        others = [target for target in targets if target != self.user]
+    async def act(self, until: asyncio.Event) -> None:
+        """Begin and end follows until told to stop."""
         while not until.is_set():
-            target: str = self._chance.choice(others)
+            target: str = self._chance.choice(self._targets)
             method: Method = "POST" if self._chance.random() < 0.55 else "DELETE"
             status = await self._command(method, target)
             self.attempts[target].append(Attempt(method, status))

@@ -116,3 +116,23 @@ def test_a_worker_that_must_not_start_says_why(
     with pytest.raises(AssertionError, match="older") as ended, working(database_url, fragile, tmp_path) as worker:
         worker.process.wait(STOP_LIMIT_S)
     assert worker.process.returncode == 1 and "Traceback" not in str(ended.value)
+
+
+async def test_a_server_that_is_set_wrong_meanwhile_is_waited_for(
+    engine: Engine, database_url: str, fragile: Breakable, tmp_path: Path
+) -> None:
+    """What would be refused at the start is only refused while it lasts: nobody is there to start the worker again."""
+    store = open_store(StoreSettings(fragile.url))
+    await append(engine, 1, 2, UserFollowed())
+    with Redis.from_url(fragile.url) as redis:
+        redis.flushall()
+        with working(database_url, fragile, tmp_path) as worker:
+            await level(engine, store)
+            redis.config_set("maxmemory-policy", "allkeys-lru")
+            redis.config_set("maxmemory", 1)  # ends arq
+            await until(lambda: worker.says("set it to noeviction"))
+            redis.config_set("maxmemory", 0)
+            redis.config_set("maxmemory-policy", "noeviction")
+            await append(engine, 3, 4, UserFollowed())
+            await level(engine, store)
+    await store.close()

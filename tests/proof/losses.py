@@ -1,0 +1,205 @@
+"""Part 5: servers that are lost, forget, fill up, refuse or crawl, while clients act; it heals without a hand."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from time import monotonic, sleep
+from typing import Final
+
+import psycopg
+from redis import Redis
+
+from tests.breakable import wait_until
+from tests.proof.clients import Client
+from tests.proof.staging import CLOSE, World, world
+from tests.proof.trial import Counts, Trial
+
+TITLE: Final = "5 lost servers"
+
+# Long enough that every process meets the fault several times.
+FAULT_S: Final = 2.0
+CUT_OFF_S: Final = 30.0
+SLOW_MS: Final = 100
+COMMIT_S: Final = 0.5
+LOST_WRITES: Final = (1, 10, 100, 1_000)
+
+Fault = Callable[[World, Trial], Iterator[None]]
+
+
+def emptied(made: World, _: Trial) -> Iterator[None]:
+    """Everything in Redis is gone."""
+    with Redis.from_url(made.servers.valkey.url) as client:
+        client.flushall()
+    yield
+
+
+def older_dump(made: World, trial: Trial) -> Iterator[None]:
+    """Redis comes back as it was some writes ago, as after a failover."""
+    with Redis.from_url(made.servers.valkey.url) as client:
+        for writes in LOST_WRITES[: trial.times(2, 4)]:
+            saved = {key: client.dump(key) for key in client.scan_iter(match="{g*", count=1000)}
+            before = int(client.info("persistence")["rdb_changes_since_last_save"])
+
+            def so_many(before: int = before, writes: int = writes) -> bool:
+                return int(client.info("persistence")["rdb_changes_since_last_save"]) >= before + writes
+
+            wait_until(so_many)
+            with client.pipeline() as restoring:
+                restoring.multi()
+                for key in client.scan_iter(match="{g*", count=1000):
+                    restoring.delete(key)
+                for key, value in saved.items():
+                    if value is not None:
+                        restoring.restore(key, 0, value, replace=True)
+                restoring.execute()
+            made.heal(CLOSE)
+    yield
+
+
+def out_of_memory(made: World, _: Trial) -> Iterator[None]:
+    """Redis takes no more writes."""
+    with Redis.from_url(made.servers.valkey.url) as client:
+        client.config_set("maxmemory", 1)
+        yield
+        client.config_set("maxmemory", 0)
+
+
+def wrong_policy(made: World, _: Trial) -> Iterator[None]:
+    """Somebody sets a policy under which parts of the views may be dropped; nothing starts on such a server."""
+    with Redis.from_url(made.servers.valkey.url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        yield
+        client.config_set("maxmemory-policy", "noeviction")
+
+
+def read_only(made: World, _: Trial) -> Iterator[None]:
+    """The server has been made the replica of one that is not there."""
+    with Redis.from_url(made.servers.valkey.url) as client:
+        client.config_set("replica-serve-stale-data", "yes")
+        client.replicaof("127.0.0.1", 1)
+        yield
+        client.replicaof("NO", "ONE")
+
+
+def slow(made: World, _: Trial) -> Iterator[None]:
+    """Each answer of Redis takes a tenth of a second."""
+    with Redis.from_url(made.servers.valkey.url) as client:
+        end = monotonic() + FAULT_S
+        while monotonic() < end:
+            client.client_pause(SLOW_MS, all=True)
+    yield
+
+
+def cut_off(made: World, trial: Trial) -> Iterator[None]:
+    """Redis does not say a word in the middle of everything; its connections stay."""
+    with made.servers.valkey.frozen():
+        sleep(trial.times(1, int(CUT_OFF_S)))
+        yield
+
+
+def log_restarted(made: World, _: Trial) -> Iterator[None]:
+    """Postgres is away for a while, and reads go on."""
+    with made.servers.postgres.down():
+        made.reads_go_on(FAULT_S)
+        yield
+
+
+def log_full_of_connections(made: World, _: Trial) -> Iterator[None]:
+    """Others have taken every connection that Postgres gives."""
+    with ExitStack() as taken:
+        with suppress(psycopg.OperationalError):
+            while True:
+                taken.enter_context(psycopg.connect(made.servers.postgres.url))
+        yield
+
+
+def disk_full(made: World, _: Trial) -> Iterator[None]:
+    """Every append fails as on a full disk."""
+    with _on_append(made, "RAISE EXCEPTION USING ERRCODE = 'disk_full', MESSAGE = 'No space left on device'"):
+        yield
+
+
+def slow_commit(made: World, _: Trial) -> Iterator[None]:
+    """Every append takes half a second."""
+    with _on_append(made, f"PERFORM pg_sleep({COMMIT_S}); RETURN NULL"):
+        yield
+
+
+def foreign_transaction(made: World, _: Trial) -> Iterator[None]:
+    """Somebody leaves a transaction open in another database of the same server."""
+    with psycopg.connect(made.servers.postgres.url.replace("/follows?", "/postgres?")) as connection:
+        connection.execute("SELECT txid_current()")
+        yield
+
+
+@contextmanager
+def _on_append(made: World, body: str) -> Iterator[None]:
+    with psycopg.connect(made.servers.postgres.url, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE FUNCTION disturb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$".encode()
+        )
+        connection.execute(
+            "CREATE TRIGGER disturb AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION disturb()"
+        )
+        try:
+            yield
+        finally:
+            connection.execute("DROP TRIGGER disturb ON events")
+            connection.execute("DROP FUNCTION disturb()")
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    fault.__name__.replace("_", " "): fault
+    for fault in (
+        emptied,
+        older_dump,
+        out_of_memory,
+        wrong_policy,
+        read_only,
+        slow,
+        cut_off,
+        log_restarted,
+        log_full_of_connections,
+        disk_full,
+        slow_commit,
+        foreign_transaction,
+    )
+}
+
+
+def run(trial: Trial) -> Counts:
+    """One fault after the other, each until all is level again; the clients' records judge at the end."""
+    counts = Counts()
+    with world(trial) as made:
+        clients = made.clients(trial.times(6, 24), trial, counts)
+        asyncio.run(_disturb(made, clients, trial, counts))
+        made.heal()
+        made.judge(clients, counts, trial.again("losses"))
+    return counts
+
+
+async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Counts) -> None:
+    enough = asyncio.Event()
+    acting = [asyncio.create_task(client.act(enough)) for client in clients]
+    chance: random.Random = trial.chance("faults")
+    names = list(FAULTS)
+    if trial.scale == "short":
+        names = chance.sample(names, 3)
+    try:
+        for name in names:
+            began = monotonic()
+            await asyncio.to_thread(_one, made, FAULTS[name], trial)
+            counts.add(f"faults: {name}")
+            print(f"{name}: level again {monotonic() - began:.1f} s after it began", flush=True)
+    finally:
+        enough.set()
+        await asyncio.gather(*acting)
+
+
+def _one(made: World, fault: Fault, trial: Trial) -> None:
+    with contextmanager(fault)(made, trial):
+        sleep(FAULT_S)
+    made.heal(CLOSE)
