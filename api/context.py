@@ -24,8 +24,6 @@ from queries.reader import ANYTIME, Freshness
 POSITION_MAX: Final = 2**63 - 1
 # A caller's position is kept until any worker that is alive at all has caught up.
 POSITION_KEPT_S: Final = 60
-# Callers whose position this process remembers: those of some minutes in which the views were behind. About 1 MB.
-POSITIONS_MAX: Final = 10_000
 # A command needs no Redis, so it hangs on one that does not answer for only so long at a time.
 STORE_WAIT_S: Final = 0.5
 # What the directory takes from a service; a name from a token is cut to it.
@@ -205,10 +203,7 @@ async def make_visible(
     """
     groups = _groups(parts, numbers, (caller.id, *texts))
     if not await parts.progress.wait(position, groups, parts.visibility.wait_ms / 1000):
-        _leave_position(parts, caller, position)
-        with suppress(FollowsError, TimeoutError):
-            async with asyncio.timeout(STORE_WAIT_S):
-                await parts.store.call("SET", position_of(caller.id), position, "EX", POSITION_KEPT_S)
+        await _leave_position(parts, caller, position)
     return {"Follow-Position": str(position)}
 
 
@@ -221,9 +216,14 @@ def _groups(parts: Parts, numbers: Sequence[int] | None, texts: Sequence[str]) -
     return {group_of(lane) for lane in lanes}
 
 
-def _leave_position(parts: Parts, caller: Caller, position: int) -> None:
-    """Leave the position in this process too: Redis may be what is away."""
-    parts.positions.pop(caller.id, None)
-    parts.positions[caller.id] = position
-    if len(parts.positions) > POSITIONS_MAX:
-        del parts.positions[next(iter(parts.positions))]
+async def _leave_position(parts: Parts, caller: Caller, position: int) -> None:
+    """Leave the position for the caller's next reads: in this process, in Redis for the others, and where Redis takes
+    no writes with each of them."""
+    parts.remember_position(caller.id, position)
+    try:
+        async with asyncio.timeout(STORE_WAIT_S):
+            await parts.store.call("SET", position_of(caller.id), position, "EX", POSITION_KEPT_S)
+    except (FollowsError, TimeoutError):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STORE_WAIT_S):
+                await parts.wakeup.tell_late(caller.id, position)

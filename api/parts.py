@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from api.auth import AuthSettings, Verifier
 from api.rate_limit import RateLimit, RateSettings
 from commands.committer import Committer
@@ -13,7 +15,7 @@ from commands.directory import Directory
 from commands.errors import LogUnavailable, SettingsError, StoreUnavailable, Unavailable
 from commands.migrate import check_current
 from commands.postgres import Engine, PostgresSettings, check_durability, create_engine
-from projections.keys import APPLIED_CHANNEL
+from projections.keys import APPLIED_CHANNEL, LATE_CHANNEL
 from projections.store import Store, StoreSettings, check_store, open_store
 from projections.wakeup import Listener, Progress, QueueSettings, Wakeup
 from queries.reader import Reader
@@ -24,6 +26,8 @@ logger: Final = logging.getLogger(__name__)
 VET_S: Final = 1.0
 # An answer to a command waits this long for the views to show it; some milliseconds are the rule.
 VISIBLE_WAIT_MS: Final = 200
+# Callers whose position this process remembers: those of some minutes in which the views were behind. About 1 MB.
+POSITIONS_MAX: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Parts:
     positions: dict[str, int] = field(default_factory=dict)  # caller -> position the views had not reached
     unvetted: set[str] = field(default_factory=lambda: {"log", "store"})
     _vetting: asyncio.Task[None] | None = None
+    _late: Listener | None = None
 
     @classmethod
     def from_env(cls) -> "Parts":
@@ -92,7 +97,8 @@ class Parts:
         await self.verifier.start()
         await self._vet()
         self.committer.start()
-        await self.listener.start()
+        self._late = Listener(self.listener.settings, LATE_CHANNEL, self._hear_late)
+        await asyncio.gather(self.listener.start(), self._late.start())
         if self.unvetted:
             self._vetting = asyncio.create_task(self._vet_later())
 
@@ -103,9 +109,21 @@ class Parts:
         await self.committer.close()
         await self.wakeup.close()
         await self.listener.close()
+        if self._late is not None:
+            await self._late.close()
         await self.verifier.close()
         await self.store.close()
         await self.engine.dispose()
+
+    def remember_position(self, caller: str, position: int) -> None:
+        """A command of this caller was answered before the views showed it."""
+        self.positions[caller] = max(position, self.positions.pop(caller, 0))
+        if len(self.positions) > POSITIONS_MAX:
+            del self.positions[next(iter(self.positions))]
+
+    def _hear_late(self, message: bytes | None) -> None:
+        if message is not None:
+            self.remember_position(*msgspec.json.decode(message, type=tuple[str, int]))
 
     def must_be_vetted(self, name: str) -> None:
         """Raise Unavailable while the server ``name`` has not shown that it keeps what we promise."""

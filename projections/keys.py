@@ -20,6 +20,7 @@ POINTER: Final = "follows:view"
 GENERATIONS: Final = "follows:generations"
 WAKE_CHANNEL: Final = "follows:wake"
 APPLIED_CHANNEL: Final = "follows:applied"
+LATE_CHANNEL: Final = "follows:late"
 QUEUE: Final = "follows:jobs"
 # Rebuilds take hours and would keep other jobs waiting.
 REBUILD_QUEUE: Final = "follows:rebuilds"

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from commands.errors import SettingsError, Unavailable
 from projections.addresses import parse_address
-from projections.keys import GROUPS, QUEUE, REBUILD_QUEUE, WAKE_CHANNEL
+from projections.keys import GROUPS, LATE_CHANNEL, QUEUE, REBUILD_QUEUE, WAKE_CHANNEL
 
 logger: Final = logging.getLogger(__name__)
 
@@ -118,6 +118,14 @@ class Wakeup:
         if self._sender is None or self._sender.done():
             self._sender = asyncio.get_running_loop().create_task(self._send())
 
+    async def tell_late(self, caller: str, position: int) -> None:
+        """Tell every web process that ``caller`` has been answered before the views showed ``position``; for when that
+        cannot be kept in Redis, which takes no writes but passes messages on. It may fail unheard."""
+        try:
+            await (await self._open()).publish(LATE_CHANNEL, msgspec.json.encode((caller, position)))
+        except (RedisError, OSError) as error:
+            logger.warning("the queue does not answer: %s", type(error).__name__)
+
     async def enqueue(self, job: str, *arguments: Any, job_id: str) -> None:
         """Enqueue an arq job, once per ``job_id``. It may fail unheard: a sweep must find the same work by itself."""
         try:
@@ -154,7 +162,7 @@ class Listener:
 
     def __init__(self, settings: QueueSettings, channel: str, hear: Callable[[bytes | None], None]) -> None:
         """``hear`` gets each message, and None for "there may have been some"."""
-        self._settings, self._channel, self._hear = settings, channel, hear
+        self.settings, self._channel, self._hear = settings, channel, hear
         self._task: asyncio.Task[None] | None = None
         self._subscribed = asyncio.Event()
 
@@ -181,7 +189,7 @@ class Listener:
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self) -> None:
-        queue = await open_queue(self._settings)
+        queue = await open_queue(self.settings)
         try:
             async with queue.pubsub() as pubsub:
                 await pubsub.subscribe(self._channel)

@@ -190,9 +190,10 @@ async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Cou
         names = chance.sample(names, 3)
     try:
         for name in names:
-            began = monotonic()
+            began, known = monotonic(), len(counts.wrong)
             await asyncio.to_thread(_one, made, FAULTS[name], trial)
             counts.add(f"faults: {name}")
+            counts.wrong[known:] = [f"{name}: {complaint}" for complaint in counts.wrong[known:]]
             print(f"{name}: level again {monotonic() - began:.1f} s after it began", flush=True)
     finally:
         enough.set()

@@ -173,3 +173,26 @@ async def test_servers_that_come_up_after_us_are_found(
             breakable.postgres.start()
         if breakable.valkey.server.child.poll() is not None:
             breakable.valkey.start()
+
+
+@pytest.mark.parametrize("wrong", [{"maxmemory": "1"}, {"min-replicas-to-write": "1"}], ids=["full", "read-only"])
+async def test_a_redis_that_takes_no_writes_makes_no_process_lie(
+    breakable: BreakableServers, service: InProcess, settings: dict[str, str], keys: Path, wrong: dict[str, str]
+) -> None:
+    """The views stand still and the caller's position cannot be kept there: each process is told of it instead."""
+    ann, bob, eve = await service.people(3)
+    assert not await ann.follows(bob)
+    async with in_process(settings, keys, drain=False) as other:
+        assert not await other.as_(ann.id).follows(bob)
+        with Redis.from_url(breakable.valkey.url) as redis:
+            usual = {name: redis.config_get(name)[name] for name in wrong}
+            for name, value in wrong.items():
+                redis.config_set(name, value)
+            assert (await ann.follow(bob)).status_code == 201
+            for process in (service, other):
+                refused = refusal(await process.as_(ann.id).get(f"/v1/users/{bob.id}/follow-status"))
+                assert refused == (503, "unavailable", None)
+                assert not await process.as_(eve.id).follows(bob)  # who did nothing reads what there is
+            for name, value in usual.items():
+                redis.config_set(name, value)
+        assert await _first_answer(other.as_(ann.id), f"{bob.id}/follow-status") is True
