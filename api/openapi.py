@@ -7,9 +7,12 @@ import swagger_ui_bundle  # type: ignore[import-untyped]
 from litestar import Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Components, OpenAPIType, Operation, Parameter, Schema, SecurityScheme
 from litestar.static_files import create_static_files_router
+
+from api.context import POSITION_MAX
+from api.document import completed
 
 ASSETS: Final = "/docs-assets"
 DESCRIPTION: Final = """\
@@ -28,7 +31,7 @@ class Query(Operation):
             param_in="header",
             required=False,
             description="A position that a command gave: the answer holds that command.",
-            schema=Schema(type=OpenAPIType.INTEGER, minimum=0),
+            schema=Schema(type=OpenAPIType.INTEGER, minimum=0, maximum=POSITION_MAX),
         )
         self.parameters = [*(self.parameters or []), position]
 
@@ -43,7 +46,7 @@ class Command(Operation):
             param_in="header",
             required=False,
             description="The same key and caller get the first answer again; for another command it is a 409.",
-            schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=255),
+            schema=Schema(type=OpenAPIType.STRING, min_length=1, max_length=255, pattern="^[ -~]+$"),
         )
         self.parameters = [*(self.parameters or []), key]
 
@@ -53,7 +56,15 @@ class Page(SwaggerRenderPlugin):
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """Render the document as what the package's Swagger UI takes."""
-        return super().render(request, {**openapi_schema, "openapi": "3.0.3"})
+        return super().render(request, {**completed(openapi_schema), "openapi": "3.0.3"})
+
+
+class Document(JsonRenderPlugin):
+    """The document itself."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        """Render the document, whole."""
+        return super().render(request, completed(openapi_schema))
 
 
 def assets() -> list[Any]:
@@ -81,13 +92,14 @@ def config() -> OpenAPIConfig:
         path="/docs",
         operation_id_creator=operation_id,
         render_plugins=[
+            Document(),
             Page(
                 js_url=f"{ASSETS}/swagger-ui-bundle.js",
                 css_url=f"{ASSETS}/swagger-ui.css",
                 standalone_preset_js_url=f"{ASSETS}/swagger-ui-standalone-preset.js",
                 favicon=f'<link rel="icon" href="{ASSETS}/favicon-32x32.png">',
                 path="/",
-            )
+            ),
         ],
         components=Components(
             security_schemes={

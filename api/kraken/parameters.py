@@ -29,14 +29,16 @@ def _documented(description: str, type_: OpenAPIType, **schema: object) -> Query
 # Text for the framework, so that every fault is told in this dialect's words; the documentation says what is in it.
 LimitText = Annotated[
     str | None,
-    _documented("Above 100 is served as 100.", OpenAPIType.INTEGER, minimum=1, maximum=LIMIT_MAX, default=LIMIT),
+    _documented("Above 100 is served as 100.", OpenAPIType.INTEGER, minimum=1, default=LIMIT),
 ]
 OffsetText = Annotated[str | None, _documented("How many to pass over.", OpenAPIType.INTEGER, minimum=0, default=0)]
 CappedOffsetText = Annotated[
     str | None,
     _documented("Deprecated: use cursor.", OpenAPIType.INTEGER, minimum=0, maximum=OFFSET_MAX, default=0),
 ]
-CursorText = Annotated[str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING)]
+CursorText = Annotated[
+    str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING, pattern="^[0-9]{35}$")
+]
 DirectionText = Annotated[str | None, _documented("The order.", OpenAPIType.STRING, enum=DIRECTIONS, default="desc")]
 SortByText = Annotated[
     str | None, _documented("What the order is of.", OpenAPIType.STRING, enum=SORT_KEYS, default="created_at")

@@ -13,6 +13,9 @@ from commands.errors import FollowsError
 _JSON: Final = (b"content-type", b"application/json")
 # As nearly everybody writes it; whatever else means the same is read with more care.
 _BEARER: Final = b"Bearer "
+# Nobody handles it.
+_NO_METHOD: Final = "TRACE"
+_OF_BODY: Final = (b"content-type", b"content-length")
 
 
 def is_v1(path: str) -> bool:
@@ -46,9 +49,30 @@ def gate(app: ASGIApp, parts: Parts) -> ASGIApp:
                 message["headers"] = [*(pair for pair in message["headers"] if pair[0].lower() not in own), *extra]
             await send(message)
 
+        if method == "OPTIONS":
+            await app({**scope, "method": _NO_METHOD}, receive, _as_options(send_with_headers))  # type: ignore[arg-type]
+            return
         await app(scope, receive, send_with_headers)
 
     return admitted
+
+
+def _as_options(send: Send) -> Send:
+    """Turn the router's 405, which names all methods of a path, into the answer to OPTIONS; the framework's own names
+    those of the first handler only."""
+    is_405 = False
+
+    async def turned(message: Message) -> None:
+        nonlocal is_405
+        if message["type"] == "http.response.start" and message["status"] == 405:
+            is_405 = True
+            message["status"] = 204
+            message["headers"] = [pair for pair in message["headers"] if pair[0].lower() not in _OF_BODY]
+        elif message["type"] == "http.response.body" and is_405:
+            message["body"] = b""
+        await send(message)
+
+    return turned
 
 
 def _may_go_out(context: Context, answer: express.Answer) -> bool:

@@ -144,3 +144,16 @@ async def test_shapes_are_those_of_the_documents(document: dict[str, Any]) -> No
 async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     for reference in re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', json.dumps(document)):
         assert reference in document["components"]["schemas"]
+
+
+async def test_bodies_are_as_strict_as_they_are_read(document: dict[str, Any]) -> None:
+    for name in ("UserChanges", "BroadcastChanges"):
+        assert document["components"]["schemas"][name]["additionalProperties"] is False
+    delay = document["components"]["schemas"]["UserChanges"]["properties"]["delay"]
+    assert delay["anyOf"][0] == {"type": "integer", "minimum": 0, "maximum": 2_147_483_647}
+
+
+async def test_an_answer_without_a_body_has_none(document: dict[str, Any]) -> None:
+    answers = [call["responses"] for calls in document["paths"].values() for call in calls.values()]
+    empty = [answer["204"] for answer in answers if "204" in answer]
+    assert len(empty) == 5 and not any("content" in answer for answer in empty)

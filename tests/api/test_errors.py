@@ -68,6 +68,16 @@ async def test_a_wrong_method_is_405_and_says_which_are_right(service: InProcess
         assert refusal(answer) == (405, "method_not_allowed", None)
 
 
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("", "DELETE, GET, OPTIONS, PUT"), ("/follow", "DELETE, OPTIONS, POST"), ("/followers", "GET, OPTIONS")],
+)
+async def test_options_names_all_that_a_path_takes(service: InProcess, path: str, methods: str) -> None:
+    answer = await service.as_("ann").options(f"/v1/users/x{path}")
+    assert (answer.status_code, answer.headers["allow"], answer.content) == (204, methods, b"")
+    assert "content-type" not in answer.headers and "content-length" not in answer.headers
+
+
 async def test_a_wrong_method_outside_of_the_dialects_too(service: InProcess) -> None:
     answer = await service.anybody.post("/health/live")
     assert refusal(answer) == (405, "method_not_allowed", None)
