@@ -17,6 +17,7 @@ from api.kraken.asked import is_kraken
 from api.kraken.gate import gate as kraken_gate
 from api.kraken.routes import router as kraken_router
 from api.parts import Parts
+from api.slow_clients import timely
 from api.starting import Starting
 from api.v1 import errors as v1_errors
 from api.v1.gate import gate as v1_gate
@@ -62,9 +63,9 @@ def create_app(parts: Parts) -> ASGIApp:
         if str(scope["type"]) == "lifespan":
             await starting.run(litestar, scope, receive, send)
         elif scope["type"] == ScopeType.HTTP and is_v1(path):
-            await v1(scope, receive, send)
+            await v1(scope, timely(receive), send)
         elif scope["type"] == ScopeType.HTTP and is_kraken(path):
-            await kraken(scope, receive, send)
+            await kraken(scope, timely(receive), send)
         else:
             await litestar(scope, receive, send)
 

@@ -42,7 +42,12 @@ OFFSET_MAX: Final = 2**53
 ID_SHOWN_MAX: Final = 80
 
 AnyRequest = Request[Any, Any, Any]
-PageNumber = Annotated[int, QueryParameter(ge=1, description="Pages begin at 1; one past the end is empty.")]
+PageNumber = Annotated[
+    int,
+    QueryParameter(
+        ge=1, description="Pages begin at 1; one past the end is empty.", schema_extra={"maximum": PAGE_MAX}
+    ),
+]
 PerPage = Annotated[int, QueryParameter(ge=1, description="Above 100 is served as 100.")]
 
 

@@ -8,7 +8,7 @@ import schemathesis
 CURSOR = "35338714040000010000000000000000086"
 
 
-@schemathesis.hook  # type: ignore[untyped-decorator]
+@schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """Put into the place of made-up positions and cursors such as the service might have given, when they look right.
 
