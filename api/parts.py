@@ -10,7 +10,7 @@ import msgspec
 
 from api.auth import AuthSettings, Verifier
 from api.rate_limit import RateLimit, RateSettings
-from commands.committer import Committer
+from commands.committer import Committer, FollowSettings
 from commands.directory import Directory
 from commands.errors import LogUnavailable, SettingsError, StoreUnavailable, Unavailable
 from commands.migrate import check_current
@@ -77,7 +77,7 @@ class Parts:
             postgres=postgres,
             engine=engine,
             directory=Directory(engine),
-            committer=Committer(engine, wakeup.send),
+            committer=Committer(engine, wakeup.send, settings=FollowSettings.from_env()),
             store=store,
             progress=progress,
             reader=Reader(store, progress),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -19,7 +20,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from commands import answers, log
 from commands.answers import Answer, CommandKey
 from commands.decide import FollowCommand, Following, decide, state_of
-from commands.errors import CallerErased, FollowsError, KeyReused, LogUnavailable, Refused, UserNotFound
+from commands.errors import (
+    CallerErased,
+    FollowingTooMany,
+    FollowsError,
+    KeyReused,
+    LogUnavailable,
+    Refused,
+    SettingsError,
+    UserNotFound,
+)
 from commands.events import Recorded
 from commands.log import Draft, PairState
 from commands.postgres import translated_errors
@@ -32,6 +42,22 @@ BATCH_MAX: Final = 500
 ATTEMPTS_MAX: Final = 20
 # Requests beyond this are refused at once: they could not be answered within a client's patience anyway.
 QUEUE_MAX: Final = 20_000
+# A limit that is longer is a mistake: nobody has so many users.
+FOLLOWING_DIGITS_MAX: Final = 12
+
+
+class FollowSettings(msgspec.Struct, frozen=True):
+    """How many one user may follow; None for as many as he likes."""
+
+    following_max: int | None = None
+
+    @classmethod
+    def from_env(cls) -> FollowSettings:
+        """Read FOLLOWS_MAX_FOLLOWING, where 0 means no limit; raises SettingsError."""
+        given = os.environ.get("FOLLOWS_MAX_FOLLOWING") or "0"
+        if not given.isascii() or not given.isdigit() or len(given) > FOLLOWING_DIGITS_MAX:
+            raise SettingsError(f"FOLLOWS_MAX_FOLLOWING must be a number of follows, not {given!r}")
+        return cls(int(given) or None)
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -63,8 +89,16 @@ class _Request(msgspec.Struct, eq=False):
 class Committer:
     """Takes follow commands and answers each when it is durable; one per process."""
 
-    def __init__(self, engine: AsyncEngine, on_append: Callable[[int], None], *, tasks: int = 2) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        on_append: Callable[[int], None],
+        *,
+        settings: FollowSettings = FollowSettings(),  # noqa: B008 - frozen
+        tasks: int = 2,
+    ) -> None:
         """``on_append`` is called with the last position of each batch; it must neither block nor raise."""
+        self._following_max = settings.following_max
         self._engine = engine
         self._on_append = on_append
         self._waiting: deque[_Request] = deque()
@@ -164,7 +198,10 @@ class Committer:
                 drafts.append(draft)
                 drafted.append(request)
         if drafts:
-            self._answer(drafts, drafted, await log.append(connection, drafts))
+            appended, too_many = await log.append_within(connection, drafts, self._following_max)
+            self._answer(drafts, drafted, appended, too_many)
+            for index in sorted(too_many):
+                await self._refuse(connection, drafted[index], FollowingTooMany(self._following_max or 0))
 
     async def _refuse(self, connection: AsyncConnection, request: _Request, refusal: FollowsError) -> None:
         first = True
@@ -184,11 +221,15 @@ class Committer:
             return
         request.succeed(receipt)
 
-    def _answer(self, drafts: list[Draft], requests: list[_Request], appended: dict[int, tuple[int, int]]) -> None:
+    def _answer(
+        self, drafts: list[Draft], requests: list[_Request], appended: dict[int, tuple[int, int]], refused: set[int]
+    ) -> None:
+        """Answer those whose event went in, and let those who lost a race, who are not ``refused``, come again."""
         lost: list[_Request] = []
         for index, (draft, request) in enumerate(zip(drafts, requests, strict=True)):
             if index not in appended:
-                lost.append(request)
+                if index not in refused:
+                    lost.append(request)
                 continue
             position, recorded_at = appended[index]
             recorded = Recorded(position, draft.subject, draft.object, draft.version, draft.event, recorded_at)

@@ -14,6 +14,7 @@ FollowsError
 │   ├── NotFollowing
 │   ├── NotLive             the channel is not broadcasting
 │   ├── AlreadyFollowing
+│   ├── FollowingTooMany    the follower has reached the limit on follows
 │   ├── CannotFollowYourself
 │   ├── LoginTaken
 │   ├── StillErasing        the id comes free when its erasure has finished
@@ -126,6 +127,14 @@ class AlreadyFollowing(Refused):
 
     def __init__(self) -> None:
         super().__init__("already following this user")
+
+
+class FollowingTooMany(Refused):
+    """The follower has reached the limit on follows, which is ``limit``."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"nobody may follow more than {limit}; end another follow first")
+        self.limit = limit
 
 
 class CannotFollowYourself(Refused):

@@ -27,7 +27,7 @@ _APPEND: Final = text(
     FROM append_events(
         CAST(:subjects AS bigint[]), CAST(:objects AS bigint[]), CAST(:versions AS integer[]),
         CAST(:types AS event_type[]), CAST(:datas AS jsonb[]),
-        CAST(:command_ids AS uuid[]), CAST(:request_hashes AS bytea[]))"""
+        CAST(:command_ids AS uuid[]), CAST(:request_hashes AS bytea[]), CAST(:following_max AS bigint))"""
 )
 _AFTER: Final = f"SELECT {_COLUMNS} FROM events WHERE position > %s ORDER BY position LIMIT %s"
 _AT: Final = text(f"SELECT {_COLUMNS} FROM events WHERE position = ANY(CAST(:positions AS bigint[]))")
@@ -95,6 +95,15 @@ async def append(connection: AsyncConnection, drafts: Sequence[Draft]) -> dict[i
 
     What is missing from the answer lost a race and is to be decided again. Source: ``commands/sql/append_events.sql``.
     """
+    appended, _ = await append_within(connection, drafts, None)
+    return appended
+
+
+async def append_within(
+    connection: AsyncConnection, drafts: Sequence[Draft], following_max: int | None
+) -> tuple[dict[int, tuple[int, int]], set[int]]:
+    """Append as ``append`` does, but nobody comes to follow more than ``following_max``; give what went in, and the
+    indexes of the follows that did not because the follower has reached it."""
     encoded = [encode(draft.event) for draft in drafts]
     rows = await connection.execute(
         _APPEND,
@@ -106,9 +115,17 @@ async def append(connection: AsyncConnection, drafts: Sequence[Draft]) -> dict[i
             "datas": _sparse([data for _, data in encoded]),
             "command_ids": _sparse([draft.command_id for draft in drafts]),
             "request_hashes": _sparse([draft.request_hash for draft in drafts]),
+            "following_max": following_max,
         },
     )
-    return {ord_ - 1: (position, recorded_at) for ord_, position, recorded_at in rows.all()}
+    appended: dict[int, tuple[int, int]] = {}
+    too_many: set[int] = set()
+    for ord_, position, recorded_at in rows:
+        if position is None:
+            too_many.add(ord_ - 1)
+        else:
+            appended[ord_ - 1] = position, recorded_at
+    return appended, too_many
 
 
 def _array(values: Sequence[int | str]) -> str:

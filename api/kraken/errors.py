@@ -72,6 +72,7 @@ MEANINGS: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.CannotFollowYourself: (422, "{user} cannot follow itself"),
     errors.NotLive: (422, "{message}"),
     errors.AlreadyFollowing: (422, "{user} is already following {target}"),
+    errors.FollowingTooMany: (422, "{message}"),
     errors.LoginTaken: (422, "{message}"),
     errors.StillErasing: (422, "{message}"),
     errors.KeyReused: (422, "{message}"),

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 # Functions are replaced as a whole at each upgrade, in this order; a changed signature needs a migration that drops.
 FUNCTION_FILES = (
     "log_functions.sql",
+    "follow_counts.sql",
     "append_events.sql",
     "users.sql",
     "end_follows.sql",

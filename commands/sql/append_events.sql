@@ -6,17 +6,35 @@
 --
 -- A row does not go in when its version is taken (another writer was faster), when one of its users is erased, or when
 -- its command_id already has an answer: read again and decide again. A pair may stand once in the arrays.
+--
+-- With following_max nobody comes to follow more than so many. A follow of one who has reached it is given back without
+-- a position. In a batch that would lead beyond it, what is too much is left out like what lost a race.
 CREATE OR REPLACE FUNCTION append_events(
     subjects bigint[], objects bigint[], versions integer[], types event_type[], datas jsonb[],
-    command_ids uuid[], request_hashes bytea[]
+    command_ids uuid[], request_hashes bytea[], following_max bigint DEFAULT NULL
 ) RETURNS TABLE (ord bigint, at_position bigint, at_time timestamptz)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     base timestamptz;
+    too_many bigint[] := '{}';
+    later bigint[] := '{}';
 BEGIN
     PERFORM pg_advisory_xact_lock(log_lock());
     base := next_recorded_at();
+    IF following_max IS NULL THEN
+        PERFORM forget_follow_counts(subjects);
+    ELSE
+        PERFORM count_follows(subjects);
+        SELECT coalesce(array_agg(f.ord) FILTER (WHERE f.following >= following_max), '{}'),
+               coalesce(array_agg(f.ord) FILTER (WHERE f.following < following_max), '{}')
+        INTO too_many, later
+        FROM (SELECT i.ord, c.following, row_number() OVER (PARTITION BY i.subject ORDER BY i.ord) AS place
+              FROM unnest(subjects, types) WITH ORDINALITY AS i (subject, type, ord)
+              JOIN follow_counts c ON c.number = i.subject
+              WHERE i.type = 'UserFollowed') f
+        WHERE f.following + f.place > following_max;
+    END IF;
     RETURN QUERY
     WITH input AS MATERIALIZED (
         SELECT *
@@ -31,10 +49,16 @@ BEGIN
             WHERE NOT EXISTS (SELECT FROM erasures x WHERE x.number IN (i.subject, i.object))
               AND (i.command_id IS NULL
                    OR NOT EXISTS (SELECT FROM command_answers a WHERE a.command_id = i.command_id))
+              AND NOT i.ord = ANY(too_many || later)
             ORDER BY i.ord
         ) o
         ON CONFLICT (subject, object, version) DO NOTHING
-        RETURNING position, subject, object, recorded_at
+        RETURNING position, subject, object, recorded_at, type
+    ), counted AS (
+        UPDATE follow_counts c SET following = c.following + n.change
+        FROM (SELECT subject, sum(CASE type WHEN 'UserFollowed' THEN 1 WHEN 'UserUnfollowed' THEN -1 ELSE 0 END) AS change
+              FROM inserted GROUP BY subject) n
+        WHERE following_max IS NOT NULL AND c.number = n.subject
     ), answered AS (
         INSERT INTO command_answers (command_id, request_hash, position)
         SELECT i.command_id, i.request_hash, n.position
@@ -42,7 +66,9 @@ BEGIN
         WHERE i.command_id IS NOT NULL
     )
     SELECT i.ord, n.position, n.recorded_at
-    FROM inserted n JOIN input i USING (subject, object);
+    FROM inserted n JOIN input i USING (subject, object)
+    UNION ALL
+    SELECT t.ord, NULL, NULL FROM unnest(too_many) AS t (ord);
 END $$;
 
 -- Remember an answer that no event stands for; false when the key has one. Under the log's lock, so that append_events

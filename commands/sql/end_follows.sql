@@ -49,7 +49,9 @@ BEGIN
                base + (row_number() OVER (ORDER BY p.other) - 1) * interval '1 microsecond'
         FROM pairs p
         WHERE p.type <> 'UserUnfollowed'
-        RETURNING position
+        RETURNING position, subject
+    ), forgotten AS (
+        DELETE FROM follow_counts c USING inserted i WHERE c.number = i.subject
     )
     SELECT (SELECT count(*) FROM pairs), (SELECT max(p.other) FROM pairs p), count(*), max(i.position)
     INTO seen, furthest, ended, last_position

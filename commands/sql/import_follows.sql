@@ -29,7 +29,9 @@ BEGIN
             WHERE NOT s.is_erased AND (e.type IS NULL OR e.type = 'UserUnfollowed')
             ORDER BY s.ord
         ) o
-        RETURNING position
+        RETURNING position, subject
+    ), forgotten AS (
+        DELETE FROM follow_counts c USING inserted i WHERE c.number = i.subject
     )
     SELECT count(*), max(i.position), (SELECT array_agg(s.ord ORDER BY s.ord) FROM staged s WHERE s.is_erased)
     INTO added, last_position, erased

@@ -1,0 +1,125 @@
+"""The limit on follows: exact under any concurrency, and known again after whatever happened beside it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from sqlalchemy import text
+
+from commands import log
+from commands.answers import command_key
+from commands.committer import Committer, FollowSettings
+from commands.decide import EnsureFollow, Follow, FollowCommand, Unfollow
+from commands.errors import AlreadyFollowing, FollowingTooMany, SettingsError
+from commands.events import UserFollowed, UserUnfollowed
+from commands.log import Draft
+from commands.postgres import Engine
+
+MAX = 5
+Made = Callable[[int | None], Committer]
+
+
+@pytest.fixture
+async def committers(engine: Engine) -> AsyncIterator[Made]:
+    """Committers with a limit, each as in a process of its own."""
+    made: list[Committer] = []
+
+    def make(following_max: int | None) -> Committer:
+        committer = Committer(engine, lambda position: None, settings=FollowSettings(following_max))
+        committer.start()
+        made.append(committer)
+        return committer
+
+    yield make
+    for committer in made:
+        await committer.close()
+
+
+async def told(committer: Committer, *commands: FollowCommand) -> list[str]:
+    """What each of the commands, sent at once, is answered: the refusal's name, or ok."""
+    answers = await asyncio.gather(*(committer.send(command) for command in commands), return_exceptions=True)
+    return [type(answer).__name__ if isinstance(answer, BaseException) else "ok" for answer in answers]
+
+
+async def following(engine: Engine, number: int) -> int:
+    """How many somebody follows, by the log alone."""
+    async with engine.connect() as connection:
+        states = await log.states_of(connection, [(number, other) for other in range(1_000, 1_300)])
+    return sum(state.last is not None and isinstance(state.last.event, UserFollowed) for state in states)
+
+
+async def test_so_many_and_no_more(engine: Engine, committers: Made) -> None:
+    committer = committers(MAX)
+    assert await told(committer, *(Follow(1, 1_000 + n) for n in range(MAX))) == ["ok"] * MAX
+    with pytest.raises(FollowingTooMany, match=f"more than {MAX};"):
+        await committer.send(Follow(1, 1_100))
+    with pytest.raises(FollowingTooMany):
+        await committer.send(EnsureFollow(1, 1_100))
+    with pytest.raises(AlreadyFollowing):
+        await committer.send(Follow(1, 1_000))
+    assert await told(committer, EnsureFollow(1, 1_000, True), Follow(2, 1_000)) == ["ok", "ok"]
+    assert await told(committer, Unfollow(1, 1_000)) == ["ok"]
+    assert await told(committer, Follow(1, 1_100)) == ["ok"]
+    assert await told(committer, Follow(1, 1_101)) == ["FollowingTooMany"]
+    assert await following(engine, 1) == MAX - 1 + 1
+
+
+async def test_exact_when_all_come_at_once_through_several_processes(engine: Engine, committers: Made) -> None:
+    processes = [committers(MAX) for _ in range(3)]
+    answers = await asyncio.gather(
+        *(told(each, *(Follow(7, 1_000 + 50 * at + n) for n in range(50))) for at, each in enumerate(processes))
+    )
+    said = [answer for some in answers for answer in some]
+    assert (said.count("ok"), said.count("FollowingTooMany")) == (MAX, 150 - MAX)
+    assert await following(engine, 7) == MAX
+
+
+async def test_a_place_that_came_free_in_the_same_batch_is_not_lost(engine: Engine, committers: Made) -> None:
+    committer = committers(2)
+    assert await told(committer, Follow(1, 1_000), Follow(1, 1_001)) == ["ok", "ok"]
+    first, _ = await told(committer, Unfollow(1, 1_000), Follow(1, 1_002))
+    assert first == "ok" and await told(committer, Follow(1, 1_003), Follow(1, 1_002)) != ["ok", "ok"]
+    assert await following(engine, 1) == 2
+
+
+async def test_counts_hold_beside_writers_who_do_not_keep_them(engine: Engine, committers: Made) -> None:
+    limited, unlimited = committers(3), committers(None)
+    assert await told(limited, Follow(1, 1_000)) == ["ok"]
+    assert await told(unlimited, Follow(1, 1_001), Follow(1, 1_002), Follow(1, 1_003)) == ["ok"] * 3
+    assert await told(limited, Follow(1, 1_004)) == ["FollowingTooMany"]
+    async with engine.connect() as connection:
+        await log.append(connection, [Draft(1, 1_000, 2, UserUnfollowed()), Draft(1, 1_001, 2, UserUnfollowed())])
+    assert await told(limited, Follow(1, 1_004)) == ["ok"]
+    assert await told(limited, Follow(1, 1_005)) == ["FollowingTooMany"]
+
+
+async def test_a_crash_that_empties_the_counts_changes_nothing(engine: Engine, committers: Made) -> None:
+    limited = committers(2)
+    assert await told(limited, Follow(1, 1_000), Follow(1, 1_001)) == ["ok", "ok"]
+    async with engine.connect() as connection:
+        await connection.execute(text("TRUNCATE follow_counts"))
+    assert await told(limited, Follow(1, 1_002)) == ["FollowingTooMany"]
+
+
+async def test_a_key_gets_the_refusal_again(committers: Made) -> None:
+    limited = committers(1)
+    assert await told(limited, Follow(1, 1_000)) == ["ok"]
+    key = command_key("ann", "k", "follow 1001")
+    for _ in range(2):
+        with pytest.raises(FollowingTooMany) as caught:
+            await limited.send(Follow(1, 1_001), key)
+        assert caught.value.limit == 1
+        await asyncio.gather(limited.send(Unfollow(1, 1_000)), return_exceptions=True)
+
+
+@pytest.mark.parametrize(("given", "limit"), [("", None), ("0", None), ("2000", 2000)])
+def test_the_setting(monkeypatch: pytest.MonkeyPatch, given: str, limit: int | None) -> None:
+    monkeypatch.setenv("FOLLOWS_MAX_FOLLOWING", given)
+    assert FollowSettings.from_env().following_max == limit
+
+
+@pytest.mark.parametrize("given", ["-1", "many", "1.5", "9" * 13])
+def test_a_setting_that_is_no_number(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("FOLLOWS_MAX_FOLLOWING", given)
+    with pytest.raises(SettingsError, match="FOLLOWS_MAX_FOLLOWING"):
+        FollowSettings.from_env()
