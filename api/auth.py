@@ -44,7 +44,8 @@ class AuthSettings:
             jwks=env["FOLLOWS_JWKS"],
             issuer=env["FOLLOWS_ISSUER"],
             audience=env.get("FOLLOWS_AUDIENCE") or None,
-            production=env.get("FOLLOWS_ENV", "").lower() == "production",
+            # A word that we do not know may mean production ("prod", "live"), so only this one does not.
+            production=env.get("FOLLOWS_ENV", "").strip().lower() not in ("", "development"),
             user_roles=frozenset(re.findall(r"[^\s,]+", env.get("FOLLOWS_USER_ROLES", ""))) | {"user"},
         )
 

@@ -54,7 +54,7 @@ def _check(user: str, scopes: tuple[str, ...], role: str, ttl_s: int) -> None:
 
 def _check_key_is_in_use(folder: Path) -> None:
     """Refuse where the service believes other keys, or would believe no development key."""
-    if os.environ.get("FOLLOWS_ENV", "").lower() == "production":
+    if os.environ.get("FOLLOWS_ENV", "").strip().lower() not in ("", "development"):
         raise SettingsError("FOLLOWS_ENV is production: development tokens are not valid there")
     believed, ours = os.environ.get("FOLLOWS_JWKS"), folder / JWKS_FILE
     if believed and Path(believed).expanduser().resolve() != ours.resolve():

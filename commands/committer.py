@@ -171,7 +171,7 @@ class Committer:
             _fail_all(batch, error)
         except Exception as error:
             if len(batch) == 1:
-                logger.exception("a command failed")
+                logger.error("a command failed: %s", type(error).__name__)  # who asked logs it with his request
                 _fail_all(batch, error)
             for request in batch if len(batch) > 1 else ():  # one bad command never fails its neighbours
                 await self._commit([request])

@@ -258,3 +258,12 @@ def test_settings_from_the_environment() -> None:
     }
     expected = AuthSettings("x", "i", None, True, frozenset({"user", "creator", "mod"}))
     assert AuthSettings.from_env(env) == expected
+
+
+@pytest.mark.parametrize(
+    ("word", "production"),
+    [("", False), ("development", False), ("production", True), ("Production ", True), ("prod", True), ("live", True)],
+)
+def test_only_development_is_not_production(word: str, production: bool) -> None:
+    env = {"FOLLOWS_JWKS": "x", "FOLLOWS_ISSUER": "i", "FOLLOWS_ENV": word}
+    assert AuthSettings.from_env(env).production is production
