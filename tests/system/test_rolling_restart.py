@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
 
 from cli.dev_key import ensure_dev_key
 from tests.breakable import wait_until
-from tests.servers import Service, running_service
+from tests.servers import STOP_LIMIT_S, Service, running_service
 
 CLIENTS = 6
 ERASED = 4
@@ -27,6 +29,7 @@ class Site:
     two: Service
     failed: list[str] = field(default_factory=list)
     answered: int = 0
+    hung_up: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -35,14 +38,18 @@ class Site:
         return self.one.base_url, self.two.base_url
 
     def send(self, method: str, path: str, token: str) -> httpx.Response:
-        """Ask one of the two on a connection of its own, and the other when nobody listens there: no other repeats."""
-        headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
+        """Ask one of the two on a connection of its own; the other when nobody listens there, or when it hangs up without
+        a word, as a server that ends does before it has read anything. The key makes repeating safe."""
+        key = uuid4().hex
+        headers = {"Authorization": f"Bearer {token}", "Connection": "close", "Idempotency-Key": key}
         first = next(self.turns) % 2
         for address in (self.ports[first], self.ports[1 - first]):
             try:
                 return httpx.request(method, f"{address}{path}", headers=headers, trust_env=False, timeout=30)
             except httpx.ConnectError:
                 continue
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                self.hung_up += 1
         raise AssertionError("nobody listens")
 
 
@@ -122,6 +129,42 @@ def test_nobody_notices(site: Site) -> None:
             before = site.answered
             wait_until(lambda before=before: site.answered > before + 3 * CLIENTS or bool(site.failed))  # type: ignore[misc]
     assert not site.failed, f"{len(site.failed)} of {site.answered + len(site.failed)}: {site.failed[:5]}"
+    assert site.hung_up <= 2 * CLIENTS  # at most one of each client's, at each of the two ends
     for fan in range(FANS):  # the erasures' jobs were under way or waiting while the workers went
         with site.one.client(f"fan-{fan}") as client:
             wait_until(lambda client=client: client.get("/v1/users/me/following").json()["data"] == [])  # type: ignore[misc]
+
+
+def test_what_is_being_done_is_finished_and_answered(site: Site, database_url: str) -> None:
+    """Commands that wait for the log when the signal comes are committed and answered before the process ends."""
+    with site.one.client("platform", "service") as client:
+        assert client.put("/v1/users/star", json={}).status_code == 201
+        for number in range(CLIENTS):
+            assert client.put(f"/v1/users/client-{number}", json={}).status_code == 201
+    answers: list[int] = []
+
+    def follow(number: int) -> None:
+        with site.one.client(f"client-{number}") as client:
+            answers.append(client.post("/v1/users/star/follow").status_code)
+
+    threads = [threading.Thread(target=follow, args=(number,)) for number in range(CLIENTS)]
+    web = site.one.processes.pop("web")
+    with psycopg.connect(database_url, autocommit=True) as log:
+        log.execute("SELECT pg_advisory_lock(log_lock())")
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: _count(log, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") > 0)
+        web.terminate()
+        wait_until(lambda: "Stopping worker" in (site.one.folder / "web.log").read_text())
+        assert _count(log, "SELECT count(*) FROM events WHERE type = 'UserFollowed'") == 0
+        log.execute("SELECT pg_advisory_unlock(log_lock())")
+    for thread in threads:
+        thread.join()
+    assert answers == [201] * CLIENTS
+    assert web.wait(STOP_LIMIT_S) == 0
+    site.one.start("web")
+
+
+def _count(log: "psycopg.Connection[tuple[int]]", statement: str) -> int:
+    [(found,)] = log.execute(statement.encode()).fetchall()
+    return found
