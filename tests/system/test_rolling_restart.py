@@ -38,7 +38,7 @@ class Site:
         return self.one.base_url, self.two.base_url
 
     def send(self, method: str, path: str, token: str) -> httpx.Response:
-        """Ask one of the two on a connection of its own; the other when nobody listens there, or when it hangs up without
+        """Ask one of the two on a connection of its own; the other when nobody listens there, or it hangs up without
         a word, as a server that ends does before it has read anything. The key makes repeating safe."""
         key = uuid4().hex
         headers = {"Authorization": f"Bearer {token}", "Connection": "close", "Idempotency-Key": key}
