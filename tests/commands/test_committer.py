@@ -137,11 +137,11 @@ async def test_who_loses_every_race_is_told_to_come_back(engine: Engine, monkeyp
 
     tries: list[object] = []
 
-    async def nothing_goes_in(*drafts: object) -> dict[int, tuple[int, int]]:
+    async def nothing_goes_in(*drafts: object) -> tuple[dict[int, tuple[int, int]], set[int]]:
         tries.append(drafts)
-        return {}
+        return {}, set()
 
-    monkeypatch.setattr(log, "append", nothing_goes_in)
+    monkeypatch.setattr(log, "append_within", nothing_goes_in)
     async with committing(engine) as committer:
         with pytest.raises(LogUnavailable):
             await committer.send(Follow(1, 2))
