@@ -46,10 +46,11 @@ def write(results: Sequence[Result], page: Path = PAGE) -> None:
     """Keep the results of a long run of all parts."""
     complaints = "\n".join(f"- {wrong}" for wrong in wrongs(results)) or "Nothing was lost and nothing was wrong."
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    pages = "".join(f"\n## {result.title}\n\n{result.counts.page}\n" for result in results if result.counts.page)
     page.parent.mkdir(exist_ok=True)
     page.write_text(
         f"# The latest long run of `make proof`\n\n{datetime.now(UTC):%Y-%m-%d}, {machine}. Written by the run itself; "
-        f'`make proof ARGS="--long PART --seed N"` does a part again.\n\n{table(results)}\n\n{complaints}\n'
+        f'`make proof ARGS="--long PART --seed N"` does a part again.\n\n{table(results)}\n\n{complaints}\n{pages}'
     )
 
 

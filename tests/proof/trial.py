@@ -20,7 +20,7 @@ from tests.servers import Servers, real_servers
 Scale = Literal["short", "long"]
 
 # In the order in which they run. A new part is a module here and a name in this list.
-PARTS: Final[tuple[str, ...]] = ("order", "kills", "zombies", "losses", "hostile", "kill_points")
+PARTS: Final[tuple[str, ...]] = ("order", "kills", "zombies", "losses", "mutation", "hostile", "kill_points")
 WRONG_SHOWN: Final = 20
 
 
@@ -61,6 +61,8 @@ class Counts:
 
     tried: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    # What the page shows below the table.
+    page: str = ""
 
     def add(self, what: str, number: int = 1) -> None:
         """So much more has been tried."""
