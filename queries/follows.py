@@ -122,16 +122,19 @@ async def status(reader: Reader, follower: int, followed: int, *, fresh: Freshne
     """Say whether ``follower`` follows ``followed``, and whether the latter exists. One round trip."""
 
     async def attempt(view: View) -> Status | None:
-        other = view.lane_of(followed)
-        position, value, other_position, exists = await reader.store.batch(
+        own, other = view.checkpoint(view.lane_of(follower)), view.lane_of(followed)
+        # The position first: the row is at least as new. Both last: others may come in between, and of a lane that is
+        # lost there the row, or the user, is missing.
+        position, value, exists, other_position, still_there = await reader.store.batch(
             (
-                ("HGET", view.checkpoint(view.lane_of(follower)), "position"),
+                ("HGET", own, "position"),
                 ("ZSCORE", view.following(follower), member(followed)),
-                ("HGET", view.checkpoint(other), "position"),
                 ("HEXISTS", view.logins(other), followed),
+                ("HGET", view.checkpoint(other), "position"),
+                ("HGET", own, "position"),
             )
         )
-        if position is None or other_position is None:
+        if None in (position, other_position, still_there):
             return None
         row = None if value is None else Row(followed, *unscore(int(value)))
         return Status(int(position), row, bool(exists))

@@ -99,7 +99,9 @@ async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, fres
         position, number = await asyncio.gather(
             reader.store.call("HGET", view.checkpoint(lane), "position"), reader.store.call("GET", name)
         )
-        return None if position is None else Found(int(position), None if number is None else int(number))
+        if position is None or (number is None and await _is_lost(reader, view, lane)):
+            return None
+        return Found(int(position), None if number is None else int(number))
 
     def lane_of(view: View) -> int:
         return view.lane_of_text(text)
@@ -114,18 +116,25 @@ async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, fres
     return found.number
 
 
+async def _is_lost(reader: Reader, view: View, lane: int) -> bool:
+    """Asked when something was not found: the lane may have been lost after its position was read."""
+    return await reader.store.call("HGET", view.checkpoint(lane), "position") is None
+
+
 async def profile(reader: Reader, number: int, *, named: str, fresh: Freshness = ANYTIME) -> Counted:
     """Give a user's profile and counts; raises UserNotFound(named) also for an erased one."""
 
     async def attempt(view: View) -> Counted | None:
         call = reader.store.call
-        position, raw, followers, following = await asyncio.gather(
-            call("HGET", view.checkpoint(view.lane_of(number)), "position"),
+        checkpoint = view.checkpoint(view.lane_of(number))
+        position, raw, followers, following, still_there = await asyncio.gather(
+            call("HGET", checkpoint, "position"),
             call("GET", view.user(number)),
             call("ZCARD", view.followers(number)),
             call("ZCARD", view.following(number)),
+            call("HGET", checkpoint, "position"),
         )
-        if position is None:
+        if None in (position, still_there):
             return None
         return Counted(int(position), None if raw is None else _profiles.decode(raw), followers, following)
 

@@ -1,13 +1,16 @@
 """How a query reaches the live view: fresh enough for its caller, and never from one that is lost."""
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 
 from commands.errors import UserNotFound, ViewBehind, ViewUnavailable
 from projections import generations
 from projections.keys import GROUPS, POINTER, View, member
-from projections.wakeup import progress_message
+from projections.store import Store
+from projections.wakeup import Progress, progress_message
 from queries import reader as module
 from queries import users
 from queries.follows import Row, Status, Window, page, status
@@ -41,6 +44,46 @@ async def test_a_lost_lane_of_either_is_no_not_following(reader: Reader, redis: 
     redis.delete(VIEW.checkpoint(VIEW.lane_of(lost)))
     with pytest.raises(ViewUnavailable):
         await status(reader, ALICE, BOB)
+
+
+class Losing:
+    """A server between whose commands others come in, and which loses everything before one of them."""
+
+    clustered = False
+
+    def __init__(self, redis: Plain, before: int) -> None:
+        self._redis, self._left = redis, before
+
+    async def call(self, *command: Any) -> Any:
+        """One command."""
+        self._left -= 1
+        if self._left < 0:
+            self._redis.flushdb()
+        return self._redis.execute_command(*command)
+
+    async def batch(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Several."""
+        return [await self.call(*command) for command in commands]
+
+
+@pytest.mark.parametrize("before", range(9))
+async def test_what_is_lost_between_two_commands_is_no_answer_either(redis: Plain, before: int) -> None:
+    """Promise 4: of one round trip the first commands may come before everything is lost, and the last after it."""
+    reader = Reader(cast(Store, Losing(redis, before)), Progress())
+    asked: list[tuple[Any, Any]] = [
+        (lambda: status(reader, ALICE, BOB), Status(100, Row(BOB, 5, True), True)),
+        (lambda: users.number_of_login(reader, "l7"), ALICE),
+        (lambda: users.profile(reader, BOB, named="bob"), users.Counted(100, put_user(redis, BOB), 1, 0)),
+    ]
+    everything = {key: redis.dump(key) for key in redis.scan_iter()}
+    for ask, answer in asked:
+        for key, value in everything.items():
+            redis.restore(key, 0, value, replace=True)
+        reader._view, cast(Losing, reader.store)._left = None, before
+        try:
+            assert await ask() == answer
+        except ViewUnavailable:
+            assert before < 6
 
 
 async def test_without_a_view_every_query_says_so(reader: Reader, redis: Plain) -> None:
