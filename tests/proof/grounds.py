@@ -71,13 +71,14 @@ async def happen(world: World, kind: str, chance: random.Random) -> None:
     await do(world, [chance.choice(DEEDS[kind]) for _ in range(BATCH)], chance)
     if kind == "refused by a lane":  # whatever else: what is broken is touched
         for follower in (0, 1):
-            await do(world, ["follow", "unfollow"], chance, of=follower)
+            await world._unfollow(follower, 0)
+            await world._follow(follower, 0)
 
 
-async def do(world: World, deeds: list[str], chance: random.Random, of: int | None = None) -> None:
+async def do(world: World, deeds: list[str], chance: random.Random) -> None:
     """These deeds, by and with whom chance says."""
     for name in deeds:
-        one, two = chance.randrange(4) if of is None else of, chance.randrange(4)
+        one, two = chance.randrange(4), chance.randrange(4)
         if name == "unreadable":
             unreadable(world, (UNREADABLE + one, UNREADABLE + two + 4))
         else:

@@ -21,6 +21,8 @@ STEPS_MAX: Final = 1_000
 STEPS_SHORT: Final = 40
 # Above those that a world gives to its own workers.
 FENCE: Final = 10_000
+# So many at once, so that there is a middle to be killed in.
+BATCHES: Final = 3
 # How long a process takes for a batch, to begin with.
 SPAN_S: Final = 0.05
 # A world's log is read whole for every comparison: a new one after so many kills.
@@ -93,7 +95,8 @@ async def _really(world: World, victims: Victims, trial: Trial, counts: Counts) 
         kind = chance.choice(KINDS)
         if number % KILLS_PER_WORLD == 0 or kind == "refused by a lane":
             await begin(world, kind, chance)
-        await happen(world, kind, chance)
+        for _ in range(BATCHES):
+            await happen(world, kind, chance)
         before, end = positions(world.redis, VIEW), [(await log.head(world.engine)).position] * VIEW.lanes
         loaded = chance.random() < 0.8
         died_of = victims.kill_one(FENCE + 2 * number, chance.uniform(0, span), loaded=loaded)
