@@ -197,7 +197,7 @@ async def test_a_worker_tells_nothing_of_a_view_that_readers_have_left(
 
     def hear(message: bytes | None) -> None:
         if message is not None:
-            position, _, generation, _ = msgspec.json.decode(message)
+            position, _, generation, *_ = msgspec.json.decode(message)
             told.append((position, generation))
 
     listener = Listener(queue, APPLIED_CHANNEL, hear)
