@@ -25,6 +25,15 @@ DROP_STEP: Final = 500
 FENCE_MAX: Final = 2**53
 
 
+class _Pointer(msgspec.Struct, frozen=True):
+    """The pointer as it stands in Redis."""
+
+    generation: int
+    lanes: int
+    fence: int = 0
+    since: int = 0
+
+
 class Checkpoint(msgspec.Struct, frozen=True):
     """Where a lane stands: the last log position in it, the highest fence seen, which log it was, and when the event
     at that position was recorded (us; 0 when not noted), by which a log restored to an older state is noticed."""
@@ -35,16 +44,33 @@ class Checkpoint(msgspec.Struct, frozen=True):
     stamp: int = 0
 
 
+class Live(msgspec.Struct, frozen=True):
+    """What the pointer says: the view that readers are to see, and the position that all its lanes had when they were
+    switched to it. A lane that stands before that has lost more than its tail: it is half-built."""
+
+    view: View
+    since: int
+
+
+async def live(store: Store) -> Live | None:
+    """What readers are to see, or None when there is nothing (yet, or any more)."""
+    raw = await store.call("GET", POINTER)
+    if raw is None:
+        return None
+    told = msgspec.json.decode(raw, type=_Pointer)
+    return Live(View(told.generation, told.lanes), told.since)
+
+
 async def live_view(store: Store) -> View | None:
     """The view that readers are to see, or None when there is none (yet, or any more)."""
-    raw = await store.call("GET", POINTER)
-    return None if raw is None else msgspec.json.decode(raw, type=View)
+    found = await live(store)
+    return None if found is None else found.view
 
 
-async def switch(store: Store, view: View, fence: int = 0) -> bool:
-    """Make readers see ``view`` from now on, in one atomic step; False when somebody with a higher fence has decided
-    otherwise since."""
-    pointer = msgspec.json.encode({**msgspec.structs.asdict(view), "fence": fence})
+async def switch(store: Store, view: View, fence: int = 0, since: int = 0) -> bool:
+    """Make readers see ``view``, all of whose lanes have come to ``since``, from now on, in one atomic step; False when
+    somebody with a higher fence has decided otherwise since."""
+    pointer = msgspec.json.encode(_Pointer(view.generation, view.lanes, fence, since))
     return bool(await store.run(POINT, [POINTER], [fence, pointer, ""]))
 
 

@@ -45,7 +45,7 @@ async def switch(engine: Engine, store: Store, projector: Projector) -> None:
     view, old = projector.view, await generations.live_view(store)
     fence = await leases.next_fence(engine)
     if old is None or old == view:
-        await _point(store, view, fence)
+        await _point(store, projector, fence)
     else:
         for _ in range(TRIES_MAX):
             if await _replace(engine, store, old, projector, fence):
@@ -66,7 +66,7 @@ async def _replace(engine: Engine, store: Store, old: View, projector: Projector
             while projector.position < min(max(held), end):
                 await projector.step()
             await projector.settle()
-        await _point(store, projector.view, fence)
+        await _point(store, projector, fence)
         await generations.retire(store, old, fence)
     except TimeoutError:
         return False
@@ -75,8 +75,8 @@ async def _replace(engine: Engine, store: Store, old: View, projector: Projector
     return True
 
 
-async def _point(store: Store, view: View, fence: int) -> None:
-    if not await generations.switch(store, view, fence):
+async def _point(store: Store, projector: Projector, fence: int) -> None:
+    if not await generations.switch(store, projector.view, fence, projector.position):
         raise Fenced("somebody else has decided meanwhile what readers see")
 
 

@@ -93,7 +93,7 @@ async def _gather(
     spelled: Sequence[int | bytes],
     command: Callable[[int], tuple[str, str]],
 ) -> list[bytes | None] | None:
-    """Read one attribute of each of ``numbers``, lane by lane, in one round trip; None when a lane is lost.
+    """Read one attribute of each of ``numbers``, lane by lane, in one round trip; None when a lane is lost or too old.
 
     ``command`` gives a lane's command and key, ``spelled`` the numbers as that command takes them.
     """
@@ -109,7 +109,7 @@ async def _gather(
     # The checkpoints last: of a lane that is lost in between, the checkpoint is missing.
     checkpoints = [call("HGET", view.checkpoint(lane), "position") for lane in places]
     answers = await asyncio.gather(*[answer for _, answer in parts], *checkpoints)
-    if None in answers[len(parts) :]:
+    if any(position is None or int(position) < reader.since for position in answers[len(parts) :]):
         return None
     values: list[bytes | None] = [None] * len(numbers)
     for (part, _), answer in zip(parts, answers, strict=False):

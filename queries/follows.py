@@ -134,7 +134,7 @@ async def status(reader: Reader, follower: int, followed: int, *, fresh: Freshne
                 ("HGET", own, "position"),
             )
         )
-        if None in (position, other_position, still_there):
+        if None in (position, other_position, still_there) or int(other_position) < reader.since:
             return None
         row = None if value is None else Row(followed, *unscore(int(value)))
         return Status(int(position), row, bool(exists))

@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from commands.errors import StoreUnavailable, ViewBehind, ViewUnavailable
-from projections.generations import live_view
+from projections.generations import live
 from projections.keys import View, group_of
 from projections.store import Store
 from projections.wakeup import Progress
@@ -58,6 +58,8 @@ class Reader:
         self.logins: dict[str, int] = {}
         self.cards = Cards()
         progress.forget = self.cards.forget
+        # A lane of the view that stands before this position is half-built, and answers nothing.
+        self.since = 0
         self._view: View | None = None
         self._view_until = 0.0
         self._seen_at = 0.0
@@ -78,7 +80,8 @@ class Reader:
             self._view_until = now + VIEW_AGE_S  # while one asks, the others go on with what is known
             try:
                 async with asyncio.timeout(None if again or not self._may_go_on(now) else POINTER_S):
-                    self._view = await live_view(self.store)
+                    found = await live(self.store)
+                self._view, self.since = (None, 0) if found is None else (found.view, found.since)
                 self._seen_at = now
             except (StoreUnavailable, TimeoutError):
                 if again or not self._may_go_on(now):
@@ -97,8 +100,9 @@ class Reader:
     async def read(self, attempt: Callable[[View], Awaitable[P | None]], lane_of: Callable[[View], int]) -> P:
         """Read from the live view; ``attempt`` gives None when a lane is lost, which may only mean a newer view.
 
-        What it gives is true for ``lane_of``. A lane that stood further once has lost writes, and is read again until
-        it stands there: raises ViewBehind when it takes too long, rather than give what is older than others have seen.
+        What it gives is true for ``lane_of``. A lane that stood further once, as all did at the switch, has lost writes
+        and is read again until it stands there: raises ViewBehind when that takes too long, rather than give what is
+        older than others have seen.
         """
         end = 0.0
         while True:
@@ -107,7 +111,7 @@ class Reader:
                 result = await attempt(view := await self.view(again=True))
             if result is None:
                 raise ViewUnavailable
-            if result.position >= (floor := self.progress.floor(view.generation, lane_of(view))):
+            if result.position >= (floor := max(self.since, self.progress.floor(view.generation, lane_of(view)))):
                 return result
             end = end or time.monotonic() + WAIT_S
             if time.monotonic() >= end:

@@ -45,7 +45,7 @@ async def test_a_built_view_is_the_log(engine: Engine, store: Store, sql: Sql, r
     """Whole, live, on file as such, and level with the log's end in every lane."""
     await populate(engine)
     view = await healed(engine, store)
-    assert await generations.live_view(store) == view
+    assert await generations.live(store) == generations.Live(view, since=(await log.head(engine)).position)
     assert actual(redis, view) == expected(sql, view)
     assert positions(redis, view) == [(await log.head(engine)).position] * view.lanes
     assert [(known.number, known.state) for known in await register.registered(engine)] == [(view.generation, "live")]

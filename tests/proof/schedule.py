@@ -164,9 +164,10 @@ class Schedule:
                 while await projector.step(self.chance.choice((3, 50))):
                     pass
                 await projector.settle()
+                since = projector.position
             finally:
                 await projector.close()
-            if await generations.switch(line, view, fence) and lost is not None:
+            if await generations.switch(line, view, fence, since) and lost is not None:
                 await generations.lose(line, lost)
                 for name in [name for name in self.shelf.names() if name.startswith(lost.pattern()[:-1])]:
                     await line.call("DEL", name)

@@ -219,3 +219,24 @@ async def test_a_floor_is_of_one_generation(reader: Reader) -> None:
     reader.progress.hear(progress_message(90, range(GROUPS), VIEW.generation, (), {lane: 100}))
     reader.progress.hear(progress_message(90, range(GROUPS), VIEW.generation, (), {lane: 90}))
     assert reader.progress.floor(VIEW.generation, lane) == 100
+
+
+async def test_a_lane_that_is_older_than_the_switch_is_half_built(
+    reader: Reader, redis: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 4: it has lost what it was built from, so what is not there means nothing; later it has all again."""
+    monkeypatch.setattr(module, "WAIT_S", 0.02)
+    await generations.switch(reader.store, VIEW, since=100)
+    assert await reader.view(again=True) == VIEW and await status(reader, ALICE, 99) == Status(100, None, False)
+    for number in (ALICE, BOB):
+        lane = VIEW.checkpoint(VIEW.lane_of(number))
+        redis.hset(lane, "position", 99)
+        for call in (
+            status(reader, ALICE, BOB),
+            page(reader, "following", number, Window(5), named=""),
+            users.profile(reader, number, named=""),
+        ):
+            with pytest.raises((ViewUnavailable, ViewBehind)):
+                await call
+        redis.hset(lane, "position", 100)
+    assert (await status(reader, ALICE, BOB)).row == Row(BOB, 5, True)
