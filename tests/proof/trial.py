@@ -20,7 +20,17 @@ from tests.servers import Servers, real_servers
 Scale = Literal["short", "long"]
 
 # In the order in which they run. A new part is a module here and a name in this list.
-PARTS: Final[tuple[str, ...]] = ("order", "kills", "zombies", "losses", "machine", "simulation", "mutation", "hostile", "kill_points")
+PARTS: Final[tuple[str, ...]] = (
+    "order",
+    "kill_points",
+    "kills",
+    "zombies",
+    "losses",
+    "machine",
+    "simulation",
+    "mutation",
+    "hostile",
+)
 WRONG_SHOWN: Final = 20
 
 
