@@ -82,9 +82,13 @@ class Client:
         self._open: dict[str, float] = {}
         self._keys = 0
 
-    async def act(self, until: asyncio.Event) -> None:
-        """Begin and end follows until told to stop."""
+    async def act(self, until: asyncio.Event, *, every_s: float = 0.0) -> None:
+        """Begin and end follows until told to stop; one every so often, or as fast as it goes."""
+        due = monotonic()
         while not until.is_set():
+            due += every_s
+            if (early := due - monotonic()) > 0:
+                await asyncio.sleep(early)
             target: str = self._chance.choice(self._targets)
             method: Method = "POST" if self._chance.random() < 0.55 else "DELETE"
             status = await self._command(method, target)

@@ -30,6 +30,7 @@ PARTS: Final[tuple[str, ...]] = (
     "simulation",
     "mutation",
     "hostile",
+    "soak",
 )
 WRONG_SHOWN: Final = 20
 

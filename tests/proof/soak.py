@@ -1,0 +1,130 @@
+"""Part 9: hours at half of what the service can do, with rebuilds going on: memory flat, lag bounded, no error."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Sequence
+from time import monotonic
+from typing import Final
+
+import httpx
+import psutil
+
+from tests.proof.clients import Client
+from tests.proof.staging import World, world
+from tests.proof.trial import Counts, Trial
+
+TITLE: Final = "9 soak"
+
+MEASURED_S: Final = 5.0
+REBUILDS: Final = 6
+# In the first part caches fill; from then on no process may grow by more than this.
+WARM: Final = 0.3
+GROWTH_MAX: Final = 1.15
+SPARE_BYTES: Final = 16 * 1024 * 1024
+LAG_EVENTS_MAX: Final = 20_000
+LOOK_S: Final = 1.0
+
+
+class Watch:
+    """What the processes weigh and how far the views are behind, again and again."""
+
+    def __init__(self, made: World, began: float, lasts_s: float) -> None:
+        self._made, self._warm_at = made, began + WARM * lasts_s
+        self._warm: dict[str, int] = {}
+        self._last: dict[str, int] = {}
+        self.lag_max = 0
+
+    def look(self) -> None:
+        """Take the weights, and the lag."""
+        self._last = _weights(self._made)
+        if monotonic() < self._warm_at:
+            self._warm = {name: max(self._warm.get(name, 0), size) for name, size in self._last.items()}
+        for service in self._made.services:
+            state = httpx.get(f"{service.base_url}/health/ready", trust_env=False, timeout=30).json()
+            self.lag_max = max(self.lag_max, state["lag_events"])
+
+    def grown(self) -> list[str]:
+        """Who weighs more at the end than he may."""
+        return [
+            f"{name} grew from {self._warm[name]:,} to {size:,} bytes"
+            for name, size in self._last.items()
+            if name in self._warm and size > self._warm[name] * GROWTH_MAX + SPARE_BYTES
+        ]
+
+
+def run(trial: Trial) -> Counts:
+    """Measure what it can do, then let it do half of that for long."""
+    counts, lasts_s = Counts(), float(trial.times(8, 3_600))
+    with world(trial) as made:
+        clients = made.clients(trial.times(6, 32), trial, counts)
+        capacity = asyncio.run(_capacity(clients, counts))
+        watch = Watch(made, monotonic(), lasts_s)
+        asyncio.run(_soak(made, clients, capacity / 2, lasts_s, watch, counts))
+        made.heal()
+        counts.add("seconds", int(lasts_s))
+        counts.add("requests a second aimed at", int(capacity / 2))
+        counts.add("events of lag at most", watch.lag_max)
+        counts.expect(watch.lag_max <= LAG_EVENTS_MAX, f"the views were {watch.lag_max} events behind")
+        counts.wrong += watch.grown()
+        refused = counts.tried.get("requests 503", 0) + counts.tried.get("requests without an answer", 0)
+        counts.expect(not refused, f"{refused} requests were refused or not answered")
+        made.judge(clients, counts, trial.again("soak"))
+    return counts
+
+
+async def _capacity(clients: Sequence[Client], counts: Counts) -> float:
+    """Requests a second when all clients go as fast as they can."""
+    before, enough = _answered(counts), asyncio.Event()
+    acting = [asyncio.create_task(client.act(enough)) for client in clients]
+    await asyncio.sleep(MEASURED_S)
+    enough.set()
+    await asyncio.gather(*acting)
+    return (_answered(counts) - before) / MEASURED_S
+
+
+async def _soak(
+    made: World, clients: Sequence[Client], rate: float, lasts_s: float, watch: Watch, counts: Counts
+) -> None:
+    enough, end = asyncio.Event(), monotonic() + lasts_s
+    pause_s = len(clients) / rate
+    acting = [asyncio.create_task(client.act(enough, every_s=pause_s)) for client in clients]
+    rebuild_at, rebuilding = monotonic(), None
+    try:
+        while monotonic() < end:
+            await asyncio.to_thread(watch.look)
+            if rebuilding is not None and rebuilding.poll() is not None:
+                counts.add("rebuilds")
+                counts.expect(rebuilding.returncode == 0, "a rebuild failed")
+                rebuilding = None
+            if rebuilding is None and monotonic() >= rebuild_at:
+                rebuilding, rebuild_at = _rebuild(made), monotonic() + lasts_s / REBUILDS
+            await asyncio.sleep(LOOK_S)
+        if rebuilding is not None:
+            counts.expect(await asyncio.to_thread(rebuilding.wait, 600) == 0, "the last rebuild failed")
+            counts.add("rebuilds")
+    finally:
+        enough.set()
+        await asyncio.gather(*acting)
+
+
+def _rebuild(made: World) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "cli", "rebuild"]
+    environment = dict(made.services[0].environment)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _weights(made: World) -> dict[str, int]:
+    """Resident bytes of each process of the service, with those that it has started."""
+    found: dict[str, int] = {}
+    for number, service in enumerate(made.services, 1):
+        for name, process in service.processes.items():
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            found[f"{name} of {number}"] = sum(member.memory_info().rss for member in family)
+    return found
+
+
+def _answered(counts: Counts) -> int:
+    return counts.tried.get("requests answered", 0)
