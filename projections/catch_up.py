@@ -68,8 +68,9 @@ class Projector:
         self.fences = fences
         self.stored: dict[int, int] = {}
         self.reached: dict[int, int] = {}
-        # Whose profiles have been written; for whoever tells readers of it, and who empties it.
-        self.changed: set[int] = set()
+        # Whose profiles have been written, for whoever tells readers of it and begins anew then. None: perhaps all,
+        # since somebody before us may have died before he told.
+        self.changed: set[int] | None = None
         # The lanes that have been written, for the same.
         self.written: set[int] = set()
 
@@ -166,7 +167,8 @@ class Projector:
         folded = fold(events, self.view, self.reached)
         if not folded.users:
             return folded
-        self.changed.update(folded.users)
+        if self.changed is not None:
+            self.changed.update(folded.users)
         renamed = [number for number, (_, names) in folded.users.items() if names]
         rows, released = await asyncio.gather(
             directory.profiles(self._engine, list(folded.users)), directory.released_logins(self._engine, renamed)

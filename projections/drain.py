@@ -156,6 +156,7 @@ class Drain:
                 if not await self._goes_on(projector):
                     return
                 looked = time.monotonic()
+                seen = await self._tell(projector)  # also that there is nothing to tell
             if not behind:
                 with suppress(TimeoutError):  # not wait_for, which can swallow that we are told to end
                     async with asyncio.timeout(min(IDLE_S, max(0.0, self._renew_at - time.monotonic()))):
@@ -179,23 +180,27 @@ class Drain:
         """Tell how far readers can see; False when they look at another view, of which we know nothing."""
         seen = await self._sighting.sees(projector.view)
         if seen and time.monotonic() >= self._tell_from:
-            groups, changed = whole_groups(projector.view, projector.fences), frozenset(projector.changed)
+            groups = whole_groups(projector.view, projector.fences)
             lanes = {lane: projector.stored[lane] for lane in projector.written}
-            await self._publish(progress_message(projector.position, groups, projector.view.generation, changed, lanes))
-            projector.changed.clear()
-            projector.written.clear()
+            generation, changed = projector.view.generation, projector.changed
+            if await self._publish(progress_message(projector.position, groups, generation, changed, lanes)):
+                projector.changed = set()
+                projector.written.clear()
         return seen is not False
 
-    async def _publish(self, message: bytes) -> None:
-        """A queue that is away must not hold up the views; who waits for the message looks for himself in the end."""
+    async def _publish(self, message: bytes) -> bool:
+        """Whether it went out. A queue that is away must not hold up the views; who waits for the message looks for
+        himself in the end."""
         try:
             async with asyncio.timeout(QUEUE_S):
                 if self._publisher is None:
                     self._publisher = await open_queue(self._queue)
                 await self._publisher.publish(APPLIED_CHANNEL, message)
+                return True
         except (RedisError, OSError, TimeoutError) as error:
             self._tell_from = time.monotonic() + IDLE_S
             logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
+        return False
 
     def _build(self, epoch: UUID) -> None:
         if not self._is_building():

@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import msgspec
 from arq.connections import ArqRedis, RedisSettings, create_pool
@@ -189,7 +189,7 @@ class Listener:
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self) -> None:
-        queue = await open_queue(self.settings)
+        queue, heard = await open_queue(self.settings), False
         try:
             async with queue.pubsub() as pubsub:
                 await pubsub.subscribe(self._channel)
@@ -197,19 +197,31 @@ class Listener:
                     if message["type"] == "subscribe":
                         self._subscribed.set()
                     self._hear(message["data"] if message["type"] == "message" else None)
+                    heard = True
         finally:
+            if heard:
+                self._hear(None)  # from now on there may be some that we miss
             await queue.aclose()
+
+
+class Watcher(Protocol):
+    """Who wants to know whose profiles change."""
+
+    def forget(self, numbers: Sequence[int] | None) -> None:
+        """These users' profiles have changed; None for "perhaps all". Comes at least once a second, often with none."""
+
+    def distrust(self) -> None:
+        """Something may have gone unheard, and may go on to, until the next ``forget``."""
 
 
 class Progress:
     """How far the views have come, as the workers tell; lets a command wait until it can be seen.
 
-    ``forget`` is told whose profiles have changed (numbers), before anybody who waited goes on; None means "perhaps
-    all".
+    ``watcher`` is told whose profiles have changed, before anybody who waited goes on.
     """
 
     def __init__(self) -> None:
-        self.forget: Callable[[list[int] | None], None] = lambda numbers: None
+        self.watcher: Watcher | None = None
         self._generation = 0
         self._reached = [0] * GROUPS
         self._floors: dict[int, int] = {}
@@ -224,7 +236,8 @@ class Progress:
         """Take a worker's message. Of another generation than before, it says nothing about what was heard before: the
         log may have been restored to an older state."""
         if message is None:
-            self.forget(None)
+            if self.watcher is not None:
+                self.watcher.distrust()
             return
         position, groups, generation, changed, lanes = _messages.decode(message)
         if generation != self._generation:
@@ -232,8 +245,8 @@ class Progress:
             changed = None
         for lane, at in lanes.items():
             self._floors[lane] = max(self._floors.get(lane, 0), at)
-        if changed is None or changed:
-            self.forget(changed)
+        if self.watcher is not None:
+            self.watcher.forget(changed)
         for group in groups:
             self._reached[group] = max(self._reached[group], position)
         still: list[tuple[int, list[int], asyncio.Future[bool]]] = []

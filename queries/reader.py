@@ -57,7 +57,7 @@ class Reader:
         self.numbers: dict[str, int] = {}
         self.logins: dict[str, int] = {}
         self.cards = Cards()
-        progress.forget = self.cards.forget
+        progress.watcher = self.cards
         # A lane of the view that stands before this position is half-built, and answers nothing.
         self.since = 0
         self._view: View | None = None

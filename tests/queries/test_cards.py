@@ -36,10 +36,28 @@ async def test_a_change_is_seen_within_a_second_even_unheard(reader: Reader, red
     rename(redis, 7, "before")
     assert await names(reader, 7) == ["before"]
     rename(redis, 7, "after")
-    clock[0] += module.AGE_S
+    clock[0] += module.AGE_S - 0.01
     assert await names(reader, 7) == ["before"]
-    clock[0] += 0.001
+    clock[0] += 0.02
     assert await names(reader, 7) == ["after"]
+
+
+async def test_while_workers_are_heard_nothing_is_read_again(reader: Reader, redis: Plain, clock: list[float]) -> None:
+    """They would say so; and when they fall silent, or the connection to them breaks, it goes by time at once."""
+    for silence in (module.HEARD_S + 0.01, 0.0):
+        rename(redis, 7, "before")
+        reader.progress.hear(progress_message(101, range(GROUPS), 0, [7]))
+        assert await names(reader, 7) == ["before"]
+        rename(redis, 7, "after")
+        for _ in range(5):
+            clock[0] += 1.0
+            reader.progress.hear(progress_message(101, range(GROUPS)))
+            assert await names(reader, 7) == ["before"]
+        if silence:
+            clock[0] += silence
+        else:
+            reader.progress.hear(None)
+        assert await names(reader, 7) == ["after"]
 
 
 async def test_while_one_asks_the_others_go_on(reader: Reader, redis: Plain, clock: list[float]) -> None:
@@ -47,7 +65,7 @@ async def test_while_one_asks_the_others_go_on(reader: Reader, redis: Plain, clo
     rename(redis, 7, "before")
     await names(reader, 7)
     rename(redis, 7, "after")
-    clock[0] += module.AGE_S + 0.001
+    clock[0] += module.AGE_S + 0.01
     found = await asyncio.gather(*[names(reader, 7) for _ in range(4)])
     assert found == [["after"], ["before"], ["before"], ["before"]]
     clock[0] += module.AGE_S + module.ASKED_S
