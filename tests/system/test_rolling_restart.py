@@ -19,6 +19,9 @@ from tests.servers import STOP_LIMIT_S, Service, running_service
 CLIENTS = 6
 ERASED = 4
 FANS = 20
+# So many commands of one process can be in Postgres at a time.
+COMMITTERS = 2
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
 
 @dataclass
@@ -147,20 +150,20 @@ def test_what_is_being_done_is_finished_and_answered(site: Site, database_url: s
         with site.one.client(f"client-{number}") as client:
             answers.append(client.post("/v1/users/star/follow").status_code)
 
-    threads = [threading.Thread(target=follow, args=(number,)) for number in range(CLIENTS)]
-    web = site.one.processes.pop("web")
+    threads = [threading.Thread(target=follow, args=(number,)) for number in range(COMMITTERS)]
+    web = site.one.processes["web"]
     with psycopg.connect(database_url, autocommit=True) as log:
         log.execute("SELECT pg_advisory_lock(log_lock())")
-        for thread in threads:
+        for waiting, thread in enumerate(threads, start=1):
             thread.start()
-        wait_until(lambda: _count(log, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") > 0)
+            wait_until(lambda waiting=waiting: _count(log, WAITING) == waiting)  # type: ignore[misc]
         web.terminate()
         wait_until(lambda: "Stopping worker" in (site.one.folder / "web.log").read_text())
         assert _count(log, "SELECT count(*) FROM events WHERE type = 'UserFollowed'") == 0
         log.execute("SELECT pg_advisory_unlock(log_lock())")
     for thread in threads:
         thread.join()
-    assert answers == [201] * CLIENTS
+    assert answers == [201] * COMMITTERS
     assert web.wait(STOP_LIMIT_S) == 0
     site.one.start("web")
 
