@@ -62,6 +62,8 @@ class Projector:
         self._engine, self._store, self._epoch = engine, store, str(epoch)
         self._aside = Aside(engine)
         self._ahead: tuple[int, asyncio.Task[list[Recorded]]] | None = None
+        # A lane may have come past events that we have not read, by somebody who has parked some of them.
+        self._overtaken = False
         # When the event was recorded at which a lane has arrived (us; 0 when that is not known).
         self._times: dict[int, int] = {}
         self.view = view
@@ -102,6 +104,7 @@ class Projector:
 
     async def refresh_parked(self) -> None:
         """Read which pairs have parked events: what comes later on them must wait, too."""
+        self._overtaken = False
         await self._aside.refresh()
 
     async def step(self, limit: int = LIVE_BATCH) -> int:
@@ -110,6 +113,8 @@ class Projector:
         if not events:
             return 0
         end, at = events[-1].position, events[-1].recorded_at
+        if self._overtaken:
+            await self.refresh_parked()
         clear = await self._aside.sort_out(events)
         folded = await self._fold(clear)
         self._times.update(dict.fromkeys(folded.lanes, at))
@@ -139,6 +144,7 @@ class Projector:
                 moved.append(lane)
                 self._stand(lane, checkpoint.position)
         if moved:
+            self._overtaken = True
             logger.warning("lanes %s stand elsewhere than they were left, %d first", moved, self.stored[moved[0]])
 
     async def close(self) -> None:
@@ -209,10 +215,10 @@ class Projector:
 
     def _take_over(self, lane: int, outcome: str, position: int) -> None:
         match outcome:
-            case (
-                "OK" | "AHEAD" | "REWOUND"
-            ):  # done, or someone did it, or Redis lost it: go on from where the lane stands
+            case "OK":
                 pass
+            case "AHEAD" | "REWOUND":  # someone did it, or Redis lost it: go on from where the lane stands
+                self._overtaken = True
             case "FENCED":
                 raise Fenced(f"lane {lane} has another owner")
             case _:

@@ -7,10 +7,11 @@ import pytest
 
 from commands import log, parking
 from commands.events import UserFollowed, UserUnfollowed
+from commands.log import Draft
 from commands.postgres import Engine
 from commands.users import UserChanges
 from projections import catch_up
-from projections.catch_up import Broken
+from projections.catch_up import Broken, Projector
 from projections.store import Store
 from tests.commands.writing import append
 from tests.opened import Plain
@@ -97,3 +98,22 @@ async def test_a_replay_parks_the_same_again(world: World) -> None:
     await world.succeed()
     await world.catch_up()
     assert await parking.parked(world.engine) == before and len(before) == 2
+
+
+async def test_who_was_overtaken_knows_what_was_parked_meanwhile(world: World) -> None:
+    """A worker who takes over while the one before still works comes past an unreadable event without reading it; what
+    comes later on its pair waits all the same, in every lane."""
+    successor = Projector(world.engine, world.store, VIEW, dict.fromkeys((0, 3), world.fence), world.epoch)
+    await successor.load()
+    await append(world.engine, 3, 8, UserFollowed())
+    write_badly(world)
+    await world.catch_up()
+    assert await successor.step(1) == 1 and set(successor.reached.values()) == {3}
+    async with world.engine.connect() as connection:
+        await log.append(connection, [Draft(3, 4, 3, UserFollowed())])
+    await successor.step()
+    await world.catch_up()
+    assert [row.position for row in await parking.parked(world.engine)] == [2, 3, 4]
+    assert set(actual(world.redis, VIEW)) == {VIEW.following(3), VIEW.followers(8)}
+    assert world.redis.zcard(VIEW.following(3)) == 1
+    await successor.close()
