@@ -143,20 +143,24 @@ async def fill(
     started, events, head = time.monotonic(), 0, (await log.head(engine)).position
     settled = started
     try:
-        while count := await projector.step(batch if rate is None else min(batch, rate)):
-            events += count
-            if projector.position > head:
-                head = (await log.head(engine)).position
-            progress = Progress(projector.view, events, projector.position, head)
-            await between(progress)
-            if time.monotonic() - settled > SETTLE_S:
-                settled = time.monotonic()
-                await projector.settle()
-            if rate is not None:
-                await asyncio.sleep(max(0.0, started + events / rate - time.monotonic()))
-            while await standing_back.must_wait():
+        level = False
+        while not level:
+            while count := await projector.step(batch if rate is None else min(batch, rate)):
+                events += count
+                if projector.position > head:
+                    head = (await log.head(engine)).position
+                progress = Progress(projector.view, events, projector.position, head)
                 await between(progress)
-        await projector.settle()
+                if time.monotonic() - settled > SETTLE_S:
+                    settled = time.monotonic()
+                    await projector.settle()
+                if rate is not None:
+                    await asyncio.sleep(max(0.0, started + events / rate - time.monotonic()))
+                while await standing_back.must_wait():
+                    await between(progress)
+            end = projector.position
+            await projector.settle()
+            level = projector.position >= end  # else Redis lost a lane's tail meanwhile
     finally:
         await projector.close()
 

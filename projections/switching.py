@@ -62,10 +62,12 @@ async def _replace(engine: Engine, store: Store, old: View, projector: Projector
     try:
         async with asyncio.timeout(DONE_S):
             held = await asyncio.gather(*[_hold(store, old, lane, token) for lane in range(old.lanes)])
-            end = (await log.head(engine)).position  # what was made from another log may stand beyond it
-            while projector.position < min(max(held), end):
-                await projector.step()
+            head = (await log.head(engine)).position  # what was made from another log may stand beyond it
+            end = min(max(held), head)
             await projector.settle()
+            while projector.position < end:  # also when Redis lost a lane's tail meanwhile
+                await projector.step()
+                await projector.settle()
         await _point(store, projector, fence)
         await generations.retire(store, old, fence)
     except TimeoutError:

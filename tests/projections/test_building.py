@@ -14,13 +14,13 @@ from commands.events import UserFollowed
 from commands.postgres import Engine, PostgresSettings, create_engine
 from projections import building, catch_up, generations
 from projections.building import heal, start_or_resume
-from projections.catch_up import Fenced
+from projections.catch_up import Fenced, Projector
 from projections.keys import LANES, POINTER, View
 from projections.store import Store
 from tests.commands.writing import append
 from tests.opened import Plain
 from tests.projections.model import actual, expected, positions
-from tests.projections.worlds import populate
+from tests.projections.worlds import populate, write
 from tests.servers import Servers, fresh_database
 
 Sql = psycopg.Connection[Any]
@@ -229,3 +229,28 @@ async def opened(url: str) -> AsyncIterator[Engine]:
     engine = create_engine(PostgresSettings(url))
     yield engine
     await engine.dispose()
+
+
+async def test_a_lane_that_loses_its_tail_at_the_end_of_a_build_is_built_on(
+    engine: Engine, store: Store, sql: Sql, redis: Plain
+) -> None:
+    """It is noticed only when the lanes that the last batch did not touch are written down; the build is not over."""
+    numbers = await populate(engine)
+    for _ in range(6):
+        await write(engine, (numbers[0], numbers[1]))
+    head, view = await log.head(engine), View(1, 64)
+    await generations.prepare(store, view, head.epoch, 1)
+    projector = Projector(engine, store, view, dict.fromkeys(range(64), 1), head.epoch)
+    await projector.load()
+    lane, losses = view.lane_of(numbers[4]), 0
+
+    async def between(progress: building.Progress) -> None:
+        nonlocal losses
+        if progress.position == head.position and not losses:
+            losses += 1
+            redis.delete(*redis.keys(f"{{g1.{lane}}}*"))
+            redis.hset(view.checkpoint(lane), mapping={"position": 0, "fence": 1, "epoch": str(head.epoch)})
+
+    await building.fill(engine, store, projector, between, batch=5)
+    assert losses == 1 and positions(redis, view) == [head.position] * 64
+    assert actual(redis, view) == expected(sql, view)
