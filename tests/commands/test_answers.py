@@ -24,7 +24,7 @@ from commands.errors import (
     UserNotFound,
 )
 from commands.postgres import Engine
-from tests.commands.writing import committing, everything, locked_log, register, waiting_writers
+from tests.commands.writing import committing, everything, locked_log, register, rows, waiting_writers
 from tests.waiting import until
 
 KEY = command_key("alice", "k1", "POST /v1/users/bob/follow")
@@ -197,3 +197,11 @@ async def test_old_answers_are_forgotten(engine: Engine, sql: psycopg.Connection
         with pytest.raises(AlreadyFollowing):
             await committer.send(Follow(1, 9), command_key("alice", "k1", "follow"))
     assert answers.KEEP_HOURS == 24
+
+
+def test_an_answer_that_is_kept_stays(sql: psycopg.Connection[Any]) -> None:
+    """Who comes second is told so, and not by an error."""
+    keep = "SELECT keep_answer('00000000-0000-0000-0000-000000000001', 'h', %s)"
+    assert rows(sql, keep, ['{"first": 1}']) == [(True,)]
+    assert rows(sql, keep, ['{"second": 2}']) == [(False,)]
+    assert rows(sql, "SELECT answer FROM command_answers") == [({"first": 1},)]

@@ -1,5 +1,6 @@
 """The log's table and ``append_events``: append-only, in order, each row in or out by itself."""
 
+import asyncio
 from typing import Any
 from uuid import uuid4
 
@@ -11,7 +12,8 @@ from commands.directory import Directory
 from commands.events import AnyEvent, UserFollowed, UserUnfollowed
 from commands.log import Draft
 from commands.postgres import Engine
-from tests.commands.writing import append, everything, register, rows
+from tests.commands.writing import append, everything, locked_log, register, rows, waiting_writers
+from tests.waiting import until
 
 YEAR_US = 365 * 24 * 3600 * 1_000_000
 
@@ -142,3 +144,20 @@ async def test_numbers_beyond_64_bits_do_not_reach_the_log(engine: Engine) -> No
     """A position, a number and a version have their bounds; the bounds themselves are fine."""
     (event,) = await append(engine, 2**63 - 1, 1, UserFollowed(created_at=2**52 - 1))
     assert (await everything(engine))[0] == event
+
+
+async def test_a_time_is_taken_when_the_lock_is_had(
+    engine: Engine, sql: psycopg.Connection[Any], database_url: str
+) -> None:
+    """Who waited for the lock stamps his event after whatever was written meanwhile, also by a clock that is ahead."""
+    with locked_log(database_url) as holder:
+        appending = asyncio.create_task(append(engine, 1, 2, UserFollowed()))
+        await until(lambda: waiting_writers(sql) == 1)
+        holder.execute(
+            """INSERT INTO events (position, subject, object, version, type, recorded_at)
+            VALUES (nextval('events_position'), 3, 4, 1, 'UserFollowed', now() + interval '1 hour')"""
+        )
+        holder.commit()
+    await appending
+    first, second = await everything(engine)
+    assert first.subject == 3 and second.recorded_at > first.recorded_at

@@ -11,7 +11,7 @@ from commands import log
 from commands.events import UserFollowed, UserUnfollowed
 from commands.postgres import Engine
 from projections import generations
-from projections.catch_up import Fenced, LogChanged, Projector, ViewLost
+from projections.catch_up import Broken, Fenced, LogChanged, Projector, ViewLost
 from projections.store import Store
 from tests.commands.writing import append
 from tests.opened import Plain, few
@@ -134,8 +134,9 @@ async def test_a_missing_checkpoint_is_a_lost_view(world: World, lane: int) -> N
     await append(world.engine, 3, 4, UserFollowed())
     world.redis.delete(VIEW.checkpoint(lane))
     for call in (world.projector.check, world.projector.load, world.projector.step):
-        with pytest.raises(ViewLost):
+        with pytest.raises(ViewLost) as lost:
             await call()
+        assert lost.type is ViewLost, "the log has not changed, and the lanes that are left may be served"
     assert not world.redis.exists(VIEW.checkpoint(lane))
 
 
@@ -196,3 +197,41 @@ async def test_a_held_lane_is_waited_for(world: World) -> None:
     world.redis.hdel(VIEW.checkpoint(1), "hold")
     assert await step == 1
     await settled(world)
+
+
+async def test_a_lane_that_takes_nothing_is_noticed_at_once(world: World) -> None:
+    """Our fence is not known there, so whoever was before us could go on."""
+    await world.begin()
+    world.redis.hset(VIEW.checkpoint(2), "hold", "nonsense")
+    with pytest.raises(Broken, match=r"\[2\]"):
+        await world.projector.load()
+
+
+async def test_a_lane_that_is_ahead_is_not_brought_back(world: World) -> None:
+    """Lanes that stand apart come together without one of them writing down what it has had."""
+    await world.begin()
+    for pair in ((1, 2), (1, 4), (1, 3), (1, 6)):
+        await append(world.engine, *pair, UserFollowed())
+    ahead = Projector(world.engine, world.store, VIEW, {0: world.fence}, world.epoch)
+    await ahead.load()
+    await ahead.step(3)
+    await ahead.settle()
+    await ahead.close()
+    await world.projector.load()
+    while await world.projector.step(1):
+        assert positions(world.redis, VIEW)[0] >= 3 <= world.projector.reached[0]
+    await settled(world)
+    await world.end()
+
+
+async def test_what_was_read_ahead_is_of_no_use_behind_a_lost_tail(world: World) -> None:
+    """The next batch begins where the lanes stand now, not where it was expected to begin."""
+    await world.begin()
+    await world._save()
+    for other in (2, 3, 4, 5, 6):
+        await append(world.engine, 1, other, UserFollowed())
+    assert await world.projector.step(2) == 2  # full, so the third and fourth are being read
+    await world._lose(0, 0)
+    await world.projector.check()
+    await settled(world)
+    await world.end()
