@@ -170,9 +170,10 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "AHEAD and REWOUND go on from where the lane stands",
-        "        self._stand(lane, position)\n\n    def _stand",
-        '        if outcome == "OK":\n            self._stand(lane, position)\n\n    def _stand',
+        "        self._stand(lane, position)\n        self.written",
+        '        if outcome == "OK":\n            self._stand(lane, position)\n        self.written',
     ),
+    Mutant(LOOP, "what he has parked who brought a lane on", "        if self._overtaken:\n", "        if False:\n"),
     Mutant(LOOP, "isolate: park", "await self._aside.park(culprits(self.view, refused, events))", "pass"),
     Mutant(LOOP, "isolate: the pair waits", "rest = await self._aside.in_the_clear(events)", "rest = events"),
     Mutant(

@@ -161,10 +161,11 @@ class Schedule:
             projector = Projector(desk, line, view, dict.fromkeys(range(LANES), fence), EPOCH)
             try:
                 await projector.load()
-                while await projector.step(self.chance.choice((3, 50))):
-                    pass
-                await projector.settle()
-                since = projector.position
+                since = 0
+                while projector.position < (since := max(since, self.chronicle.head)):
+                    while await projector.step(self.chance.choice((3, 50))):
+                        pass
+                    await projector.settle()
             finally:
                 await projector.close()
             if await generations.switch(line, view, fence, since) and lost is not None:
