@@ -151,7 +151,7 @@ def _one_log(trial: Trial, servers: Servers, number: int, steps: int, counts: Co
                 if Machine.steps >= steps:
                     break
                 Machine._hypothesis_internal_use_seed = trial.chance(number, again).randrange(2**32)
-                each = settings(runs, max_examples=trial.times(1, 5), stateful_step_count=trial.times(8, 40))
+                each = settings(runs, max_examples=trial.times(2, 10), stateful_step_count=trial.times(12, 40))
                 run_state_machine_as_test(Machine, settings=each)
                 counts.add("runs")
         except Exception as error:
