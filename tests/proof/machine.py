@@ -27,6 +27,7 @@ STEPS: Final = 100_000
 STEPS_PER_LOG: Final = 5_000
 # Killing a drain costs the lease that nobody gives back.
 KILLS_EVERY: Final = 400
+TOOLS_EVERY: Final = 60
 
 runs = settings(
     deadline=None,
@@ -36,12 +37,20 @@ runs = settings(
 )
 
 
+def due(machine: Any) -> bool:
+    """Whether it is time for a tool or a fault."""
+    return bool(machine.steps >= machine.next_at)
+
+
 class Machine(TwoDialects):
     """The two dialects, and what their operator does and suffers. Each call, tool and fault counts as a step."""
 
     operator: Operator
     counts: Counts
+    # Between two tools or faults, which take a second each, there are so many steps at least.
+    every = 0
     steps = 0
+    next_at = 0
     kills_at = 0
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
@@ -52,29 +61,35 @@ class Machine(TwoDialects):
     def did(self, what: str) -> None:
         """Count it; then everything must be as it was."""
         self.run(self.service.drained())
+        Machine.next_at = Machine.steps + Machine.every
         self.counts.add(what)
 
+    @precondition(due)
     @rule(lanes=st.sampled_from(LANES), verified=st.booleans())
     def rebuild(self, lanes: int, verified: bool) -> None:
         self.run(self.operator.rebuild(lanes, verified=verified))
         self.did("rebuilds")
 
+    @precondition(due)
     @rule()
     def go_back(self) -> None:
         if self.run(self.operator.undo()):
             self.did("undos")
 
+    @precondition(due)
     @rule()
     def prune(self) -> None:
         self.run(self.operator.prune())
         self.did("prunes")
 
+    @precondition(due)
     @rule(seed=seeds)
     def repair(self, seed: int) -> None:
         numbers = [self.run(number_of(self.service, person)) for person in self.people]
         self.run(self.operator.break_and_repair(numbers, random.Random(seed)))
         self.did("repairs")
 
+    @precondition(due)
     @rule(one=who, flags=st.lists(st.booleans(), min_size=PEOPLE, max_size=PEOPLE))
     def pause(self, one: int, flags: list[bool]) -> None:
         """Somebody follows everybody meanwhile."""
@@ -89,6 +104,7 @@ class Machine(TwoDialects):
             if row["id"] in by_id:
                 self.follows[one, by_id[row["id"]]] = (next(self.time), False)
 
+    @precondition(due)
     @rule(one=who, other=who)
     def park(self, one: int, other: int) -> None:
         if one == other:
@@ -102,6 +118,7 @@ class Machine(TwoDialects):
     def save_redis(self) -> None:
         self.operator.save()
 
+    @precondition(due)
     @rule(restored=st.booleans(), one=who, other=who)
     def lose_redis(self, restored: bool, one: int, other: int) -> None:
         """Until it has healed a reader gets the truth (or, of a restored one, what was true) or 503."""
@@ -145,7 +162,12 @@ def _one_log(trial: Trial, servers: Servers, number: int, steps: int, counts: Co
         manager = operated(given, keys)
         Machine.runner, Machine.operator, Machine.counts = runner, runner.run(manager.__aenter__()), counts
         Machine.service = Machine.operator.service
-        Machine.steps, Machine.kills_at = 0, KILLS_EVERY // 2
+        Machine.steps, Machine.next_at, Machine.kills_at, Machine.every = (
+            0,
+            0,
+            KILLS_EVERY // 2,
+            trial.times(0, TOOLS_EVERY),
+        )
         try:
             for again in range(steps):
                 if Machine.steps >= steps:
