@@ -15,6 +15,7 @@ from bench.pace import FULL, QUICK
 from bench.report import earlier, line, machine, new_report, save
 from bench.result import Result
 from bench.rows import (
+    celebrity,
     deep,
     lists,
     logs,
@@ -46,6 +47,7 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
     "memory": rebuild.run_memory,
     "switch": switching.run,
     "space": space.run,
+    "celebrity": celebrity.run,
     "start": process.run_start,
     "scale": process.run_scale,
     "limits": process.run_limits,
