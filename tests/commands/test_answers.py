@@ -16,6 +16,7 @@ from commands.directory import Directory
 from commands.errors import (
     AlreadyFollowing,
     CallerErased,
+    FollowingTooMany,
     Invalid,
     KeyReused,
     LoginTaken,
@@ -154,7 +155,7 @@ REFUSALS = [cls for cls in vars(errors).values() if isinstance(cls, type) and is
 def test_every_refusal_can_be_written_down_and_read(kind: type[Refused], word: str) -> None:
     """With its words and whatever else it carries, for every refusal there is."""
     carried: dict[type[Refused], list[Any]] = {FollowingTooMany: [len(word)]}
-    carried |= dict.fromkeys((UserNotFound, LoginTaken, Refused), [word])
+    carried |= {worded: [word] for worded in (UserNotFound, LoginTaken, Refused)}
     refusal = kind(*carried.get(kind, []))
     again = refusal_from_builtins(refusal_to_builtins(refusal))
     assert type(again) is kind and vars(again) == vars(refusal) and str(again) == str(refusal)
