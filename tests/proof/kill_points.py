@@ -90,7 +90,7 @@ def _back(world: World) -> None:
 
 async def _really(world: World, victims: Victims, trial: Trial, counts: Counts) -> None:
     span = SPAN_S
-    for number in range(trial.times(8, 600)):
+    for number in range(trial.times(5, 600)):
         chance = trial.chance("SIGKILL", number)
         kind = chance.choice(KINDS)
         if number % KILLS_PER_WORLD == 0 or kind == "refused by a lane":
