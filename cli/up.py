@@ -17,7 +17,7 @@ from cli.running import data_folder, forget_servers, note_servers
 from cli.server_process import ServerProcess
 from cli.stopping import Stopped, Stopping
 from cli.welcome import believes_development_key, welcome
-from commands.errors import SettingsError
+from commands.errors import FollowsError, SettingsError
 
 POLL_S = 0.1
 # Long before this a service on a slow machine is ready; who waits should learn what it waits for.
@@ -57,6 +57,10 @@ def up(data: Path | None, host: str, port: int, no_demo: bool, with_parent: bool
         try:
             run(folder, host, port, not no_demo, stopping, lock)
         except Stopped:
+            click.echo("Stopped.")
+        except FollowsError:
+            if not stopping.wait(0):  # else what was being started has met what was being stopped
+                raise
             click.echo("Stopped.")
 
 
