@@ -28,4 +28,4 @@ async def express(parts: Parts, scope: Mapping[str, Any], base: str, query: Mapp
         listed = await read_followers(parts.reader, channel.number, place_of(base, name, **query))
         return listed if await still_holds(parts.reader, channel) else None
     except FollowsError:
-        return None
+        return None  # the ordinary way meets it again, and says what it is

@@ -52,7 +52,7 @@ async def read(parts: Parts, scope: Mapping[str, Any], caller: Caller) -> Answer
         if call in _SIDES:
             return await _list(parts, _SIDES[call], number, user_id, scope["query_string"])
     except FollowsError:
-        pass
+        return None  # the ordinary way meets it again, and says what it is
     return None
 
 

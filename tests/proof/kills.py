@@ -11,7 +11,7 @@ from typing import Final
 from redis import Redis
 
 from tests.proof.clients import Client
-from tests.proof.staging import World, world
+from tests.proof.staging import World, acting, world
 from tests.proof.trial import Counts, Trial
 from tests.servers import Service
 
@@ -73,15 +73,11 @@ def run(trial: Trial) -> Counts:
 
 async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Counts) -> None:
     """Let the clients act while one after the other is killed."""
-    killer, chance, enough = Killer(made, trial.chance("kills")), trial.chance("pauses"), asyncio.Event()
-    acting = [asyncio.create_task(client.act(enough)) for client in clients]
-    try:
+    killer, chance = Killer(made, trial.chance("kills")), trial.chance("pauses")
+    async with acting(clients):
         for _ in range(trial.times(6, 1_000)):
             await asyncio.sleep(chance.uniform(*PAUSE_S))
             counts.add(f"kills of {await asyncio.to_thread(killer.kill)}")
-    finally:
-        enough.set()
-        await asyncio.gather(*acting)
 
 
 def _again(service: Service, name: str) -> None:

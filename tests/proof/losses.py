@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic, sleep
@@ -14,7 +13,7 @@ from redis import Redis
 
 from tests.breakable import wait_until
 from tests.proof.clients import Client
-from tests.proof.staging import CLOSE, World, world
+from tests.proof.staging import CLOSE, World, acting, world
 from tests.proof.trial import Counts, Trial
 
 TITLE: Final = "5 lost servers"
@@ -182,22 +181,15 @@ def run(trial: Trial) -> Counts:
 
 
 async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Counts) -> None:
-    enough = asyncio.Event()
-    acting = [asyncio.create_task(client.act(enough)) for client in clients]
-    chance: random.Random = trial.chance("faults")
-    names = list(FAULTS)
-    if trial.scale == "short":
-        names = chance.sample(names, 3)
-    try:
+    """Let the clients act while one fault comes after the other."""
+    names = list(FAULTS) if trial.scale == "long" else trial.chance("faults").sample(list(FAULTS), 3)
+    async with acting(clients):
         for name in names:
             began, known = monotonic(), len(counts.wrong)
             await asyncio.to_thread(_one, made, FAULTS[name], trial)
             counts.add(f"faults: {name}")
             counts.wrong[known:] = [f"{name}: {complaint}" for complaint in counts.wrong[known:]]
             print(f"{name}: level again {monotonic() - began:.1f} s after it began", flush=True)
-    finally:
-        enough.set()
-        await asyncio.gather(*acting)
 
 
 def _one(made: World, fault: Fault, trial: Trial) -> None:

@@ -13,7 +13,7 @@ import httpx
 import psutil
 
 from tests.proof.clients import Client
-from tests.proof.staging import World, world
+from tests.proof.staging import World, acting, world
 from tests.proof.trial import Counts, Trial
 
 TITLE: Final = "9 soak"
@@ -77,37 +77,28 @@ def run(trial: Trial) -> Counts:
 
 async def _capacity(clients: Sequence[Client], counts: Counts) -> float:
     """Requests a second when all clients go as fast as they can."""
-    before, enough = _answered(counts), asyncio.Event()
-    acting = [asyncio.create_task(client.act(enough)) for client in clients]
-    await asyncio.sleep(MEASURED_S)
-    enough.set()
-    await asyncio.gather(*acting)
+    before = _answered(counts)
+    async with acting(clients):
+        await asyncio.sleep(MEASURED_S)
     return (_answered(counts) - before) / MEASURED_S
 
 
 async def _soak(
     made: World, clients: Sequence[Client], rate: float, lasts_s: float, watch: Watch, counts: Counts
 ) -> None:
-    enough, end = asyncio.Event(), monotonic() + lasts_s
-    pause_s = len(clients) / rate
-    acting = [asyncio.create_task(client.act(enough, every_s=pause_s)) for client in clients]
-    rebuild_at, rebuilding = monotonic(), None
-    try:
-        while monotonic() < end:
+    """Let the clients act at that rate while one rebuild follows the other."""
+    end, rebuild_at = monotonic() + lasts_s, monotonic()
+    rebuilding: subprocess.Popen[bytes] | None = None
+    async with acting(clients, every_s=len(clients) / rate):
+        while monotonic() < end or rebuilding is not None:
             await asyncio.to_thread(watch.look)
             if rebuilding is not None and rebuilding.poll() is not None:
                 counts.add("rebuilds")
                 counts.expect(rebuilding.returncode == 0, "a rebuild failed")
                 rebuilding = None
-            if rebuilding is None and monotonic() >= rebuild_at:
+            if rebuilding is None and rebuild_at <= monotonic() < end:
                 rebuilding, rebuild_at = _rebuild(made), monotonic() + lasts_s / REBUILDS
             await asyncio.sleep(LOOK_S)
-        if rebuilding is not None:
-            counts.expect(await asyncio.to_thread(rebuilding.wait, 600) == 0, "the last rebuild failed")
-            counts.add("rebuilds")
-    finally:
-        enough.set()
-        await asyncio.gather(*acting)
 
 
 def _rebuild(made: World) -> subprocess.Popen[bytes]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Final
@@ -82,6 +83,18 @@ class World:
         verified = _verify(self.services[0])
         counts.add("users whose views were compared with the log", len(clients))
         counts.expect(verified.returncode == 0, f"the views differ from the log: {verified.stdout[-500:]}; {again}")
+
+
+@asynccontextmanager
+async def acting(clients: Sequence[Client], *, every_s: float = 0.0) -> AsyncIterator[None]:
+    """The clients begin and end follows until the block ends, each one every so often or as fast as it goes."""
+    enough = asyncio.Event()
+    tasks = [asyncio.create_task(client.act(enough, every_s=every_s)) for client in clients]
+    try:
+        yield
+    finally:
+        enough.set()
+        await asyncio.gather(*tasks)
 
 
 @contextmanager
