@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from redis.exceptions import ResponseError
@@ -15,7 +15,7 @@ from commands import directory, log
 from commands.errors import FollowsError
 from commands.events import Recorded
 from commands.postgres import Engine
-from projections.fold import Folded, LaneBatch, Operation, add_user, fold, halves, script_arguments
+from projections.fold import Folded, Folding, LaneBatch, Operation, add_user, fold, halves, script_arguments
 from projections.generations import Checkpoint, checkpoints
 from projections.keys import View, group_of, number_of
 from projections.setting_aside import Aside, Culprit
@@ -24,12 +24,14 @@ from projections.store import Store, load_script
 logger: Final = logging.getLogger(__name__)
 
 APPLY: Final = load_script("projections", "apply.lua", reads=False)
-# A live batch takes some 50 ms: small enough to be seen soon, large enough to catch up fast.
+# A live batch takes some 20 ms: small enough to be seen soon, large enough to keep up with many writers.
 LIVE_BATCH: Final = 2_000
 # Of more events more are about the same user and are written as one; with still more, readers would feel each script.
 REBUILD_BATCH: Final = 10_000
 # Somebody who mends a lane holds it for milliseconds; so often we look whether he is done.
 HELD_S: Final = 0.02
+# What is read ahead is read and folded in parts of so many events; an answer can wait for one of them.
+PART: Final = 1_000
 # More culprits than this in one batch are no bad events but a bad server or a bug: stop rather than park the log.
 PARKED_MAX: Final = 100
 
@@ -50,6 +52,14 @@ class Broken(FollowsError):
     """So much of a batch cannot be applied that parking it would park the log."""
 
 
+class Ahead(NamedTuple):
+    """What is being read behind position ``after``, at most ``limit`` events, and their fold."""
+
+    after: int
+    limit: int
+    reading: asyncio.Task[tuple[list[Recorded], Folded]]
+
+
 class Projector:
     """Brings a set of lanes of one view up to the log; holds where each of them stands.
 
@@ -61,7 +71,7 @@ class Projector:
         """``fences`` maps each lane to project, of which there is at least one, to the fence of its lease."""
         self._engine, self._store, self._epoch = engine, store, str(epoch)
         self._aside = Aside(engine)
-        self._ahead: tuple[int, asyncio.Task[list[Recorded]]] | None = None
+        self._ahead: Ahead | None = None
         # A lane may have come past events that we have not read, by somebody who has parked some of them.
         self._overtaken = False
         # When the event was recorded at which a lane has arrived (us; 0 when that is not known).
@@ -109,14 +119,14 @@ class Projector:
 
     async def step(self, limit: int = LIVE_BATCH) -> int:
         """Project the next batch; give how many events were read, 0 when the log's end is reached."""
-        events = await self._read(limit)
+        events, known = await self._read(limit)
         if not events:
             return 0
         end, at = events[-1].position, events[-1].recorded_at
         if self._overtaken:
             await self.refresh_parked()
         clear = await self._aside.sort_out(events)
-        folded = await self._fold(clear)
+        folded = await self._fold(clear, known if clear is events else None)
         self._times.update(dict.fromkeys(folded.lanes, at))
         for lane in await self._apply(folded.lanes, dict.fromkeys(folded.lanes, end)):
             await self._isolate(lane, clear, end)
@@ -150,27 +160,45 @@ class Projector:
     async def close(self) -> None:
         """Drop what was read ahead; a projector that was caught up with has nothing to drop."""
         if self._ahead is not None:
-            self._ahead[1].cancel()
-            await asyncio.gather(self._ahead[1], return_exceptions=True)
+            self._ahead.reading.cancel()
+            await asyncio.gather(self._ahead.reading, return_exceptions=True)
             self._ahead = None
 
-    async def _read(self, limit: int) -> list[Recorded]:
-        """Read the next batch; when it is full there is more, which is read while this one is applied."""
-        after, ahead = self.position, self._ahead
+    async def _read(self, limit: int) -> tuple[list[Recorded], Folded | None]:
+        """Read the next batch; give its fold, too, if it is known. When the batch is full there is more, which is read
+        and folded while this one is applied."""
+        after, ahead, asked = self.position, self._ahead, limit
         events: list[Recorded] = []
-        if ahead is not None and ahead[0] == after:
-            self._ahead = None
-            events = await ahead[1]
+        folded: Folded | None = None
+        if ahead is not None and ahead.after == after:
+            self._ahead, limit = None, ahead.limit
+            events, folded = await ahead.reading
         await self.close()  # else a lane stands elsewhere than we thought
         if not events:  # nothing was there when it was read ahead; what came since has had its wake-up
-            events = await log.read_after(self._engine, after, limit)
+            events, folded = await log.read_after(self._engine, after, limit), None
         if len(events) == limit:
             end = events[-1].position
-            self._ahead = end, asyncio.create_task(log.read_after(self._engine, end, limit))
-        return events
+            self._ahead = Ahead(end, asked, asyncio.create_task(self._read_ahead(end, asked)))
+        return events, folded if set(self.reached.values()) == {after} else None
 
-    async def _fold(self, events: Iterable[Recorded]) -> Folded:
-        folded = fold(events, self.view, self.reached)
+    async def _read_ahead(self, after: int, limit: int) -> tuple[list[Recorded], Folded]:
+        """Read a batch in parts, and fold it as if all of it could be projected, for lanes that stand at ``after``.
+
+        Between the parts the answers are taken, and what the socket could not take yet is sent.
+        """
+        events, folding = list[Recorded](), Folding(self.view, dict.fromkeys(self.fences, after))
+        wanted, end = min(PART, limit), after
+        while wanted:
+            part = await log.read_after(self._engine, end, wanted)
+            events += part
+            folding.add(part)
+            if len(part) < wanted:
+                break
+            wanted, end = min(PART, limit - len(events)), part[-1].position
+        return events, folding.folded()
+
+    async def _fold(self, events: Iterable[Recorded], known: Folded | None = None) -> Folded:
+        folded = known or fold(events, self.view, self.reached)
         if not folded.users:
             return folded
         if self.changed is not None:

@@ -17,7 +17,16 @@ from commands.errors import StoreUnavailable, Unavailable
 from commands.postgres import Engine
 from projections import generations
 from projections.building import BuildLease, BuildRunning, heal
-from projections.catch_up import Broken, Fenced, LogChanged, Projector, ViewLost, whole_groups
+from projections.catch_up import (
+    LIVE_BATCH,
+    REBUILD_BATCH,
+    Broken,
+    Fenced,
+    LogChanged,
+    Projector,
+    ViewLost,
+    whole_groups,
+)
 from projections.keys import APPLIED_CHANNEL, GROUPS, WAKE_CHANNEL, View, group_of
 from projections.sighting import Sighting
 from projections.store import Store
@@ -144,10 +153,10 @@ class Drain:
     async def _project(self, projector: Projector) -> None:
         held = dict(self._fences)
         looked = time.monotonic()
-        seen = await self._tell(projector)
+        seen, behind = await self._tell(projector), 0
         while seen and self._fences == held and time.monotonic() < self._end_at:
             self._woken.clear()
-            behind = await projector.step()
+            behind = await projector.step(LIVE_BATCH if behind < LIVE_BATCH else REBUILD_BATCH)
             if behind:
                 seen = await self._tell(projector)
             else:

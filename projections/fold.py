@@ -83,45 +83,65 @@ class Folded(msgspec.Struct):
     users: dict[int, tuple[int, bool]] = {}
 
 
-def fold(events: Iterable[Recorded], view: View, reached: Mapping[int, int]) -> Folded:
-    """Fold ``events`` for the lanes in ``reached`` (lane -> position it has); what a lane has already is left out."""
-    folded = Folded()
-    following, followers = Lists(), Lists()
-    following_of, followers_of = following.added, followers.added
-    lanes = view.lanes
-    level = len(reached) == lanes and len(set(reached.values())) == 1  # the common case needs no look at each lane
-    for recorded in events:
-        position, subject, object_, event = recorded.position, recorded.subject, recorded.object, recorded.event
-        if subject == object_:
-            names = not isinstance(event, BroadcastStarted | BroadcastChanged | BroadcastEnded)
-            folded.users[subject] = (position, names or folded.users.get(subject, (0, False))[1])
-            continue
-        in_following = level or reached.get(subject % lanes, position) < position
-        in_followers = level or reached.get(object_ % lanes, position) < position
-        if type(event) is UserFollowed:  # nearly every event; state_of says the same
-            began = recorded.recorded_at if event.created_at is None else event.created_at
-            value = began << 1 | event.notifications
-        elif state := state_of(recorded):
-            value = score(state.created_at, state.notifications)
-        else:
+class Folding:
+    """A fold in the making, for the lanes in ``reached`` (lane -> position it has); what a lane has is left out."""
+
+    def __init__(self, view: View, reached: Mapping[int, int]) -> None:
+        self._view, self._reached = view, reached
+        self._users: dict[int, tuple[int, bool]] = {}
+        self._following, self._followers = Lists(), Lists()
+        # The common case needs no look at each lane.
+        self._level = len(reached) == view.lanes and len(set(reached.values())) == 1
+
+    def add(self, events: Iterable[Recorded]) -> None:
+        """Fold in what comes next in the log."""
+        users, following, followers = self._users, self._following, self._followers
+        following_of, followers_of = following.added, followers.added
+        level, reached, lanes = self._level, self._reached, self._view.lanes
+        for recorded in events:
+            position, subject, object_, event = recorded.position, recorded.subject, recorded.object, recorded.event
+            if subject == object_:
+                names = not isinstance(event, BroadcastStarted | BroadcastChanged | BroadcastEnded)
+                users[subject] = (position, names or users.get(subject, (0, False))[1])
+                continue
+            in_following = level or reached.get(subject % lanes, position) < position
+            in_followers = level or reached.get(object_ % lanes, position) < position
+            if type(event) is UserFollowed:  # nearly every event; state_of says the same
+                began = recorded.recorded_at if event.created_at is None else event.created_at
+                value = began << 1 | event.notifications
+            elif state := state_of(recorded):
+                value = score(state.created_at, state.notifications)
+            else:
+                if in_following:
+                    following.remove(subject, lua_member(object_))
+                if in_followers:
+                    followers.remove(object_, lua_member(subject))
+                continue
             if in_following:
-                following.remove(subject, lua_member(object_))
+                if subject in following_of:
+                    following_of[subject] += (value, lua_member(object_))
+                else:
+                    following_of[subject] = [value, lua_member(object_)]
             if in_followers:
-                followers.remove(object_, lua_member(subject))
-            continue
-        if in_following:
-            if subject in following_of:
-                following_of[subject] += (value, lua_member(object_))
-            else:
-                following_of[subject] = [value, lua_member(object_)]
-        if in_followers:
-            if object_ in followers_of:
-                followers_of[object_] += (value, lua_member(subject))
-            else:
-                followers_of[object_] = [value, lua_member(subject)]
-    following.write(folded.lanes, [view.following_of_lane(lane) for lane in range(lanes)])
-    followers.write(folded.lanes, [view.followers_of_lane(lane) for lane in range(lanes)])
-    return folded
+                if object_ in followers_of:
+                    followers_of[object_] += (value, lua_member(subject))
+                else:
+                    followers_of[object_] = [value, lua_member(subject)]
+
+    def folded(self) -> Folded:
+        """What all that was added comes to; nothing can be added any more."""
+        view, folded = self._view, Folded(users=self._users)
+        lanes = range(view.lanes)
+        self._following.write(folded.lanes, [view.following_of_lane(lane) for lane in lanes])
+        self._followers.write(folded.lanes, [view.followers_of_lane(lane) for lane in lanes])
+        return folded
+
+
+def fold(events: Iterable[Recorded], view: View, reached: Mapping[int, int]) -> Folded:
+    """Fold ``events`` at once; see ``Folding``."""
+    folding = Folding(view, reached)
+    folding.add(events)
+    return folding.folded()
 
 
 def add_user(folded: Folded, view: View, reached: Mapping[int, int], profile: Profile, released: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from hypothesis import example, given, settings
 
-from commands import log
+from commands import log, parking
 from commands.events import UserFollowed, UserUnfollowed
 from commands.postgres import Engine
 from projections import generations
@@ -17,6 +17,7 @@ from tests.commands.writing import append
 from tests.opened import Plain, few
 from tests.projections.histories import VIEW, Step, World, settled, steps
 from tests.projections.model import actual, expected, positions
+from tests.projections.test_unparking import append_behind, write_badly
 from tests.waiting import until
 
 Sql = psycopg.Connection[Any]
@@ -88,10 +89,45 @@ async def test_an_event_that_comes_while_reading_ahead_is_seen_in_the_next_step(
     await append(world.engine, 1, 2, UserFollowed(), UserUnfollowed())
     assert await world.projector.step(2) == 2
     ahead = world.projector._ahead
-    await until(lambda: ahead is None or ahead[1].done())
+    assert ahead is not None
+    await until(ahead.reading.done)
     await append(world.engine, 1, 2, UserFollowed())
     assert await world.projector.step(2) == 1
     await settled(world)
+
+
+async def test_a_fold_made_ahead_is_for_lanes_that_stand_level(world: World) -> None:
+    """A lane that turns out to be further than what was folded must not be taken back."""
+    await world.begin()
+    await world.live([("follow", 0, 1), ("follow", 1, 2), ("unfollow", 0, 1), ("follow", 2, 3), ("follow", 0, 1)])
+    one = world.projector
+    two = Projector(world.engine, world.store, VIEW, {2: one.fences[2]}, world.epoch)
+    await two.load()
+    assert await one.step(1) == 1
+    while await two.step():
+        pass
+    assert await stepped(one) == 4
+    await settled(world)
+
+
+async def test_a_fold_made_ahead_is_without_what_waits(world: World) -> None:
+    """What waits behind an event that cannot be read is folded before that event is parked."""
+    await world.begin()
+    bad = write_badly(world, (1, 2), 1)
+    await append_behind(world, (1, 2), 2, UserFollowed())
+    await append(world.engine, 1, 3, UserFollowed())
+    assert await stepped(world.projector) == 3
+    assert [row.position for row in await parking.parked(world.engine)] == [bad, bad + 1]
+    assert list(actual(world.redis, VIEW)) == [VIEW.following(1), VIEW.followers(3)]
+
+
+async def stepped(projector: Projector) -> int:
+    """Every event by itself; each is read and folded when the one before is applied. How many they were."""
+    events = 0
+    while count := await projector.step(1):
+        events += count
+        await until(lambda: projector._ahead is None or projector._ahead.reading.done())
+    return events
 
 
 async def test_a_lost_tail_is_gone_back_to(world: World) -> None:
