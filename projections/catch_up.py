@@ -30,8 +30,10 @@ LIVE_BATCH: Final = 2_000
 REBUILD_BATCH: Final = 10_000
 # Somebody who mends a lane holds it for milliseconds; so often we look whether he is done.
 HELD_S: Final = 0.02
-# What is read ahead is read and folded in parts of so many events; an answer can wait for one of them.
+# A batch is read and folded in parts of so many events; an answer can wait for one of them.
 PART: Final = 1_000
+# A user's row is some kB of work: of so many a batch is full, so that its size is bounded, too.
+USERS_MAX: Final = 2_000
 # More culprits than this in one batch are no bad events but a bad server or a bug: stop rather than park the log.
 PARKED_MAX: Final = 100
 
@@ -52,12 +54,15 @@ class Broken(FollowsError):
     """So much of a batch cannot be applied that parking it would park the log."""
 
 
-class Ahead(NamedTuple):
-    """What is being read behind position ``after``, at most ``limit`` events, and their fold."""
+class Batch(NamedTuple):
+    """What comes next in the log, folded for lanes that have none of it; and if there may be more behind it."""
 
-    after: int
-    limit: int
-    reading: asyncio.Task[tuple[list[Recorded], Folded]]
+    events: list[Recorded]
+    folded: Folded
+    more: bool
+
+
+NOTHING: Final = Batch([], Folded(), more=False)
 
 
 class Projector:
@@ -71,7 +76,7 @@ class Projector:
         """``fences`` maps each lane to project, of which there is at least one, to the fence of its lease."""
         self._engine, self._store, self._epoch = engine, store, str(epoch)
         self._aside = Aside(engine)
-        self._ahead: Ahead | None = None
+        self._ahead: tuple[int, asyncio.Task[Batch]] | None = None
         # A lane may have come past events that we have not read, by somebody who has parked some of them.
         self._overtaken = False
         # When the event was recorded at which a lane has arrived (us; 0 when that is not known).
@@ -119,14 +124,16 @@ class Projector:
 
     async def step(self, limit: int = LIVE_BATCH) -> int:
         """Project the next batch; give how many events were read, 0 when the log's end is reached."""
-        events, known = await self._read(limit)
+        before = self.position
+        events, folded, _ = await self._read(limit)
         if not events:
             return 0
         end, at = events[-1].position, events[-1].recorded_at
         if self._overtaken:
             await self.refresh_parked()
         clear = await self._aside.sort_out(events)
-        folded = await self._fold(clear, known if clear is events else None)
+        level = set(self.reached.values()) == {before}
+        folded = await self._fold(clear, folded if level and clear is events else None)
         self._times.update(dict.fromkeys(folded.lanes, at))
         for lane in await self._apply(folded.lanes, dict.fromkeys(folded.lanes, end)):
             await self._isolate(lane, clear, end)
@@ -160,42 +167,38 @@ class Projector:
     async def close(self) -> None:
         """Drop what was read ahead; a projector that was caught up with has nothing to drop."""
         if self._ahead is not None:
-            self._ahead.reading.cancel()
-            await asyncio.gather(self._ahead.reading, return_exceptions=True)
+            self._ahead[1].cancel()
+            await asyncio.gather(self._ahead[1], return_exceptions=True)
             self._ahead = None
 
-    async def _read(self, limit: int) -> tuple[list[Recorded], Folded | None]:
-        """Read the next batch; give its fold, too, if it is known. When the batch is full there is more, which is read
-        and folded while this one is applied."""
-        after, ahead, asked = self.position, self._ahead, limit
-        events: list[Recorded] = []
-        folded: Folded | None = None
-        if ahead is not None and ahead.after == after:
-            self._ahead, limit = None, ahead.limit
-            events, folded = await ahead.reading
+    async def _read(self, limit: int) -> Batch:
+        """Read the next batch; when there is more, that is read and folded while this one is applied."""
+        after, ahead, batch = self.position, self._ahead, NOTHING
+        if ahead is not None and ahead[0] == after:
+            self._ahead = None
+            batch = await ahead[1]
         await self.close()  # else a lane stands elsewhere than we thought
-        if not events:  # nothing was there when it was read ahead; what came since has had its wake-up
-            events, folded = await log.read_after(self._engine, after, limit), None
-        if len(events) == limit:
-            end = events[-1].position
-            self._ahead = Ahead(end, asked, asyncio.create_task(self._read_ahead(end, asked)))
-        return events, folded if set(self.reached.values()) == {after} else None
+        if not batch.events:  # nothing was there when it was read ahead; what came since has had its wake-up
+            batch = await self._read_behind(after, limit)
+        if batch.more:
+            end = batch.events[-1].position
+            self._ahead = end, asyncio.create_task(self._read_behind(end, limit))
+        return batch
 
-    async def _read_ahead(self, after: int, limit: int) -> tuple[list[Recorded], Folded]:
+    async def _read_behind(self, after: int, limit: int) -> Batch:
         """Read a batch in parts, and fold it as if all of it could be projected, for lanes that stand at ``after``.
 
-        Between the parts the answers are taken, and what the socket could not take yet is sent.
+        Between the parts the answers of the batch before are taken, and what the socket could not take yet is sent.
         """
         events, folding = list[Recorded](), Folding(self.view, dict.fromkeys(self.fences, after))
-        wanted, end = min(PART, limit), after
-        while wanted:
-            part = await log.read_after(self._engine, end, wanted)
+        while True:
+            wanted = min(PART, limit - len(events))
+            part = await log.read_after(self._engine, events[-1].position if events else after, wanted)
             events += part
             folding.add(part)
-            if len(part) < wanted:
-                break
-            wanted, end = min(PART, limit - len(events)), part[-1].position
-        return events, folding.folded()
+            more = len(part) == wanted
+            if not more or len(events) == limit or len(folding.users) >= USERS_MAX:
+                return Batch(events, folding.folded(), more)
 
     async def _fold(self, events: Iterable[Recorded], known: Folded | None = None) -> Folded:
         folded = known or fold(events, self.view, self.reached)

@@ -88,14 +88,14 @@ class Folding:
 
     def __init__(self, view: View, reached: Mapping[int, int]) -> None:
         self._view, self._reached = view, reached
-        self._users: dict[int, tuple[int, bool]] = {}
+        self.users: dict[int, tuple[int, bool]] = {}
         self._following, self._followers = Lists(), Lists()
         # The common case needs no look at each lane.
         self._level = len(reached) == view.lanes and len(set(reached.values())) == 1
 
     def add(self, events: Iterable[Recorded]) -> None:
         """Fold in what comes next in the log."""
-        users, following, followers = self._users, self._following, self._followers
+        users, following, followers = self.users, self._following, self._followers
         following_of, followers_of = following.added, followers.added
         level, reached, lanes = self._level, self._reached, self._view.lanes
         for recorded in events:
@@ -130,7 +130,7 @@ class Folding:
 
     def folded(self) -> Folded:
         """What all that was added comes to; nothing can be added any more."""
-        view, folded = self._view, Folded(users=self._users)
+        view, folded = self._view, Folded(users=self.users)
         lanes = range(view.lanes)
         self._following.write(folded.lanes, [view.following_of_lane(lane) for lane in lanes])
         self._followers.write(folded.lanes, [view.followers_of_lane(lane) for lane in lanes])

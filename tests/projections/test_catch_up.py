@@ -90,7 +90,7 @@ async def test_an_event_that_comes_while_reading_ahead_is_seen_in_the_next_step(
     assert await world.projector.step(2) == 2
     ahead = world.projector._ahead
     assert ahead is not None
-    await until(ahead.reading.done)
+    await until(ahead[1].done)
     await append(world.engine, 1, 2, UserFollowed())
     assert await world.projector.step(2) == 1
     await settled(world)
@@ -126,7 +126,7 @@ async def stepped(projector: Projector) -> int:
     events = 0
     while count := await projector.step(1):
         events += count
-        await until(lambda: projector._ahead is None or projector._ahead.reading.done())
+        await until(lambda: projector._ahead is None or projector._ahead[1].done())
     return events
 
 

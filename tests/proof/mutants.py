@@ -144,18 +144,14 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "read: only from where we stand",
-        "if ahead is not None and ahead.after == after:",
+        "if ahead is not None and ahead[0] == after:",
         "if ahead is not None:",
     ),
-    Mutant(LOOP, "read: what came after reading ahead", "if not events:  # nothing", "if ahead is None:  # nothing"),
-    Mutant(LOOP, "read: a fold is of what was read with it", "after, limit), None\n", "after, limit), folded\n"),
     Mutant(
-        LOOP,
-        "read: a fold for lanes that stood elsewhere",
-        "folded if set(self.reached.values()) == {after} else None",
-        "folded",
+        LOOP, "read: what came after reading ahead", "if not batch.events:  # nothing", "if ahead is None:  # nothing"
     ),
-    Mutant(LOOP, "step: a fold without what must wait", "known if clear is events else None", "known"),
+    Mutant(LOOP, "step: a fold for lanes that stand elsewhere", "folded if level and clear is", "folded if clear is"),
+    Mutant(LOOP, "step: a fold with what must wait", "if level and clear is events", "if level"),
     Mutant(LOOP, "fold: given-up names", "if names]\n", "if not names]\n"),
     Mutant(
         LOOP,
