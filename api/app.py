@@ -16,6 +16,7 @@ from api.kraken import errors as kraken_errors
 from api.kraken.asked import is_kraken
 from api.kraken.gate import gate as kraken_gate
 from api.kraken.routes import router as kraken_router
+from api.leaving import saying_goodbye
 from api.parts import Parts
 from api.slow_clients import timely
 from api.starting import Starting
@@ -62,7 +63,10 @@ def create_app(parts: Parts) -> ASGIApp:
         path = scope.get("path", "")
         if str(scope["type"]) == "lifespan":
             await starting.run(litestar, scope, receive, send)
-        elif scope["type"] == ScopeType.HTTP and is_v1(path):
+            return
+        if parts.leaving.begun:
+            send = saying_goodbye(send)
+        if scope["type"] == ScopeType.HTTP and is_v1(path):
             await v1(scope, timely(receive), send)
         elif scope["type"] == ScopeType.HTTP and is_kraken(path):
             await kraken(scope, timely(receive), send)

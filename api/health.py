@@ -16,12 +16,14 @@ from projections.generations import checkpoints
 # A view that is further behind is not fit to take new traffic; a restart's backlog is worked off at some 60,000/s.
 LAG_MAX_S: Final = 60.0
 OK: Final = "ok"
+STOPPING: Final = "stopping"
 
 
 class Readiness(msgspec.Struct, frozen=True):
     """Whether traffic should come here, and what each part says; ``lag_events`` and ``lag_s`` are the view's."""
 
     ready: bool
+    process: str
     postgres: str
     redis: str
     view: str
@@ -55,8 +57,9 @@ async def ready(parts: NamedDependency[Parts]) -> Response[Readiness]:
             postgres = error.message
         if lag_s is not None and lag_s > LAG_MAX_S:
             view = "far behind"
-    good = redis == OK and view == OK
-    body = Readiness(good, postgres, redis, view, lag_events, lag_s)
+    process = STOPPING if parts.leaving.begun else OK
+    good = process == redis == view == OK
+    body = Readiness(good, process, postgres, redis, view, lag_events, lag_s)
     return Response(body, status_code=200 if good else 503, headers={} if good else {"Retry-After": "1"})
 
 

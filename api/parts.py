@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from api.auth import AuthSettings, Verifier
+from api.leaving import Leaving, LeavingSettings
 from api.rate_limit import RateLimit, RateSettings
 from commands.committer import Committer, FollowSettings
 from commands.directory import Directory
@@ -61,6 +62,7 @@ class Parts:
     verifier: Verifier
     limit: RateLimit
     visibility: VisibilitySettings
+    leaving: Leaving
     positions: dict[str, int] = field(default_factory=dict)  # caller -> position the views had not reached
     unvetted: set[str] = field(default_factory=lambda: {"log", "store"})
     _vetting: asyncio.Task[None] | None = None
@@ -86,6 +88,7 @@ class Parts:
             verifier=Verifier(AuthSettings.from_env()),
             limit=RateLimit(store, RateSettings.from_env()),
             visibility=VisibilitySettings.from_env(),
+            leaving=Leaving(LeavingSettings.from_env()),
         )
 
     async def start(self) -> None:
@@ -101,6 +104,7 @@ class Parts:
         await asyncio.gather(self.listener.start(), self._late.start())
         if self.unvetted:
             self._vetting = asyncio.create_task(self._vet_later())
+        self.leaving.heed_signals()
 
     async def close(self) -> None:
         """Answer the commands that are under way, then close."""

@@ -79,7 +79,8 @@ def run(folder: Path, host: str, port: int, demo: bool, stopping: Stopping, lock
         stopping.check()
         note_servers(folder, {name: environment[name] for name in URLS})
         stack.callback(forget_servers, folder)
-        processes = Processes(folder, os.environ | environment)
+        # No balancer has to leave here, and whoever presses Ctrl-C waits.
+        processes = Processes(folder, {"FOLLOWS_GRACE_S": "0"} | os.environ | environment)
         stack.callback(processes.stop)
         stack.callback(lock.say, "stopping")
         processes.start()

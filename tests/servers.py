@@ -169,6 +169,7 @@ def running_service(
         "FOLLOWS_JWKS": str(ensure_dev_key(folder)),
         "FOLLOWS_ISSUER": "follows-dev",
         "FOLLOWS_RATE_LIMIT": "0",
+        "FOLLOWS_GRACE_S": "0",
     }
     settings = child_environment({**os.environ, **given, **(environment or {})})
     service = Service(f"http://127.0.0.1:{port}", folder, settings, {})

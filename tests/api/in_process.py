@@ -133,6 +133,7 @@ def environment(database_url: str, redis_url: str, queue_url: str, keys: Path) -
         "FOLLOWS_ISSUER": DEV_ISSUER,
         "FOLLOWS_RATE_LIMIT": "100000",
         "FOLLOWS_RATE_LIMIT_ADDRESS": "100000",
+        "FOLLOWS_GRACE_S": "0",  # the tests' own process is not told to stop
         # A busy machine must not make a test read too early: what is promised after this wait has its own test.
         "FOLLOWS_VISIBLE_WAIT_MS": "5000",
     }

@@ -24,11 +24,27 @@ async def test_ready_with_everything_in_order(service: InProcess) -> None:
     assert answer.headers["content-type"] == "application/json" and "retry-after" not in answer.headers
     assert answer.json() == {
         "ready": True,
+        "process": "ok",
         "postgres": "ok",
         "redis": "ok",
         "view": "ok",
         "lag_events": 0,
         "lag_s": 0.0,
+    }
+
+
+async def test_told_to_stop(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.parts.leaving, "begun", True)
+    answer = await service.anybody.get("/health/ready")
+    assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+    assert answer.json() | {"lag_events": 0, "lag_s": 0} == {
+        "ready": False,
+        "process": "stopping",
+        "postgres": "ok",
+        "redis": "ok",
+        "view": "ok",
+        "lag_events": 0,
+        "lag_s": 0,
     }
 
 
@@ -38,6 +54,7 @@ async def test_without_a_view(own_settings: dict[str, str], keys: Path) -> None:
     assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
     assert answer.json() == {
         "ready": False,
+        "process": "ok",
         "postgres": "ok",
         "redis": "ok",
         "view": "the view is being built",
@@ -99,6 +116,7 @@ async def test_without_any_server(keys: Path, own_settings: dict[str, str]) -> N
     assert answer.status_code == 503
     assert answer.json() == {
         "ready": False,
+        "process": "ok",
         "postgres": "the event log is not available; the request may be repeated",
         "redis": "the read store is not available",
         "view": "unknown",

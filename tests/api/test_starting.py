@@ -54,6 +54,8 @@ async def test_a_postgres_that_forgets_commits(own_settings: dict[str, str]) -> 
         ("FOLLOWS_RATE_LIMIT_FAIL", "sometimes", "must be open or closed"),
         ("FOLLOWS_VISIBLE_WAIT_MS", "-1", "must be 0 to 10000"),
         ("FOLLOWS_VISIBLE_WAIT_MS", "99999", "must be 0 to 10000"),
+        ("FOLLOWS_GRACE_S", "0.5", "must be 0 to 3600 whole seconds"),
+        ("FOLLOWS_GRACE_S", "3601", "must be 0 to 3600 whole seconds"),
     ],
 )
 async def test_a_setting_that_cannot_be_used(module_settings: dict[str, str], name: str, value: str, said: str) -> None:
