@@ -1,7 +1,6 @@
 """The web application: both dialects, health and documentation; ``api.app:app`` is what the server runs."""
 
 import gc
-import logging
 import os
 import sys
 from typing import Any
@@ -12,12 +11,14 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api import health, openapi
+from api.context import request_headers
 from api.kraken import errors as kraken_errors
 from api.kraken.asked import is_kraken
 from api.kraken.gate import gate as kraken_gate
 from api.kraken.routes import router as kraken_router
 from api.leaving import saying_goodbye
 from api.parts import Parts
+from api.request_ids import begin_request, log_with_ids, named
 from api.slow_clients import timely
 from api.starting import Starting
 from api.v1 import errors as v1_errors
@@ -71,7 +72,7 @@ def create_app(parts: Parts) -> ASGIApp:
         elif scope["type"] == ScopeType.HTTP and is_kraken(path):
             await kraken(scope, timely(receive), send)
         else:
-            await litestar(scope, receive, send)
+            await litestar(scope, receive, named(begin_request(request_headers(scope)), send))
 
     return app
 
@@ -79,9 +80,7 @@ def create_app(parts: Parts) -> ASGIApp:
 def __getattr__(name: str) -> Any:
     """Make ``app`` when the server asks for it, so that importing this module needs no settings."""
     if name == "app":
-        logging.basicConfig(
-            level=os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s %(message)s"
-        )
+        log_with_ids(os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"))
         try:
             app = create_app(Parts.from_env())
         except SettingsError as error:

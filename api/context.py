@@ -1,18 +1,17 @@
 """What is known of a request before its handler runs: who calls, how often he did, how fresh his answer must be."""
 
 import asyncio
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
-from uuid import uuid4
 
 import msgspec
 
 from api.auth import Caller
 from api.parts import Parts
 from api.rate_limit import Count, Verdict, headers
+from api.request_ids import begin_request
 from commands.answers import CommandKey, command_key
 from commands.directory import NewUser, default_login, spare_login
 from commands.errors import FollowsError, Invalid, RateLimited, StoreUnavailable, Unauthenticated
@@ -28,11 +27,7 @@ POSITION_KEPT_S: Final = 60
 STORE_WAIT_S: Final = 0.5
 # What the directory takes from a service; a name from a token is cut to it.
 DISPLAY_NAME_MAX: Final = 128
-_REQUEST_ID: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _SCOPE_KEY: Final = "follows"
-# A request without an id gets one: of this process, and counted.
-_PROCESS: Final = uuid4().hex[:20] + "-"
-_requests: Final = itertools.count(1)
 
 
 class Context(msgspec.Struct):
@@ -92,7 +87,7 @@ async def begin(
     for: a read that goes out in the same turn shares their round trip. ``complete`` must follow. ``problem`` is what
     was wrong with the way the token was sent, if anything; a token in bytes stands in a header.
     """
-    context = scope[_SCOPE_KEY] = Context(_request_id(sent), sent, refusal=problem)
+    context = scope[_SCOPE_KEY] = Context(begin_request(sent), sent, refusal=problem)
     if token is not None and problem is None:
         caller = parts.verifier.remembered(token if isinstance(token, bytes) else token.encode())
         try:
@@ -158,13 +153,6 @@ def _freshness(sent: Mapping[bytes, bytes], own: int) -> Freshness:
 
 def _text(token: str | bytes) -> str:
     return token if isinstance(token, str) else token.decode("latin-1")
-
-
-def _request_id(sent: Mapping[bytes, bytes]) -> str:
-    given = sent.get(b"x-request-id")
-    if given is not None and _REQUEST_ID.fullmatch(text := given.decode("latin-1")):
-        return text
-    return f"{_PROCESS}{next(_requests):x}"
 
 
 def idempotency_key(context: Context, caller: Caller, request: str) -> CommandKey | None:

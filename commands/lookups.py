@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import Final, Literal
 
 import msgspec
@@ -42,7 +43,7 @@ class Lookups:
         if future is None:
             future = self._waiting[sought] = asyncio.get_running_loop().create_future()
         if self._task is None:
-            self._task = asyncio.create_task(self._run())
+            self._task = asyncio.create_task(self._run(), context=Context())  # for all who wait, not for the first
         return await asyncio.shield(future)  # who goes away does not take the answer from others
 
     async def _run(self) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterator, Sequence
+from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
@@ -145,7 +146,7 @@ class Cluster:
 
     def _mend_soon(self) -> None:
         if self._mending is None and not self._closed:
-            self._mending = asyncio.get_running_loop().create_task(self._mend())
+            self._mending = asyncio.get_running_loop().create_task(self._mend(), context=Context())  # for all who wait
 
     async def _mend(self) -> None:
         """Learn the slots anew, not too often, and send what was held."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Final
 
 from redis import exceptions
@@ -51,7 +52,8 @@ class Server:
             return
         self._queued += requests  # never past what waits already: a read may be behind its own write
         if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open())
+            # Opened for all who will use it, so its lines are not of the request that happens to be the first.
+            self._opening = asyncio.get_running_loop().create_task(self._open(), context=Context())
             self._opening.add_done_callback(self._opened)
 
     async def close(self) -> None:

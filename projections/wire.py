@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final
 
 import msgspec
@@ -127,7 +128,7 @@ class Wire(asyncio.Protocol):
         self._waiting.extend(requests)
         self._sent += len(requests)
         if self._timer is None:
-            self._timer = self._loop.call_later(1, self._watch)
+            self._timer = self._loop.call_later(1, self._watch, context=Context())  # watches for all who wait
         self._transport.write(b"".join([request.packed for request in requests]))
 
     def cut(self) -> None:

@@ -117,7 +117,7 @@ def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorO
     else:
         status, message = 500, MEANINGS[errors.FollowsError][1]
     if status == 500:
-        log_fault(headers.get("X-Request-Id", "-"), error)
+        log_fault(error)
     body = ErrorObject(_PHRASES.get(status) or HTTPStatus(status).phrase, status, message)
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 

@@ -14,6 +14,7 @@ from api.kraken.express import express
 from api.kraken.jsonp import callback_of, script
 from api.kraken.links import LinkSettings, base_of
 from api.parts import Parts
+from api.request_ids import HEADER, begin_request
 from commands.errors import FollowsError
 
 Headers = list[tuple[bytes, bytes]]
@@ -56,10 +57,10 @@ def gate(app: ASGIApp, parts: Parts, body_max: int) -> ASGIApp:
 
     async def admitted(scope: Scope, receive: Receive, send: Send) -> None:
         inside: dict[str, Any] = {**scope, "path": plain_path(scope["path"])}
-        if inside["method"] == "OPTIONS":
-            await _send(send, 204, _PREFLIGHT, b"")
-            return
         sent = request_headers(inside)
+        if inside["method"] == "OPTIONS":
+            await _send(send, 204, [*_PREFLIGHT, (HEADER, begin_request(sent).encode())], b"")
+            return
         query, platform = query_of(inside)
         asked = Asked(base_of(inside, sent, settings), bool(platform.get("client_id") or sent.get(b"client-id")), {})
         put_asked(inside, asked)

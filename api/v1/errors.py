@@ -95,11 +95,11 @@ class Told(msgspec.Struct, frozen=True):
 def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
     """Answer any exception in the dialect's form."""
     headers = context_of(request.scope).headers() if "follows" in request.scope else {}
-    told = tell(error, headers.get("X-Request-Id", "-"))
+    told = tell(error)
     return Response(told.body, status_code=told.status, headers=headers | told.headers, media_type="application/json")
 
 
-def tell(error: Exception, request_id: str) -> Told:
+def tell(error: Exception) -> Told:
     """Say what any exception means here; what is our own fault is logged and told without its text."""
     headers: dict[str, str] = {}
     if isinstance(error, errors.FollowsError):
@@ -114,7 +114,7 @@ def tell(error: Exception, request_id: str) -> Told:
     else:
         status, body = 500, ErrorBody("internal_error", "something went wrong on our side")
     if status == 500:
-        log_fault(request_id, error)
+        log_fault(error)
     return Told(status, ErrorAnswer(body), headers)
 
 

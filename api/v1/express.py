@@ -73,7 +73,7 @@ async def command(parts: Parts, scope: Mapping[str, Any], context: Context) -> A
             return Answer(0, msgspec.json.encode(made), _encoded(headers), 201)
         return Answer(0, b"", _encoded(await drop_follow(parts, context, acting(context), user_id)), 204)
     except Exception as error:
-        told = tell(error, context.request_id)
+        told = tell(error)
         return Answer(0, msgspec.json.encode(told.body), _encoded(told.headers), told.status)
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from api.app import BODY_MAX
+from api.request_ids import Lines
 from api.v1.errors import MEANINGS
 from commands import errors
 from tests.api.in_process import InProcess, refusal
@@ -189,11 +190,12 @@ async def test_what_nobody_foresaw_is_500_without_a_word_of_it(
         raise RuntimeError(secret)
 
     monkeypatch.setattr(service.parts.directory, "put", broken)
+    caplog.handler.setFormatter(Lines())
     with caplog.at_level(logging.ERROR):
         answer = await service.platform.put("/v1/users/x", json={"bio": "a private matter"})
     assert refusal(answer) == (500, "internal_error", None)
     assert secret not in answer.text
-    assert answer.headers["x-request-id"] in caplog.text and "builtins.RuntimeError" in caplog.text
+    assert f"[{answer.headers['x-request-id']}]" in caplog.text and "builtins.RuntimeError" in caplog.text
     assert "in broken" in caplog.text  # where it happened
     assert secret not in caplog.text and "a private matter" not in caplog.text
 
