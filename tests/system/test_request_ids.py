@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from cli.dev_key import ensure_dev_key, sign
+from tests.breakable import BreakableServers, wait_until
 from tests.servers import Service
 
 LINE = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) [a-zA-Z0-9_.]+ \[([^ ]+)\] ?(.*)")
@@ -97,6 +98,22 @@ def test_keys_that_cannot_be_read(system: Service, tmp_path: Path) -> None:
 
 def test_what_is_of_no_request(system: Service) -> None:
     assert ("-", "keys read: 1") in list(lines(system))
+
+
+def test_what_is_of_several_requests_names_none_of_them(system: Service, breakable: BreakableServers) -> None:
+    """The connection to the views is opened by whoever comes first, for everybody."""
+
+    with system.client("ann") as client:
+
+        def is_said(text: str) -> bool:
+            client.get("/v1/users/me/following")
+            return any(text in line for _, line in lines(system))
+
+        with breakable.valkey.down():
+            wait_until(lambda: is_said("the read store does not answer"))
+        wait_until(lambda: is_said("the read store answers again"))
+    said = [(name, text) for name, text in lines(system) if "the read store " in text]
+    assert len(said) >= 2 and {name for name, _ in said} == {"-"}
 
 
 def test_every_answer_has_one(system: Service) -> None:
