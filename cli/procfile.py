@@ -26,7 +26,7 @@ from commands.errors import FollowsError
 ROOT = Path(__file__).resolve().parents[1]
 # Long enough for requests in flight and a worker's batch; a projection that is cut off is taken up again
 # anyway.
-GRACE_S = 15.0
+GRACE_S = 20.0
 SYSTEM = "follows"
 
 

@@ -1,6 +1,8 @@
 """Restarts of everything, one process after the other, under load: no request fails, and no job is lost."""
 
 import itertools
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,7 +192,7 @@ def test_told_to_stop_it_says_so_and_serves_on(site: Site) -> None:
             assert (found.status_code, found.headers["connection"]) == (status, "close"), path
         unready = new.get(f"{address}/health/ready")
         assert unready.status_code == 503 and unready.json()["process"] == "stopping"
-        web.terminate()  # a supervisor who tells it twice changes nothing
+        os.killpg(web.pid, signal.SIGTERM)  # systemd tells all processes; who tells them twice changes nothing
         assert new.get(f"{address}/health/live").status_code == 200
     assert web.wait(STOP_LIMIT_S) == 0
     site.one.start("web")
