@@ -14,7 +14,7 @@ from api.rate_limit import Count, Verdict, headers
 from api.request_ids import begin_request
 from commands.answers import CommandKey, command_key
 from commands.directory import NewUser, default_login, spare_login
-from commands.errors import FollowsError, Invalid, RateLimited, StoreUnavailable, Unauthenticated
+from commands.errors import FollowsError, Invalid, RateLimited, Unauthenticated
 from commands.users import LOGIN_PATTERN
 from projections.keys import GROUPS, group_of, position_of
 from projections.store import forgettable
@@ -126,18 +126,19 @@ async def _judge(parts: Parts, context: Context) -> None:
 
 
 async def _own_position(parts: Parts, context: Context) -> int:
-    """The position that the caller's latest command left, here or in Redis."""
+    """The position that the caller's latest command left, here or in Redis; where it may have been left nowhere, one
+    that is not before it. Raises StoreUnavailable when nobody can know."""
     left = context.left
     if context.caller is None or left is None:
         return 0
     own = parts.positions.get(context.caller.id, 0)
-    try:
-        if not left.done():
-            async with asyncio.timeout(STORE_WAIT_S):
-                await asyncio.wait([left])
-        return max(own, int(left.result() or 0))
-    except (StoreUnavailable, TimeoutError):
-        return own  # a read will say so itself; a command needs no Redis
+    if not left.done():
+        await asyncio.wait([left], timeout=STORE_WAIT_S)
+    if left.done() and left.exception() is None:
+        own = max(own, int(left.result() or 0))
+    else:
+        parts.returning.note()
+    return own if parts.returning.over else max(own, await parts.returning.position())
 
 
 def _freshness(sent: Mapping[bytes, bytes], own: int) -> Freshness:

@@ -11,6 +11,7 @@ import msgspec
 from api.auth import AuthSettings, Verifier
 from api.leaving import Leaving, LeavingSettings
 from api.rate_limit import RateLimit, RateSettings
+from api.returning import Returning
 from commands.committer import Committer, FollowSettings
 from commands.directory import Directory
 from commands.errors import LogUnavailable, SettingsError, StoreUnavailable, Unavailable
@@ -55,6 +56,7 @@ class Parts:
     directory: Directory
     committer: Committer
     store: Store
+    returning: Returning
     progress: Progress
     reader: Reader
     wakeup: Wakeup
@@ -73,14 +75,16 @@ class Parts:
         """Make the parts, without connecting to anything; raises SettingsError."""
         postgres, queue = PostgresSettings.from_env(), QueueSettings.from_env()
         engine = create_engine(postgres)
-        store = open_store(StoreSettings.from_env())
         progress, wakeup = Progress(), Wakeup(queue)
+        returning = Returning(engine, progress)
+        store = open_store(StoreSettings.from_env(), returning.note)
         return cls(
             postgres=postgres,
             engine=engine,
             directory=Directory(engine),
             committer=Committer(engine, wakeup.send, settings=FollowSettings.from_env()),
             store=store,
+            returning=returning,
             progress=progress,
             reader=Reader(store, progress),
             wakeup=wakeup,
@@ -117,6 +121,7 @@ class Parts:
             await self._late.close()
         await self.verifier.close()
         await self.store.close()
+        await self.returning.close()
         await self.engine.dispose()
 
     def remember_position(self, caller: str, position: int) -> None:
@@ -152,7 +157,10 @@ class Parts:
     async def _vet_later(self) -> None:
         while self.unvetted:
             await asyncio.sleep(VET_S)
+            was_away = "store" in self.unvetted
             try:
                 await self._vet()
             except SettingsError as error:
                 logger.error("%s", error.message)  # what needs it stays unavailable until somebody mends it
+            if was_away and "store" not in self.unvetted:
+                self.returning.note()

@@ -27,7 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from commands.errors import StoreUnavailable
 from projections.addresses import Address, Host
 from projections.server import CONNECT_S, NotSentError, Server
-from projections.wire import TIMEOUT_S, CutOffError, Request, refuse
+from projections.wire import TIMEOUT_S, CutOffError, Request, Returned, refuse
 
 logger: Final = logging.getLogger(__name__)
 
@@ -58,8 +58,10 @@ def slot_of(command: Sequence[Any]) -> int:
 class Cluster:
     """The servers of a cluster, by the slots they hold."""
 
-    def __init__(self, address: Address) -> None:
-        """``address`` names some of the servers; they are asked for the others on first use."""
+    def __init__(self, address: Address, returned: Returned) -> None:
+        """``address`` names some of the servers; they are asked for the others on first use. ``returned`` is as for
+        Server, of any of them."""
+        self._returned = returned
         self._options = address.options
         self._seeds = address.hosts
         self._servers: dict[Host, Server] = {}
@@ -211,7 +213,10 @@ class Cluster:
             options = {"socket_connect_timeout": CONNECT_S, "socket_timeout": TIMEOUT_S, **self._options}
             pool = ConnectionPool(host=host[0], port=host[1], **options)
             self._servers[host] = Server(
-                Redis.from_pool(pool), failed=partial(self._failed, host), silent=self._mend_soon
+                Redis.from_pool(pool),
+                failed=partial(self._failed, host),
+                silent=self._mend_soon,
+                returned=self._returned,
             )
         return self._servers[host]
 

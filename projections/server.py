@@ -13,7 +13,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from projections.wire import Failed, Request, Silent, Wire, refuse
+from projections.wire import Failed, Request, Returned, Silent, Wire, refuse
 
 logger: Final = logging.getLogger(__name__)
 
@@ -35,14 +35,17 @@ class Server:
         sentinels: Sequence[Redis] = (),
         failed: Failed = refuse,
         silent: Silent = lambda: None,
+        returned: Returned = lambda: None,
     ) -> None:
-        """``client`` names the server, or is told by ``sentinels`` who is master; the rest is as for Wire."""
+        """``client`` names the server, or is told by ``sentinels`` who is master; the rest is as for Wire, but
+        ``returned`` is called for a new connection in the place of a lost one, too."""
         self.client = client
         self._sentinels = sentinels
-        self._tell, self._silent = failed, silent
+        self._tell, self._silent, self._returned = failed, silent, returned
         self._wire: Wire | None = None
         self._queued: list[Request] = []
         self._opening: asyncio.Task[None] | None = None
+        self._known = False
         self.down = False
 
     def send(self, requests: list[Request]) -> None:
@@ -71,11 +74,14 @@ class Server:
     async def _open(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_S):
-                self._wire = Wire(await self._connect(), self._failed, self._silent)
+                self._wire = Wire(await self._connect(), self._failed, self._silent, self._returned)
         except (exceptions.RedisError, OSError) as cause:
             self._note(cause)
         else:
             self._note(None)
+            if self._known:
+                self._returned()
+            self._known = True
 
     def _opened(self, opening: asyncio.Task[None]) -> None:
         """Send what was queued, or fail it; also after an attempt that was cancelled before it had begun."""

@@ -19,7 +19,7 @@ from commands.errors import SettingsError, StoreUnavailable
 from projections.addresses import open_sentinels, parse_address
 from projections.cluster import Cluster, slot_of
 from projections.server import CONNECT_S, Server
-from projections.wire import TIMEOUT_S, Request, translated
+from projections.wire import TIMEOUT_S, Request, Returned, translated
 
 __all__ = ["Script", "Store", "StoreSettings", "check_store", "forgettable", "load_script", "open_store", "translated"]
 
@@ -160,18 +160,22 @@ class Store:
             self._target.send(pending)
 
 
-def open_store(settings: StoreSettings) -> Store:
-    """Make the store of this process; connects on first use. Raises SettingsError on a URL that cannot be read."""
+def open_store(settings: StoreSettings, returned: Returned = lambda: None) -> Store:
+    """Make the store of this process; connects on first use. Raises SettingsError on a URL that cannot be read.
+
+    ``returned`` is called when a server is there again after it was away or silent, before anybody gets its answer.
+    """
     address = parse_address(settings.redis_url)
     limits = {"socket_connect_timeout": CONNECT_S, "socket_timeout": TIMEOUT_S}
     match address.kind:
         case "cluster":
-            return Store(Cluster(address))
+            return Store(Cluster(address, returned))
         case "sentinel":
             sentinel = open_sentinels(address, limits)
-            return Store(Server(sentinel.master_for(address.master), sentinels=sentinel.sentinels))
+            master = sentinel.master_for(address.master)
+            return Store(Server(master, sentinels=sentinel.sentinels, returned=returned))
         case "server":
-            return Store(Server(Redis.from_pool(ConnectionPool(**limits | address.options))))
+            return Store(Server(Redis.from_pool(ConnectionPool(**limits | address.options)), returned=returned))
 
 
 async def check_store(store: Store) -> None:

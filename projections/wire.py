@@ -28,6 +28,11 @@ logger: Final = logging.getLogger(__name__)
 
 # How long a request waits for its answer; looked at once a second, so it may be a second more.
 TIMEOUT_S: Final = 5
+# Nothing came for so many ticks although something was waited for: the server was silent, and not just this process
+# busy, which has its ticks late then, but not more of them.
+TICK_S: Final = 0.1
+TICKS_A_SECOND: Final = 10
+SILENT_TICKS: Final = 4
 # What was sent before `close` is waited for this long.
 CLOSE_S: Final = 1.0
 
@@ -67,6 +72,7 @@ class Request(msgspec.Struct, eq=False):
 
 Failed = Callable[[Request, Exception], None]
 Silent = Callable[[], None]
+Returned = Callable[[], None]
 
 
 def translated(error: Exception) -> Exception:
@@ -98,14 +104,16 @@ def _gather(request: Request, answer: Any) -> Any:
 class Wire(asyncio.Protocol):
     """An open connection and the requests on it, oldest first."""
 
-    def __init__(self, connection: AbstractConnection, failed: Failed, silent: Silent) -> None:
+    def __init__(self, connection: AbstractConnection, failed: Failed, silent: Silent, returned: Returned) -> None:
         """Take over a connection that redis-py has opened. ``failed`` gets what has no answer, or an error for one;
-        ``silent`` is called for each second in which nothing came of what was waiting."""
+        ``silent`` is called for each second in which nothing came of what was waiting, ``returned`` before anybody gets
+        the first answer after a silence."""
         writer = connection._writer
         assert writer is not None
         self._connection = connection  # its writer would close the transport if it was collected
         self._transport: asyncio.WriteTransport = writer.transport
-        self._failed, self._silent = failed, silent
+        self._failed, self._silent, self._returned = failed, silent, returned
+        self._ticks = self._quiet = 0
         self._reader = Reader(notEnoughData=_MORE, replyError=DefaultParser.parse_error)
         self._waiting: deque[Request] = deque()
         self._sent = 0
@@ -128,7 +136,7 @@ class Wire(asyncio.Protocol):
         self._waiting.extend(requests)
         self._sent += len(requests)
         if self._timer is None:
-            self._timer = self._loop.call_later(1, self._watch, context=Context())  # watches for all who wait
+            self._timer = self._loop.call_later(TICK_S, self._tick, context=Context())  # watches for all who wait
         self._transport.write(b"".join([request.packed for request in requests]))
 
     def cut(self) -> None:
@@ -146,6 +154,10 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand out the answers in these bytes."""
         reader, waiting = self._reader, self._waiting
+        if self._quiet:
+            if self._quiet > SILENT_TICKS:
+                self._returned()
+            self._quiet = 0
         try:
             reader.feed(data)
             while (answer := reader.gets()) is not _MORE:
@@ -177,17 +189,26 @@ class Wire(asyncio.Protocol):
         for request in waiting:
             self._failed(request, CutOffError())
 
-    def _watch(self) -> None:
-        """Each second while something waits: end the connection when what was there TIMEOUT_S ago still is."""
+    def _tick(self) -> None:
+        """While something waits: count the ticks since anything came, and look closer each second."""
         self._timer = None
+        self._ticks += 1
+        self._quiet += 1
+        if not self._waiting:
+            self._ticks = self._quiet = 0
+            self._marks.clear()
+            return
+        if self._ticks % TICKS_A_SECOND == 0:
+            self._watch()
+        if self.open:
+            self._timer = self._loop.call_later(TICK_S, self._tick)
+
+    def _watch(self) -> None:
+        """End the connection when what was there TIMEOUT_S ago still is."""
         answered = self._sent - len(self._waiting)
         if self._marks and answered <= self._marks[-1][0] and self._marks[-1][0] < self._marks[-1][1]:
             self._silent()
         self._marks.append((answered, self._sent))
-        if not self._waiting:
-            self._marks.clear()
-        elif len(self._marks) > TIMEOUT_S and answered < self._marks.popleft()[1]:
+        if len(self._marks) > TIMEOUT_S and answered < self._marks.popleft()[1]:
             logger.warning("the read store has not answered for %d s", TIMEOUT_S)
             self.cut()
-        else:
-            self._timer = self._loop.call_later(1, self._watch)
