@@ -47,7 +47,6 @@ LANES_S: Final = 1.0
 BACK_S: Final = 0.1
 # What fails is tried again after this, and ever more slowly up to IDLE_S.
 PAUSE_MIN_S: Final = 0.05
-WELL_S: Final = 2.0
 
 # The queue is of use to a drain only for speed, so it does not wait for it.
 QUEUE_S: Final = 0.5
@@ -69,6 +68,7 @@ class Drain:
         self._publisher: Redis | None = None
         self._building: asyncio.Task[None] | None = None
         self._fences: dict[str, int] = {}
+        self._went_well = False
         self._renew_at = 0.0
         self._tell_from = 0.0
         self._end_at = 0.0
@@ -81,12 +81,12 @@ class Drain:
             await self._listener.start(QUEUE_S)
         pause = PAUSE_MIN_S
         while time.monotonic() < self._end_at:
-            began = time.monotonic()
+            self._went_well = False
             try:
                 await self._turn()
                 pause = PAUSE_MIN_S
             except PASSING as error:
-                if time.monotonic() - began > WELL_S:  # this is no consequence of the fault before
+                if self._went_well:  # this is no consequence of the fault before
                     pause = PAUSE_MIN_S
                 logger.warning("the drain pauses for %.2f s: %s", pause, error)
                 await asyncio.sleep(pause)
@@ -161,6 +161,7 @@ class Drain:
                 seen = await self._tell(projector)
             else:
                 await projector.settle()
+            self._went_well = True
             if time.monotonic() - looked >= IDLE_S:
                 if not await self._goes_on(projector):
                     return
