@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -132,8 +133,10 @@ class Projector:
         if self._overtaken:
             await self.refresh_parked()
         clear = await self._aside.sort_out(events)
-        level = set(self.reached.values()) == {before}
-        folded = await self._fold(clear, folded if level and clear is events else None)
+        if clear is not events or set(self.reached.values()) != {before}:
+            folded = await self._fold(clear)
+        if self.changed is not None:
+            self.changed.update(folded.users)
         self._times.update(dict.fromkeys(folded.lanes, at))
         for lane in await self._apply(folded.lanes, dict.fromkeys(folded.lanes, end)):
             await self._isolate(lane, clear, end)
@@ -190,7 +193,8 @@ class Projector:
 
         Between the parts the answers of the batch before are taken, and what the socket could not take yet is sent.
         """
-        events, folding = list[Recorded](), Folding(self.view, dict.fromkeys(self.fences, after))
+        reached = dict.fromkeys(self.fences, after)
+        events, folding = list[Recorded](), Folding(self.view, reached)
         while True:
             wanted = min(PART, limit - len(events))
             part = await log.read_after(self._engine, events[-1].position if events else after, wanted)
@@ -198,21 +202,24 @@ class Projector:
             folding.add(part)
             more = len(part) == wanted
             if not more or len(events) == limit or len(folding.users) >= USERS_MAX:
-                return Batch(events, folding.folded(), more)
+                return Batch(events, await self._with_users(folding.folded(), reached), more)
 
-    async def _fold(self, events: Iterable[Recorded], known: Folded | None = None) -> Folded:
-        folded = known or fold(events, self.view, self.reached)
+    async def _fold(self, events: Iterable[Recorded]) -> Folded:
+        return await self._with_users(fold(events, self.view, self.reached), self.reached)
+
+    async def _with_users(self, folded: Folded, reached: Mapping[int, int]) -> Folded:
+        """Add the rows of the batch's users, as they are now; of what happens to them next there is another event."""
         if not folded.users:
             return folded
-        if self.changed is not None:
-            self.changed.update(folded.users)
         renamed = [number for number, (_, names) in folded.users.items() if names]
         rows, released = await asyncio.gather(
             directory.profiles(self._engine, list(folded.users)), directory.released_logins(self._engine, renamed)
         )
+        given_up: dict[int, list[str]] = defaultdict(list)
+        for owner, login in released:
+            given_up[owner].append(login)
         for number, profile in rows.items():
-            old = [login for owner, login in released if owner == number]
-            add_user(folded, self.view, self.reached, profile, old)
+            add_user(folded, self.view, reached, profile, given_up[number])
         return folded
 
     async def _apply(self, batches: Mapping[int, LaneBatch], ends: dict[int, int]) -> list[int]:

@@ -37,6 +37,10 @@ def _take_note(answer: asyncio.Future[Any]) -> None:
         answer.exception()
 
 
+# What a turn's commands may come to before the turn is over; more than any turn of readers'.
+FLUSH_BYTES: Final = 100_000
+
+
 class StoreSettings(msgspec.Struct, frozen=True):
     """Where the views are: a URL that ``parse_address`` can read."""
 
@@ -75,6 +79,7 @@ class Store:
         self._target = target
         self.clustered = isinstance(target, Cluster)
         self._pending: list[Request] = []
+        self._size = 0
         self._closed = False
 
     @property
@@ -135,6 +140,9 @@ class Store:
         if not self._pending:
             loop.call_soon(self._flush)
         self._pending.append(request)
+        self._size += len(request.packed)
+        if self._size > FLUSH_BYTES:  # let the server begin while we go on
+            self._flush()
         return request.future
 
     async def run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
@@ -155,7 +163,7 @@ class Store:
         return answer
 
     def _flush(self) -> None:
-        pending, self._pending = self._pending, []
+        pending, self._pending, self._size = self._pending, [], 0
         if pending:
             self._target.send(pending)
 

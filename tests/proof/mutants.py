@@ -150,8 +150,13 @@ MUTANTS: Final = (
     Mutant(
         LOOP, "read: what came after reading ahead", "if not batch.events:  # nothing", "if ahead is None:  # nothing"
     ),
-    Mutant(LOOP, "step: a fold for lanes that stand elsewhere", "folded if level and clear is", "folded if clear is"),
-    Mutant(LOOP, "step: a fold with what must wait", "if level and clear is events", "if level"),
+    Mutant(
+        LOOP,
+        "step: a fold for lanes that stand elsewhere",
+        "if clear is not events or set(self.reached.values()) != {before}:",
+        "if clear is not events:",
+    ),
+    Mutant(LOOP, "step: a fold with what must wait", "if clear is not events or set(", "if set("),
     Mutant(LOOP, "fold: given-up names", "if names]\n", "if not names]\n"),
     Mutant(
         LOOP,
