@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -116,7 +117,7 @@ class Stage:
             command = commands()["web"].replace("api.app:app", f"--workers {workers} {app}")
             command = command.replace(*flags)
             if python is not None:
-                command = command.replace("python ", f"{python} ", 1)
+                command = command.replace("python ", f"{shlex.quote(str(python))} ", 1)
             given = {**self.environment, **(environment or {}), "FOLLOWS_HOST": "127.0.0.1", "FOLLOWS_PORT": str(port)}
             child, log = self.start(name, command, given)
             self._made[name] = Server(name, port, child, log)

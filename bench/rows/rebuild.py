@@ -1,15 +1,15 @@
 """Rebuilding the views from the log by one process, and what bounds it.
 
 Timed in ``rebuild``: the fill of a new generation in a process of its own, live views and web process beside it idle.
-Floor: the same sorted sets by raw ZADDs (bench/raw_zadd.py), which write neither profiles nor look-ups nor checkpoints.
-The rate counts follows only, though users are projected in the same time.
+Floor: the same follows as sorted sets by raw ZADDs (bench/raw_zadd.py), which write neither profiles nor look-ups nor
+checkpoints. The rate counts follows only, though users are projected in the same time.
 ``memory``: the filling process' resident bytes at its peak over logs of 1, 4 and 16 times the size.
 """
 
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,17 +25,20 @@ from commands.migrate import upgrade
 FLOOR_DB: Final = 5
 MEMORY_DB: Final = 6
 EVENTS: Final = 100_000
+# Every follow that a rebuild reads, in its order: also those that the rows before this one have added.
+FOLLOWS: Final = """
+    SELECT subject, object,
+        coalesce((data ->> 'created_at')::bigint, (extract(epoch FROM recorded_at) * 1000000)::bigint),
+        coalesce((data ->> 'notifications')::boolean, false)
+    FROM events WHERE subject <> object AND type = 'UserFollowed' ORDER BY position"""
 TIMES: Final = (1, 4, 16)
 
 
 def run(stage: Stage) -> Iterator[Result]:
     """Against the raw socket, in turn."""
     stage.service()
-    graph, ours, theirs, cpu_us = stage.graph, [], [], []
-    edges = [
-        (follower + 1, followed + 1, graph.created_at(edge), edge % 5 == 0)
-        for edge, (follower, followed) in enumerate(graph.edges)
-    ]
+    ours, theirs, cpu_us = [], [], []
+    edges = cast("list[raw_zadd.Edge]", stage.ask(FOLLOWS))
     batches = raw_zadd.packed(edges)
     for _ in range(stage.pace.turns):
         filled = filling(stage)
