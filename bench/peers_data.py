@@ -1,5 +1,6 @@
 """Fills the peers' databases with the stage's graph, and starts the peers on the product's own server."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,9 @@ def friendship_peer(stage: Stage) -> Server:
     if not stage.ask("SELECT 1 FROM pg_database WHERE datname = 'friends'"):
         graph = stage.graph
         stage.ask("CREATE DATABASE friends")
-        child, log = stage.start("migrate", f"{PEERS} -m bench.peers.friends", {**stage.environment, **given})
+        child, log = stage.start(
+            "migrate", f"{shlex.quote(str(PEERS))} -m bench.peers.friends", {**stage.environment, **given}
+        )
         if child.wait():
             raise RuntimeError(log.read_text())
         stage.stop("migrate")
