@@ -1,6 +1,7 @@
 """Fixtures that any test may ask for: the real servers, once per run, and a clean corner of them per test."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,12 @@ import pytest
 from tests.servers import Servers, fresh_database, real_servers
 
 _numbers = itertools.count()
+
+
+def pytest_configure() -> None:
+    """A shell lets what it starts with ``&`` ignore Ctrl-C, and so would every process that a test starts and ends."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
