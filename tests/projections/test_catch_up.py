@@ -243,6 +243,17 @@ async def test_a_lane_that_takes_nothing_is_noticed_at_once(world: World) -> Non
         await world.projector.load()
 
 
+async def test_a_lane_that_takes_nothing_any_more_is_left_where_it_stands(world: World) -> None:
+    """No event is at fault, and so none may be taken for done."""
+    await world.begin()
+    before = positions(world.redis, VIEW)
+    world.redis.hset(VIEW.checkpoint(2), "hold", "nonsense")
+    await append(world.engine, 1, 2, UserFollowed())
+    with pytest.raises(Broken, match="lane 2"):
+        await world.projector.step()
+    assert positions(world.redis, VIEW)[2] == before[2]
+
+
 async def test_a_lane_that_is_ahead_is_not_brought_back(world: World) -> None:
     """Lanes that stand apart come together without one of them writing down what it has had."""
     await world.begin()
