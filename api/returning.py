@@ -7,6 +7,7 @@ had been committed by the time it came back, so the log's end as it is then cove
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextvars import Context
 from typing import Final
 
@@ -15,6 +16,8 @@ from commands.errors import StoreUnavailable, Unavailable
 from commands.postgres import Engine
 from projections.keys import GROUPS
 from projections.wakeup import Progress
+
+logger: Final = logging.getLogger(__name__)
 
 # A log that is away, too, is asked again so often; until it answers, nobody can be told what he may have written.
 AGAIN_S: Final = 0.2
@@ -44,13 +47,17 @@ class Returning:
 
     async def position(self) -> int:
         """Give it, 0 when the views hold it by now; raises StoreUnavailable while nobody knows it."""
-        if self._asking is not None:
-            await asyncio.wait([self._asking], timeout=WAIT_S)
+        while not self.over:
             if self._asking is not None:
-                raise StoreUnavailable
-        if self._position and await self._progress.wait(self._position, range(GROUPS), WAIT_S):
-            self._position = 0
-        return self._position
+                await asyncio.wait([self._asking], timeout=WAIT_S)
+                if self._asking is not None:
+                    raise StoreUnavailable
+            position = self._position
+            if not await self._progress.wait(position, range(GROUPS), WAIT_S):
+                return position
+            if self._position == position:  # else the server has been away once more
+                self._position = 0
+        return 0
 
     async def close(self) -> None:
         """Ask no more."""
@@ -63,7 +70,9 @@ class Returning:
             self._anew = False
             try:
                 self._position = (await log.head(self._engine)).position
-            except Unavailable:
+            except Exception as error:
+                if not isinstance(error, Unavailable):
+                    logger.exception("the log's end is not known")
                 self._anew = True
                 await asyncio.sleep(AGAIN_S)
         self._asking = None

@@ -269,6 +269,8 @@ class Projector:
 
     async def _isolate(self, lane: int, events: Sequence[Recorded], end: int) -> None:
         """The lane refuses its batch: find what is at fault, park the pairs concerned, and apply the rest."""
+        if await self._apply({lane: LaneBatch()}, {lane: self.stored[lane]}):
+            raise Broken(f"lane {lane} takes nothing at all")  # and so no event is at fault
         batch = (await self._fold(events)).lanes[lane]
         refused = await self._refused(lane, batch.operations)
         await self._aside.park(culprits(self.view, refused, events))
@@ -293,7 +295,7 @@ class Projector:
                 smaller = () if str(error).startswith("WRONGTYPE") and len(part) == 1 else halves(part)
                 left += smaller
                 refused += [] if smaller else [(part[0], str(error))]
-            if len(refused) > PARKED_MAX or not operations:
+            if len(refused) > PARKED_MAX:
                 raise Broken(f"lane {lane} refuses too much, the last: {refused[-1:]}")
         return refused
 

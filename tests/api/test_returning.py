@@ -10,9 +10,16 @@ import pytest
 from httpx import Response
 from redis import Redis
 
+from api.returning import Returning
+from commands.events import UserFollowed, UserUnfollowed
+from commands.postgres import Engine
+from projections.keys import GROUPS
 from projections.server import Server
+from projections.wakeup import Progress, progress_message
 from tests.api.in_process import InProcess, Person, environment, in_process
 from tests.breakable import Breakable
+from tests.commands.writing import append
+from tests.opened import engine as engine
 from tests.opened import fragile as fragile
 from tests.waiting import until
 
@@ -66,3 +73,21 @@ def on_the_way(process: InProcess) -> int:
     target = process.parts.store._target
     assert isinstance(target, Server) and target._wire is not None
     return target._wire._sent
+
+
+async def test_a_second_return_while_the_first_is_waited_for(engine: Engine) -> None:
+    """What the views hold of the first says nothing of what was committed until the second."""
+    progress = Progress()
+    returning = Returning(engine, progress)
+    assert returning.over and await returning.position() == 0
+    [first] = await append(engine, 1, 2, UserFollowed())
+    returning.note()
+    waiting = asyncio.create_task(returning.position())
+    await until(lambda: progress._waiting)
+    [second] = await append(engine, 1, 2, UserUnfollowed())
+    returning.note()
+    await until(lambda: returning._position == second.position)
+    progress.hear(progress_message(first.position, range(GROUPS)))
+    assert await waiting == second.position
+    progress.hear(progress_message(second.position, range(GROUPS)))
+    assert await returning.position() == 0 and returning.over

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from commands import log, parking
 from commands.events import UserFollowed, UserUnfollowed
 from commands.postgres import Engine
-from projections import generations
+from projections import catch_up, generations
 from projections.catch_up import Broken, Fenced, LogChanged, Projector, ViewLost
 from projections.store import Store
 from tests.commands.writing import append
@@ -244,14 +244,27 @@ async def test_a_lane_that_takes_nothing_is_noticed_at_once(world: World) -> Non
 
 
 async def test_a_lane_that_takes_nothing_any_more_is_left_where_it_stands(world: World) -> None:
-    """No event is at fault, and so none may be taken for done."""
+    """No event is at fault, and so none is parked; when the lane is mended, all goes on."""
     await world.begin()
-    before = positions(world.redis, VIEW)
     world.redis.hset(VIEW.checkpoint(2), "hold", "nonsense")
     await append(world.engine, 1, 2, UserFollowed())
-    with pytest.raises(Broken, match="lane 2"):
+    with pytest.raises(Broken, match="lane 2 takes nothing"):
         await world.projector.step()
-    assert positions(world.redis, VIEW)[2] == before[2]
+    assert await parking.parked(world.engine) == [] and positions(world.redis, VIEW)[2] == 0
+    world.redis.hdel(VIEW.checkpoint(2), "hold")
+    await world.succeed()
+    await settled(world)
+
+
+async def test_what_is_left_of_a_refused_batch_must_be_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If not, what was at fault has not been found, and the lane stays where it stands."""
+    await world.begin()
+    world.redis.set(VIEW.followers(2), "not a list")
+    await append(world.engine, 1, 2, UserFollowed())
+    monkeypatch.setattr(catch_up, "culprits", lambda *_: [])
+    with pytest.raises(Broken, match="left after parking"):
+        await world.projector.step()
+    assert positions(world.redis, VIEW)[2] == 0
 
 
 async def test_a_lane_that_is_ahead_is_not_brought_back(world: World) -> None:

@@ -11,7 +11,7 @@ from redis.crc import key_slot
 from commands.errors import SettingsError, StoreUnavailable
 from commands.postgres import Engine
 from projections import generations
-from projections.cluster import slot_of
+from projections.cluster import Cluster, slot_of
 from projections.keys import LANES, View, member
 from projections.server import Server
 from projections.store import Store, StoreSettings, check_store, load_script, open_store
@@ -178,7 +178,9 @@ async def test_a_slot_that_moves_is_followed(cluster: ValkeyCluster, store: Stor
     with pytest.raises(StoreUnavailable):
         await store.call("MGET", *keys)
     both = asyncio.ensure_future(store.call("MGET", *keys))
-    await asyncio.sleep(0.02)  # it is held by now, or about to be
+    target_of = store._target
+    assert isinstance(target_of, Cluster)
+    await until(lambda: target_of._held)
     cluster.move_slot(slot, target)
     assert await both == [key.encode() for key in keys]
     assert await read(store, keys) == []

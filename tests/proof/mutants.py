@@ -194,8 +194,8 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "isolate: nothing at all is taken",
-        "if len(refused) > PARKED_MAX or not operations:",
-        "if len(refused) > PARKED_MAX:",
+        "if await self._apply({lane: LaneBatch()}, {lane: self.stored[lane]}):",
+        "if False:",
     ),
     Mutant(
         LOOP,
