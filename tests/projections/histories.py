@@ -81,9 +81,11 @@ class World:
         self.fence = 0
         self.saved: dict[bytes, bytes] = {}
         self.zombies: list[Projector] = []
+        self.workers: list[Projector] = []
 
     async def begin(self) -> None:
         """Everything empty, the view prepared, a first worker."""
+        await self.end()
         empty(self.sql)
         self.redis.flushdb()
         self.saved, self.zombies = {}, []
@@ -97,6 +99,7 @@ class World:
         self.cut = Cut(self.store)
         store = cast(Store, self.cut)
         self.projector = Projector(self.engine, store, VIEW, dict.fromkeys(range(VIEW.lanes), self.fence), self.epoch)
+        self.workers.append(self.projector)
         await self.projector.load()
 
     async def live(self, history: Sequence[Step]) -> None:
@@ -114,9 +117,9 @@ class World:
         await self.projector.settle()
 
     async def end(self) -> None:
-        """Let go of what was read ahead."""
-        for projector in (self.projector, *self.zombies):
-            await projector.close()
+        """Let go of what all workers have read ahead."""
+        while self.workers:
+            await self.workers.pop().close()
 
     async def _follow(self, one: int, two: int, *, brought_from: int | None = None) -> None:
         await self._on_pair(one, two, UserFollowed(notifications=one > two, created_at=brought_from), follows=False)

@@ -1,6 +1,7 @@
 """Promise 3: each event takes effect in each view exactly once, whatever happens to workers and to Redis meanwhile."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -24,9 +25,11 @@ Sql = psycopg.Connection[Any]
 
 
 @pytest.fixture
-def world(engine: Engine, store: Store, sql: Sql, redis: Plain) -> World:
+async def world(engine: Engine, store: Store, sql: Sql, redis: Plain) -> AsyncIterator[World]:
     """Not begun yet: each example begins it anew."""
-    return World(engine, store, sql, redis)
+    made = World(engine, store, sql, redis)
+    yield made
+    await made.end()
 
 
 @settings(few, max_examples=40)

@@ -1,6 +1,6 @@
 """A worker killed before and after each step of its loop: whoever comes after him ends where the log does."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import psycopg
@@ -34,13 +34,14 @@ STEPS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.fixture
-async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> World:
+async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> AsyncIterator[World]:
     """Begun, with four users whom the view has."""
     begun = World(engine, store, sql, redis)
     await begun.begin()
     await register(engine, "u1", "u2", "u3", "u4")
     await begun.catch_up()
-    return begun
+    yield begun
+    await begun.end()
 
 
 async def happen(world: World) -> int:

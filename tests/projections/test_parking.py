@@ -1,5 +1,6 @@
 """An event that cannot be projected is parked with its pair, told of, and never skipped; everything else goes on."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -20,11 +21,12 @@ from tests.projections.model import actual, expected, positions
 
 
 @pytest.fixture
-async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> World:
+async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> AsyncIterator[World]:
     """Begun: an empty log, a prepared view, a worker."""
     begun = World(engine, store, sql, redis)
     await begun.begin()
-    return begun
+    yield begun
+    await begun.end()
 
 
 def write_badly(world: World) -> None:

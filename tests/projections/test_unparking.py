@@ -1,6 +1,7 @@
 """Mending what was parked: the pair comes back as the log has it, and what waited behind it is let go."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
@@ -22,13 +23,14 @@ from tests.projections.model import actual, expected, positions
 
 
 @pytest.fixture
-async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> World:
+async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> AsyncIterator[World]:
     """Begun: an empty log but for eight users, a prepared view, a worker."""
     begun = World(engine, store, sql, redis)
     await begun.begin()
     assert await register(engine, *[f"u{number}" for number in range(1, 9)]) == list(range(1, 9))
     await begun.catch_up()
-    return begun
+    yield begun
+    await begun.end()
 
 
 def write_badly(world: World, pair: tuple[int, int], version: int, type_: str = "UserFollowed") -> int:

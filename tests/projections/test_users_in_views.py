@@ -1,5 +1,6 @@
 """Users in the views: who gives a name up leaves no look-up behind, and of an erased person nothing is left at all."""
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -16,11 +17,12 @@ from tests.projections.model import actual, expected
 
 
 @pytest.fixture
-async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> World:
+async def world(engine: Engine, store: Store, sql: psycopg.Connection[Any], redis: Plain) -> AsyncIterator[World]:
     """Begun: an empty log, a prepared view, a worker."""
     begun = World(engine, store, sql, redis)
     await begun.begin()
-    return begun
+    yield begun
+    await begun.end()
 
 
 async def test_a_rename_drops_the_old_look_up(world: World) -> None:

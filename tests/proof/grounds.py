@@ -50,7 +50,9 @@ async def world_on(database_url: str, redis_url: str) -> AsyncIterator[World]:
         stack.push_async_callback(store.close)
         sql = stack.enter_context(psycopg.connect(database_url, autocommit=True))
         redis: Any = stack.enter_context(Redis.from_url(redis_url))
-        yield World(engine, store, sql, redis)
+        world = World(engine, store, sql, redis)
+        stack.push_async_callback(world.end)
+        yield world
 
 
 async def begin(world: World, kind: str, chance: random.Random) -> None:
