@@ -188,9 +188,7 @@ MUTANTS: Final = (
     Mutant(LOOP, "what he has parked who brought a lane on", "        if self._overtaken:\n", "        if False:\n"),
     Mutant(LOOP, "isolate: park", "await self._aside.park(culprits(self.view, refused, events))", "pass"),
     Mutant(LOOP, "isolate: the pair waits", "rest = await self._aside.in_the_clear(events)", "rest = events"),
-    Mutant(
-        LOOP, "isolate: too much is refused", "if len(refused) > PARKED_MAX or not operations:", "if not operations:"
-    ),
+    Mutant(LOOP, "isolate: too much is refused", "if len(refused) > PARKED_MAX:", "if False:"),
     Mutant(
         LOOP,
         "isolate: nothing at all is taken",
