@@ -1,7 +1,8 @@
 """`make proof`: runs the parts that are named, or all, and says what was tried and what was lost.
 
-``--long`` by default; ``--short`` is what `make test` does. ``--replay SEED`` replays one failing run of the one part
-that is named, on the real servers.
+``--long`` by default, which keeps each part's result in docs/proof/ for docs/proof.md, so that parts may be run one at
+a time; ``--short`` is what `make test` does. ``--replay SEED`` replays one failing run of the one part that is named,
+on the real servers.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ def main() -> int:
             counts = attempt(name, trial) if asked.replay is None else part(name).replay(trial, asked.replay)
             results.append(report.Result(part(name).TITLE, seed, counts, time.monotonic() - began))
         print(f"{name}: {counts} ({results[-1].seconds:.0f} s)", flush=True)
+        if scale == "long" and asked.replay is None:
+            report.keep(name, results[-1])
     print(f"\n{report.table(results)}")
     found = report.wrongs(results)
     print(*found, sep="\n", end="\n" if found else "")
-    if scale == "long" and not asked.parts:
-        report.write(results)
     return 1 if found else 0
 
 

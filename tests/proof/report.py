@@ -1,18 +1,23 @@
-"""The proof's results as a Markdown table, and the page that keeps those of a long run."""
+"""The proof's results as a Markdown table, and the page that keeps the latest long run of each part."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tests.proof.trial import WRONG_SHOWN, Counts
+import msgspec
 
-PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "proof.md"
+from tests.proof.trial import PARTS, WRONG_SHOWN, Counts
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+# One file for each part's latest long run, from which the page beside it is made.
+KEPT: Final = ROOT / "docs" / "proof"
 HEAD: Final = ("part", "what was tried", "how often", "seed", "lost or wrong", "seconds")
 
 
@@ -42,16 +47,53 @@ def wrongs(results: Iterable[Result]) -> list[str]:
     return [f"{result.title}: {wrong}" for result in results for wrong in result.counts.wrong[:WRONG_SHOWN]]
 
 
-def write(results: Sequence[Result], page: Path = PAGE) -> None:
-    """Keep the results of a long run of all parts."""
-    complaints = "\n".join(f"- {wrong}" for wrong in wrongs(results)) or "Nothing was lost and nothing was wrong."
+class Kept(msgspec.Struct, frozen=True):
+    """A long run of one part, and of what, when and where it was."""
+
+    result: Result
+    commit: str
+    day: str
+    machine: str
+
+
+def keep(name: str, result: Result, folder: Path = KEPT) -> None:
+    """Keep the result of a part's long run in place of its last one, and write the page anew."""
+    folder.mkdir(parents=True, exist_ok=True)
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    pages = "".join(f"\n## {result.title}\n\n{result.counts.page}\n" for result in results if result.counts.page)
-    page.parent.mkdir(exist_ok=True)
-    page.write_text(
-        f"# The latest long run of `make proof`\n\n{datetime.now(UTC):%Y-%m-%d}, {machine}. Written by the run itself; "
-        f'`make proof ARGS="--long PART --seed N"` does a part again.\n\n{table(results)}\n\n{complaints}\n{pages}'
+    kept = Kept(result, _commit(), f"{datetime.now(UTC):%Y-%m-%d}", machine)
+    (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
+    write(folder)
+
+
+def write(folder: Path = KEPT) -> None:
+    """Write the page of what is kept: ``docs/proof.md``."""
+    files = {name: folder / f"{name}.json" for name in PARTS}
+    found = {name: msgspec.json.decode(file.read_bytes(), type=Kept) for name, file in files.items() if file.exists()}
+    results = [kept.result for kept in found.values()]
+    complaints = "\n".join(f"- {wrong}" for wrong in wrongs(results)) or "Nothing was lost and nothing was wrong."
+    runs = "\n".join(
+        f"- `{name}`: {kept.day}, commit {kept.commit}, {kept.machine}, `--seed {kept.result.seed}`"
+        for name, kept in found.items()
     )
+    missing = ", ".join(f"`{name}`" for name in PARTS if name not in found)
+    pages = "".join(f"\n## {result.title}\n\n{result.counts.page}\n" for result in results if result.counts.page)
+    folder.with_suffix(".md").write_text(
+        "# The latest long run of each part of `make proof`\n\nWritten by the runs themselves; "
+        f'`make proof ARGS="--long PART --seed N"` does a part again.\n\n{table(results)}\n\n{complaints}\n\n{runs}\n'
+        + (f"\nNot run at full length yet: {missing}.\n" if missing else "")
+        + pages
+    )
+
+
+def _commit() -> str:
+    """The commit of the checkout, with a word when its code has been changed since."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!docs"]).returncode
+    return commit.stdout.strip() + (" and changes" if changed else "")
 
 
 def _row(cells: Iterable[str]) -> str:
