@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from tests.proof.judging import Attempt, Method
+from tests.proof.judging import FOLLOWS, Attempt, Method
 from tests.proof.trial import Counts
 
 ANSWER_S: Final = 20.0
@@ -20,6 +20,8 @@ KNOCK_S: Final = 0.02
 TRIES: Final = 60
 # So long after a request without an answer nothing of it can be under way any more.
 SETTLED_S: Final = 15.0
+# So many of the commands change something, as far as their client knows.
+CHANGING: Final = 0.9
 
 NO_ANSWER: Final = 0
 
@@ -80,6 +82,7 @@ class Client:
         self._token, self._chance, self._counts = token, chance, counts
         self._lines = [Line(port) for port in ports]
         self._open: dict[str, float] = {}
+        self._told: dict[str, bool] = {}
         self._keys = 0
 
     async def act(self, until: asyncio.Event, *, every_s: float = 0.0) -> None:
@@ -90,15 +93,23 @@ class Client:
             if (early := due - monotonic()) > 0:
                 await asyncio.sleep(early)
             target: str = self._chance.choice(self._targets)
-            method: Method = "POST" if self._chance.random() < 0.55 else "DELETE"
+            method = self._method(target)
             status = await self._command(method, target)
             self.attempts[target].append(Attempt(method, status))
+            if status in FOLLOWS:
+                self._told[target] = FOLLOWS[status]
             if status in (NO_ANSWER, 503):
                 self._open[target] = monotonic()
             elif status in (201, 204) and self._chance.random() < 0.3 and self._is_settled(target):
                 await self._look(target, status == 201)
         for line in self._lines:
             line.close()
+
+    def _method(self, target: str) -> Method:
+        """One that changes something, mostly."""
+        if self._chance.random() < CHANGING:
+            return "DELETE" if self._told.get(target) else "POST"
+        return self._chance.choice(("POST", "DELETE"))
 
     async def _command(self, method: Method, target: str) -> int:
         """Send a command; some carry a key and are sent again until there is an answer."""

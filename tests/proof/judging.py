@@ -17,6 +17,8 @@ EVENT_OF = {"POST": "UserFollowed", "DELETE": "UserUnfollowed"}
 # What an answer says: the event that went in, or whether the pair was following when none had to.
 WENT_IN = {("POST", 201): "UserFollowed", ("DELETE", 204): "UserUnfollowed"}
 STOOD = {("POST", 409): True, ("DELETE", 404): False}
+# Whether the follow exists after such an answer.
+FOLLOWS = {201: True, 409: True, 204: False, 404: False}
 
 
 States = set[tuple[int, tuple[str, ...]]]

@@ -17,7 +17,8 @@ from tests.servers import Service
 
 TITLE: Final = "3 random kills"
 
-PAUSE_S: Final = (0.1, 1.2)
+# So long that there is work to kill: at some 600 events a second, a thousand kills are far more than a million events.
+PAUSE_S: Final = (0.5, 3.5)
 # A process that has only just been started is no worthy victim.
 GROWN_UP_S: Final = 3.0
 
@@ -64,7 +65,7 @@ def run(trial: Trial) -> Counts:
     """Kill and judge."""
     counts = Counts()
     with world(trial) as made:
-        clients = made.clients(trial.times(8, 48), trial, counts)
+        clients = made.clients(trial.times(8, 128), trial, counts)
         asyncio.run(_disturb(made, clients, trial, counts))
         made.heal()
         made.judge(clients, counts, trial.again("kills"))
