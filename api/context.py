@@ -3,13 +3,13 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
 from api.auth import Caller
 from api.parts import Parts
+from api.positions import STORE_WAIT_S
 from api.rate_limit import Count, Verdict, headers
 from api.request_ids import begin_request
 from commands.answers import CommandKey, command_key
@@ -21,10 +21,6 @@ from projections.store import forgettable
 from queries.reader import ANYTIME, Freshness
 
 POSITION_MAX: Final = 2**63 - 1
-# A caller's position is kept until any worker that is alive at all has caught up.
-POSITION_KEPT_S: Final = 60
-# A command needs no Redis, so it hangs on one that does not answer for only so long at a time.
-STORE_WAIT_S: Final = 0.5
 # What the directory takes from a service; a name from a token is cut to it.
 DISPLAY_NAME_MAX: Final = 128
 _SCOPE_KEY: Final = "follows"
@@ -131,7 +127,7 @@ async def _own_position(parts: Parts, context: Context) -> int:
     left = context.left
     if context.caller is None or left is None:
         return 0
-    own = parts.positions.get(context.caller.id, 0)
+    own = parts.positions.of(context.caller.id)
     if not left.done():
         await asyncio.wait([left], timeout=STORE_WAIT_S)
     if left.done() and left.exception() is None:
@@ -192,7 +188,7 @@ async def make_visible(
     """
     groups = _groups(parts, numbers, (caller.id, *texts))
     if not await parts.progress.wait(position, groups, parts.visibility.wait_ms / 1000):
-        await _leave_position(parts, caller, position)
+        await parts.positions.leave(caller.id, position)
     return {"Follow-Position": str(position)}
 
 
@@ -203,16 +199,3 @@ def _groups(parts: Parts, numbers: Sequence[int] | None, texts: Sequence[str]) -
         return set(range(GROUPS))
     lanes = [*map(view.lane_of, numbers), *map(view.lane_of_text, texts)]
     return {group_of(lane) for lane in lanes}
-
-
-async def _leave_position(parts: Parts, caller: Caller, position: int) -> None:
-    """Leave the position for the caller's next reads: in this process, in Redis for the others, and where Redis takes
-    no writes with each of them."""
-    parts.remember_position(caller.id, position)
-    try:
-        async with asyncio.timeout(STORE_WAIT_S):
-            await parts.store.call("SET", position_of(caller.id), position, "EX", POSITION_KEPT_S)
-    except (FollowsError, TimeoutError):
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STORE_WAIT_S):
-                await parts.wakeup.tell_late(caller.id, position)

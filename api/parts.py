@@ -10,6 +10,7 @@ import msgspec
 
 from api.auth import AuthSettings, Verifier
 from api.leaving import Leaving, LeavingSettings
+from api.positions import Positions
 from api.rate_limit import RateLimit, RateSettings
 from api.returning import Returning
 from commands.committer import Committer, FollowSettings
@@ -28,8 +29,6 @@ logger: Final = logging.getLogger(__name__)
 VET_S: Final = 1.0
 # An answer to a command waits this long for the views to show it; some milliseconds are the rule.
 VISIBLE_WAIT_MS: Final = 200
-# Callers whose position this process remembers: those of some minutes in which the views were behind. About 1 MB.
-POSITIONS_MAX: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class Parts:
     committer: Committer
     store: Store
     returning: Returning
+    positions: Positions
     progress: Progress
     reader: Reader
     wakeup: Wakeup
@@ -65,7 +65,6 @@ class Parts:
     limit: RateLimit
     visibility: VisibilitySettings
     leaving: Leaving
-    positions: dict[str, int] = field(default_factory=dict)  # caller -> position the views had not reached
     unvetted: set[str] = field(default_factory=lambda: {"log", "store"})
     _vetting: asyncio.Task[None] | None = None
     _late: Listener | None = None
@@ -85,6 +84,7 @@ class Parts:
             committer=Committer(engine, wakeup.send, settings=FollowSettings.from_env()),
             store=store,
             returning=returning,
+            positions=Positions(store, wakeup),
             progress=progress,
             reader=Reader(store, progress),
             wakeup=wakeup,
@@ -115,6 +115,7 @@ class Parts:
         if self._vetting is not None:
             self._vetting.cancel()
         await self.committer.close()
+        await self.positions.close()
         await self.wakeup.close()
         await self.listener.close()
         if self._late is not None:
@@ -124,15 +125,9 @@ class Parts:
         await self.returning.close()
         await self.engine.dispose()
 
-    def remember_position(self, caller: str, position: int) -> None:
-        """A command of this caller was answered before the views showed it."""
-        self.positions[caller] = max(position, self.positions.pop(caller, 0))
-        if len(self.positions) > POSITIONS_MAX:
-            del self.positions[next(iter(self.positions))]
-
     def _hear_late(self, message: bytes | None) -> None:
         if message is not None:
-            self.remember_position(*msgspec.json.decode(message, type=tuple[str, int]))
+            self.positions.remember(*msgspec.json.decode(message, type=tuple[str, int]))
 
     def must_be_vetted(self, name: str) -> None:
         """Raise Unavailable while the server ``name`` has not shown that it keeps what we promise."""

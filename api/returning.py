@@ -1,7 +1,8 @@
 """What a caller's reads must hold once the views' server has been away or silent.
 
-While it was, commands may have been answered whose positions could be left for nobody (``api/context.py``). All of them
-had been committed by the time it came back, so the log's end as it is then covers them.
+While it was, commands may have been answered whose positions could be left for nobody yet (``api/positions.py``). Those
+committed by the time it came back are covered by the log's end as it is then. Other processes may not have seen it back
+yet and go on so for a moment, so for that moment each read asks for the log's end anew.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ logger: Final = logging.getLogger(__name__)
 AGAIN_S: Final = 0.2
 # A read waits this long for the log's answer, and for the views to come to it.
 WAIT_S: Final = 0.5
+# After so long the other processes have seen the server, too, and have left in it what they could not.
+MOMENT_S: Final = 1.0
 
 
 class Returning:
@@ -31,32 +34,34 @@ class Returning:
     def __init__(self, engine: Engine, progress: Progress) -> None:
         self._engine, self._progress = engine, progress
         self._asking: asyncio.Task[None] | None = None
-        self._anew = False
+        self._answered = asyncio.Condition()
+        # How often somebody has wanted the log's end, and how many of these an answer covers that was asked for later.
+        self._wanted = self._covered = 0
+        self._anew_until = float("-inf")
         self._position = 0
 
     @property
     def over(self) -> bool:
         """Whether there is no such position."""
-        return self._asking is None and not self._position
+        return self._covered == self._wanted and not self._position and not self._is_just_back()
 
     def note(self) -> None:
         """The server is back just now, or somebody could not ask it."""
-        self._anew = True
-        if self._asking is None:
-            self._asking = asyncio.get_running_loop().create_task(self._ask(), context=Context())
+        self._anew_until = asyncio.get_running_loop().time() + MOMENT_S
+        self._want()
 
     async def position(self) -> int:
         """Give it, 0 when the views hold it by now; raises StoreUnavailable while nobody knows it."""
-        while not self.over:
-            if self._asking is not None:
-                await asyncio.wait([self._asking], timeout=WAIT_S)
-                if self._asking is not None:
-                    raise StoreUnavailable
+        if self._is_just_back():
+            self._want()
+        while not (self._covered == self._wanted and not self._position):
+            await self._answer()
             position = self._position
             if not await self._progress.wait(position, range(GROUPS), WAIT_S):
                 return position
             if self._position == position:  # else the server has been away once more
                 self._position = 0
+                break
         return 0
 
     async def close(self) -> None:
@@ -65,14 +70,34 @@ class Returning:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
 
+    def _is_just_back(self) -> bool:
+        return asyncio.get_running_loop().time() < self._anew_until
+
+    def _want(self) -> None:
+        self._wanted += 1
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._ask(), context=Context())
+
+    async def _answer(self) -> None:
+        """Return when the log's end is known as it was after this call, or later."""
+        wanted = self._wanted
+        try:
+            async with asyncio.timeout(WAIT_S), self._answered:
+                await self._answered.wait_for(lambda: self._covered >= wanted)
+        except TimeoutError:
+            raise StoreUnavailable from None
+
     async def _ask(self) -> None:
-        while self._anew:
-            self._anew = False
+        while self._covered < self._wanted:
+            wanted = self._wanted
             try:
                 self._position = (await log.head(self._engine)).position
             except Exception as error:
                 if not isinstance(error, Unavailable):
                     logger.exception("the log's end is not known")
-                self._anew = True
                 await asyncio.sleep(AGAIN_S)
+                continue
+            async with self._answered:
+                self._covered = wanted
+                self._answered.notify_all()
         self._asking = None

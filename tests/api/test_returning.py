@@ -10,10 +10,11 @@ import pytest
 from httpx import Response
 from redis import Redis
 
+from api import returning
 from api.returning import Returning
 from commands.events import UserFollowed, UserUnfollowed
 from commands.postgres import Engine
-from projections.keys import GROUPS
+from projections.keys import GROUPS, position_of
 from projections.server import Server
 from projections.wakeup import Progress, progress_message
 from tests.api.in_process import InProcess, Person, environment, in_process
@@ -27,11 +28,15 @@ PATH = "/v1/users/bob/follow"
 
 
 @pytest.fixture
-async def processes(fragile: Breakable, database_url: str, keys: Path) -> AsyncIterator[list[InProcess]]:
-    """Two web processes that do not wait for the views, whose drain has ended; ann and bob are there, and both
-    processes have read."""
+def settings(fragile: Breakable, database_url: str, keys: Path) -> dict[str, str]:
+    """Of web processes that do not wait for the views."""
     queue = fragile.url.replace("db=0", "db=1")
-    settings = environment(database_url, fragile.url, queue, keys) | {"FOLLOWS_VISIBLE_WAIT_MS": "0"}
+    return environment(database_url, fragile.url, queue, keys) | {"FOLLOWS_VISIBLE_WAIT_MS": "0"}
+
+
+@pytest.fixture
+async def processes(fragile: Breakable, settings: dict[str, str], keys: Path) -> AsyncIterator[list[InProcess]]:
+    """Two web processes whose drain has ended; ann and bob are there, and both processes have read."""
     with Redis.from_url(fragile.url) as client:
         client.flushall()
     async with AsyncExitStack() as stack:
@@ -75,19 +80,56 @@ def on_the_way(process: InProcess) -> int:
     return target._wire._sent
 
 
-async def test_a_second_return_while_the_first_is_waited_for(engine: Engine) -> None:
-    """What the views hold of the first says nothing of what was committed until the second."""
+async def test_a_process_that_comes_later(
+    processes: list[InProcess], fragile: Breakable, settings: dict[str, str], keys: Path
+) -> None:
+    """It has not seen Redis come back; who could tell nobody tells Redis, with as many others as there were."""
+    people = [processes[0].as_(name) for name in ("ann", "bob")]
+    with fragile.down():
+        for one, path in zip(people, (PATH, PATH.replace("bob", "ann")), strict=True):
+            assert (await one.post(path)).status_code == 201
+    with Redis.from_url(fragile.url) as client:
+        await until(lambda: all(client.exists(position_of(one.id)) for one in people))
+        assert 0 < client.ttl(position_of("ann")) <= 60
+    async with in_process(settings, keys, drain=False) as late:
+        assert (await late.as_("ann").get(f"{PATH}-status")).status_code == 503  # nobody projects
+        assert not await late.as_("eve").follows(late.as_("bob"))
+
+
+async def test_a_later_position_stays(processes: list[InProcess], fragile: Breakable) -> None:
+    """Two processes leave positions of one caller in any order."""
+    first, second = (process.parts.positions for process in processes)
+    await first.leave("ann", 12)
+    await second.leave("ann", 9)
+    with Redis.from_url(fragile.url) as client:
+        assert client.get(position_of("ann")) == b"12"
+    assert (first.of("ann"), second.of("ann"), first.of("bob")) == (12, 9, 0)
+
+
+async def test_what_others_answer_for_a_moment_after_the_return(engine: Engine) -> None:
+    """They may not have seen the server back yet."""
     progress = Progress()
-    returning = Returning(engine, progress)
-    assert returning.over and await returning.position() == 0
+    return_ = Returning(engine, progress)
+    return_.note()
+    assert await return_.position() == 0
+    [event] = await append(engine, 1, 2, UserFollowed())
+    assert not return_.over and await return_.position() == event.position
+
+
+async def test_a_second_return_while_the_first_is_waited_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the views hold of the first says nothing of what was committed until the second."""
+    monkeypatch.setattr(returning, "MOMENT_S", 0.0)
+    progress = Progress()
+    return_ = Returning(engine, progress)
+    assert return_.over and await return_.position() == 0
     [first] = await append(engine, 1, 2, UserFollowed())
-    returning.note()
-    waiting = asyncio.create_task(returning.position())
+    return_.note()
+    waiting = asyncio.create_task(return_.position())
     await until(lambda: progress._waiting)
     [second] = await append(engine, 1, 2, UserUnfollowed())
-    returning.note()
-    await until(lambda: returning._position == second.position)
+    return_.note()
+    await until(lambda: return_._position == second.position)
     progress.hear(progress_message(first.position, range(GROUPS)))
     assert await waiting == second.position
     progress.hear(progress_message(second.position, range(GROUPS)))
-    assert await returning.position() == 0 and returning.over
+    assert await return_.position() == 0 and return_.over
