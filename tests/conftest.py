@@ -34,7 +34,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 @pytest.fixture
 def database_url(servers: Servers) -> Iterator[str]:
     """A migrated, empty database that no other test sees."""
-    with fresh_database(servers, f"t{next(_numbers)}") as url:
+    with fresh_database(servers) as url:
         yield url
 
 

@@ -6,9 +6,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
 
 import httpx
 import psycopg
@@ -34,10 +37,17 @@ STOP_LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class Servers:
-    """The run's two servers; ``database`` is a URL of the empty database, ``valkey`` one without a number."""
+    """The run's two servers; ``database`` is a URL of the empty database, ``valkey`` one without a number.
+
+    Databases for tests are made and dropped while the tests go on: either takes as long as a short test.
+    """
 
     database: str
     valkey: str
+    _errands: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "databases"))
+    _spare: SimpleQueue[Future[str]] = field(default_factory=SimpleQueue)
+    _dropped: list[Future[None]] = field(default_factory=list)
+    _numbers: Iterator[int] = field(default_factory=count)
 
     def database_url(self, name: str) -> str:
         """The URL of the database ``name``."""
@@ -55,6 +65,33 @@ class Servers:
         with psycopg.connect(self.database, autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    def prepare(self) -> None:
+        """Migrate what the databases are copied from, and begin with the first."""
+        self.administer(f"CREATE DATABASE {TEMPLATE}")
+        _migrate(self.database_url(TEMPLATE))
+        self._spare.put(self._errands.submit(self._create))
+
+    def take_database(self) -> str:
+        """The name of a migrated, empty database."""
+        taken = self._spare.get()
+        self._spare.put(self._errands.submit(self._create))
+        return taken.result()
+
+    def give_back(self, name: str) -> None:
+        """Nobody needs this database any more."""
+        self._dropped.append(self._errands.submit(self.administer, f"DROP DATABASE {name} WITH (FORCE)"))
+
+    def finish(self) -> None:
+        """Wait for what is under way; raises what has gone wrong with it."""
+        self._errands.shutdown()
+        for dropped in self._dropped:
+            dropped.result()
+
+    def _create(self) -> str:
+        name = f"t{next(self._numbers)}"
+        self.administer(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        return name
+
 
 @contextmanager
 def real_servers(folder: Path) -> Iterator[Servers]:
@@ -62,19 +99,21 @@ def real_servers(folder: Path) -> Iterator[Servers]:
     with embedded(folder, postgres_settings=TEST_SETTINGS) as urls:
         assert urls.database and urls.views
         servers = Servers(urls.database, urls.views.partition("?")[0])
-        servers.administer(f"CREATE DATABASE {TEMPLATE}")
-        _migrate(servers.database_url(TEMPLATE))
-        yield servers
+        servers.prepare()
+        try:
+            yield servers
+        finally:
+            servers.finish()
 
 
 @contextmanager
-def fresh_database(servers: Servers, name: str) -> Iterator[str]:
+def fresh_database(servers: Servers) -> Iterator[str]:
     """A migrated, empty database of its own; its URL."""
-    servers.administer(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    name = servers.take_database()
     try:
         yield servers.database_url(name)
     finally:
-        servers.administer(f"DROP DATABASE {name} WITH (FORCE)")
+        servers.give_back(name)
 
 
 def free_port() -> int:

@@ -1,6 +1,5 @@
 """What the tests over HTTP share: the application in this process, one per module, and people with new names."""
 
-import itertools
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from cli.dev_key import ensure_dev_key
 from cli.embedded import embedded
 from tests.api.in_process import InProcess, environment, in_process
 from tests.servers import Servers, fresh_database
-
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +33,7 @@ def module_settings(servers: Servers, module_valkey: tuple[str, str], keys: Path
     """The environment of this module's service, on an empty database and an empty Valkey."""
     with Redis.from_url(module_valkey[0]) as client:
         client.flushall()
-    with fresh_database(servers, f"api{next(_numbers)}") as url:
+    with fresh_database(servers) as url:
         yield environment(url, *module_valkey, keys)
 
 

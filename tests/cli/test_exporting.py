@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def test_an_export_imported_elsewhere_gives_the_same_users_and_follows(
     assert tools.follows("export", "follows", "-o", tmp_path / follows).code == 0
     here = tools.environment["DATABASE_URL"]
     before = everything(here)
-    with fresh_database(servers, f"e{os.getpid()}") as there:
+    with fresh_database(servers) as there:
         for url in (there, here):
             for kind, file in (("users", users), ("follows", follows)):
                 done = tools.follows("import", kind, "--strict", "--database-url", url, tmp_path / file)

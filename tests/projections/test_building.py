@@ -121,7 +121,7 @@ async def test_a_number_that_another_database_has_used_does_not_come_back(
     a moment longer must not read the beginnings of another. What is left of it goes when the new view is there."""
     await populate(engine)
     old = await healed(engine, store)
-    with fresh_database(servers, f"other_{uuid4().hex[:8]}") as url:
+    with fresh_database(servers) as url:
         async with opened(url) as other:
             await append(other, 7, 8, UserFollowed())
             await generations.forget(store)
@@ -139,7 +139,7 @@ async def test_the_lost_view_is_never_the_one_just_built(
     await populate(engine)
     old = await healed(engine, store)
     redis.delete(old.checkpoint(3))
-    with fresh_database(servers, f"other_{uuid4().hex[:8]}") as url:
+    with fresh_database(servers) as url:
         async with opened(url) as other:
             await append(other, 7, 8, UserFollowed())
             view = await healed(other, store)

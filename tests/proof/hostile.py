@@ -25,7 +25,7 @@ GROWTH_MAX: Final = 96 * 1024 * 1024
 def run(trial: Trial) -> Counts:
     """Attack and judge."""
     counts = Counts()
-    with trial.servers() as servers, fresh_database(servers, "hostile") as database:
+    with trial.servers() as servers, fresh_database(servers) as database:
         folder = trial.folder / "service"
         folder.mkdir()
         with running_service(database, servers.valkey_url(14), servers.valkey_url(15), folder) as service:

@@ -34,7 +34,7 @@ def run(trial: Trial) -> Counts:
     counts = Counts()
     logging.disable()  # workers tell of each event that they park
     try:
-        with trial.servers() as servers, fresh_database(servers, "proof_kill_points") as url:
+        with trial.servers() as servers, fresh_database(servers) as url:
             asyncio.run(_run(trial, url, servers.valkey_url(0), counts))
     finally:
         logging.disable(logging.NOTSET)

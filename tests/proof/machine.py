@@ -157,7 +157,7 @@ def _one_log(trial: Trial, servers: Servers, number: int, steps: int, counts: Co
     keys = trial.folder / f"keys-{number}"
     keys.mkdir(mode=0o700)
     ensure_dev_key(keys)
-    with fresh_database(servers, f"proof_machine_{number}") as url, asyncio.Runner() as runner:
+    with fresh_database(servers) as url, asyncio.Runner() as runner:
         given = environment(url, servers.valkey_url(0), servers.valkey_url(1), keys) | {"FOLLOWS_RATE_LIMIT": "0"}
         manager = operated(given, keys)
         Machine.runner, Machine.operator, Machine.counts = runner, runner.run(manager.__aenter__()), counts

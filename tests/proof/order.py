@@ -31,7 +31,7 @@ Look = Callable[[int], Awaitable[list[int]]]
 def run(trial: Trial) -> Counts:
     """Orders of three writers, and the two controls, in which events must be skipped."""
     counts = Counts()
-    with trial.servers() as servers, fresh_database(servers, "proof_order") as url:
+    with trial.servers() as servers, fresh_database(servers) as url:
         asyncio.run(_run(trial, url, counts))
     return counts
 

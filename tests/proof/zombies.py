@@ -55,7 +55,7 @@ def run(trial: Trial) -> Counts:
 
 def _rounds(trial: Trial, servers: Servers, number: int) -> Counts:
     counts, chance = Counts(), trial.chance("zombies", number)
-    with fresh_database(servers, f"proof_zombies_{number}") as url:
+    with fresh_database(servers) as url:
         views, queue = servers.valkey_url(2 * number), servers.valkey_url(2 * number + 1)
         with _world(url, views, queue, trial.folder / f"world-{number}") as world:
             for _ in range(trial.times(1, 34)):
