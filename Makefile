@@ -51,7 +51,7 @@ bench-large: $(STAMP)
 	@$(PY) -m bench.large $(ARGS)
 
 clean:
-	@rm -rf .venv .bench build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .bench .proof build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock pyproject.toml

@@ -60,7 +60,7 @@ def keep(name: str, result: Result, folder: Path = KEPT) -> None:
     """Keep the result of a part's long run in place of its last one, and write the page anew."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    kept = Kept(result, _commit(), f"{datetime.now(UTC):%Y-%m-%d}", machine)
+    kept = Kept(result, commit(), f"{datetime.now(UTC):%Y-%m-%d}", machine)
     (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
     write(folder)
 
@@ -85,15 +85,15 @@ def write(folder: Path = KEPT) -> None:
     )
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of the checkout, with a word when its code has been changed since."""
     git = ["git", "-C", str(ROOT)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!docs"]).returncode
-    return commit.stdout.strip() + (" and changes" if changed else "")
+    return head.stdout.strip() + (" and changes" if changed else "")
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -9,10 +9,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 from redis import Redis
 
+from tests.proof import report
 from tests.proof.chronicle import chronicled
 from tests.proof.real_shelf import RealShelf
 from tests.proof.schedule import Schedule
@@ -27,20 +30,26 @@ WRONG_MAX: Final = 20
 
 
 def run(trial: Trial) -> Counts:
-    """Many schedules, on all cores when they are very many."""
+    """Many schedules, on all cores when they are very many; these take an hour, and a run that was stopped goes on."""
     counts, first = Counts(), trial.seed * LONG
     if trial.scale == "short":
         _add(counts, some(first, SHORT))
         return counts
-    chunks = range(first, first + LONG, CHUNK)
-    began = time.monotonic()
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as processes:
-        for one in processes.map(some, chunks, [CHUNK] * len(chunks)):
+    ledger = _ledger(trial.seed)
+    done = {} if not ledger.exists() else dict(map(_entry, ledger.read_bytes().splitlines()))
+    for one in done.values():
+        _add(counts, one)
+    chunks = [chunk for chunk in range(first, first + LONG, CHUNK) if chunk not in done]
+    began, processes = time.monotonic(), ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
+    with processes, ledger.open("ab", buffering=0) as file:
+        for chunk, one in zip(chunks, processes.map(some, chunks, [CHUNK] * len(chunks)), strict=True):
+            file.write(msgspec.json.encode((chunk, one)) + b"\n")
             _add(counts, one)
             if len(counts.wrong) > WRONG_MAX:
                 processes.shutdown(cancel_futures=True)
                 break
-    counts.page = f"{counts.tried['schedules'] / (time.monotonic() - began):.0f} schedules/s"
+    if chunks:
+        counts.page = f"{len(chunks) * CHUNK / (time.monotonic() - began):.0f} schedules/s"
     return counts
 
 
@@ -81,6 +90,17 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _ledger(seed: int) -> Path:
+    """Where a long run of this seed notes what it has done, for as long as the code is the same."""
+    path = report.ROOT / ".proof" / f"simulation-{seed}-{report.commit().replace(' ', '-')}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    return path
+
+
+def _entry(line: bytes) -> tuple[int, Counts]:
+    return msgspec.json.decode(line, type=tuple[int, Counts])
 
 
 def _add(counts: Counts, more: Any) -> None:
