@@ -26,6 +26,7 @@ STEPS: Final = 100_000
 # A log is read whole by each rebuild, so a new one is begun after so many steps.
 STEPS_PER_LOG: Final = 5_000
 # Killing a drain costs the lease that nobody gives back.
+FIRST_KILL: Final = 150
 KILLS_EVERY: Final = 400
 TOOLS_EVERY: Final = 60
 
@@ -43,26 +44,31 @@ def due(machine: Any) -> bool:
 
 
 class Machine(TwoDialects):
-    """The two dialects, and what their operator does and suffers. Each call, tool and fault counts as a step."""
+    """The two dialects, and what their operator does and suffers. Each call, tool and fault counts as a step.
+
+    When it is time for what follows from the drawn steps alone: Hypothesis takes anything else for a flaky test.
+    """
 
     operator: Operator
     counts: Counts
     # Between two tools or faults, which take a second each, there are so many steps at least.
     every = 0
-    steps = 0
-    next_at = 0
-    kills_at = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.next_at, self.kills_at = 0, 0, FIRST_KILL
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         """One step."""
-        Machine.steps += 1
+        self.steps += 1
+        self.counts.add("steps")
         return super().run(step)
 
-    def did(self, what: str) -> None:
+    def did(self, what: str, *, done: bool = True) -> None:
         """Count it; then everything must be as it was."""
         self.run(self.service.drained())
-        Machine.next_at = Machine.steps + Machine.every
-        self.counts.add(what)
+        self.next_at = self.steps + self.every
+        self.counts.add(what, done)
 
     @precondition(due)
     @rule(lanes=st.sampled_from(LANES), verified=st.booleans())
@@ -73,8 +79,7 @@ class Machine(TwoDialects):
     @precondition(due)
     @rule()
     def go_back(self) -> None:
-        if self.run(self.operator.undo()):
-            self.did("undos")
+        self.did("undos", done=self.run(self.operator.undo()))
 
     @precondition(due)
     @rule()
@@ -130,10 +135,10 @@ class Machine(TwoDialects):
             assert restored or (answer.status_code == 503 and answer.headers["retry-after"])
         self.did("Redis restored from a dump" if restored else "Redis emptied")
 
-    @precondition(lambda self: Machine.steps > Machine.kills_at)
+    @precondition(lambda self: self.steps > self.kills_at)
     @rule(one=who, other=who)
     def kill_the_drain(self, one: int, other: int) -> None:
-        Machine.kills_at = Machine.steps + KILLS_EVERY
+        self.kills_at = self.steps + KILLS_EVERY
         self.run(self.operator.kill_drain())
         self.did("drains killed")
 
@@ -162,15 +167,10 @@ def _one_log(trial: Trial, servers: Servers, number: int, steps: int, counts: Co
         manager = operated(given, keys)
         Machine.runner, Machine.operator, Machine.counts = runner, runner.run(manager.__aenter__()), counts
         Machine.service = Machine.operator.service
-        Machine.steps, Machine.next_at, Machine.kills_at, Machine.every = (
-            0,
-            0,
-            KILLS_EVERY // 2,
-            trial.times(0, TOOLS_EVERY),
-        )
+        Machine.every, end = trial.times(0, TOOLS_EVERY), counts.tried.get("steps", 0) + steps
         try:
             for again in range(steps):
-                if Machine.steps >= steps:
+                if counts.tried.get("steps", 0) >= end:
                     break
                 Machine._hypothesis_internal_use_seed = trial.chance(number, again).randrange(2**32)
                 each = settings(runs, max_examples=trial.times(2, 10), stateful_step_count=trial.times(12, 40))
@@ -180,5 +180,4 @@ def _one_log(trial: Trial, servers: Servers, number: int, steps: int, counts: Co
             notes = "; ".join(getattr(error, "__notes__", []))
             counts.wrong.append(f"{type(error).__name__}: {error} {notes}; again: {trial.again('machine')}")
         finally:
-            counts.add("steps", Machine.steps)
             runner.run(manager.__aexit__(None, None, None))
