@@ -21,6 +21,7 @@ TITLE: Final = "5 lost servers"
 # Long enough that every process meets the fault several times.
 FAULT_S: Final = 2.0
 CUT_OFF_S: Final = 30.0
+LEFT_OPEN_S: Final = 120.0
 SLOW_MS: Final = 100
 COMMIT_S: Final = 0.5
 LOST_WRITES: Final = (1, 10, 100, 1_000)
@@ -127,10 +128,11 @@ def slow_commit(made: World, _: Trial) -> Iterator[None]:
         yield
 
 
-def foreign_transaction(made: World, _: Trial) -> Iterator[None]:
-    """Somebody leaves a transaction open in another database of the same server."""
+def foreign_transaction(made: World, trial: Trial) -> Iterator[None]:
+    """Somebody leaves a transaction open in another database of the same server, for minutes."""
     with psycopg.connect(made.servers.postgres.url.replace("/follows?", "/postgres?")) as connection:
         connection.execute("SELECT txid_current()")
+        sleep(trial.times(0, int(LEFT_OPEN_S)))
         yield
 
 
