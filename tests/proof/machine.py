@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import traceback
 from collections.abc import Coroutine
 from typing import Any, Final, TypeVar
 
@@ -177,6 +178,7 @@ def _one_log(trial: Trial, servers: Servers, number: int, steps: int, counts: Co
                 run_state_machine_as_test(Machine, settings=each)
                 counts.add("runs")
         except Exception as error:
+            traceback.print_exc()
             notes = "; ".join(getattr(error, "__notes__", []))
             counts.wrong.append(f"{type(error).__name__}: {error} {notes}; again: {trial.again('machine')}")
         finally:

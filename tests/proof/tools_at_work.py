@@ -121,11 +121,13 @@ class Operator:
     async def kill_drain(self) -> None:
         """In the middle of what it does; it gives nothing back, so a successor waits until its leases run out."""
         drain, task = self._drains.pop()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if drain._building is not None:
-            drain._building.cancel()
+        under_way = [each for each in (task, drain._building) if each is not None]
+        for each in under_way:
+            each.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
         await drain._listener.close()
+        if drain._publisher is not None:
+            await drain._publisher.aclose()
         self.start_drain()
 
     async def close(self) -> None:
