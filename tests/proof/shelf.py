@@ -119,14 +119,17 @@ class Shelf:
             return None
         number, order, limit, start = arguments[0], arguments[1], int(arguments[2]), int(arguments[3])
         entries = sorted(((score, name) for name, score in self._of(keys[2], Sorted).items()))
+        total = len(entries)
         if len(arguments) > 4:
             place = (float(arguments[4]), _bytes(arguments[5]))
+            rang = (float(int(arguments[4]) ^ 1), place[1])
+            entries = [entry for entry in entries if entry != rang]
             below = sum(entry < place for entry in entries)
             start = len(entries) - below if order == "REV" else below + (place in entries)
         if order == "REV":
             entries.reverse()
         rows = [field for score, name in entries[start : start + limit] for field in (name, _number(score))]
-        return [position, self._hexists(keys[1], number), len(entries), rows]
+        return [position, self._hexists(keys[1], number), total, rows]
 
     def point(self, keys: Sequence[str], arguments: Sequence[Any]) -> int:
         """What ``point.lua`` does."""

@@ -153,6 +153,25 @@ async def test_a_cursor_at_both_ends(reader: Reader, redis: Plain, alice: int) -
         assert [row.number for row in found.rows] == numbers, (newest_first, cursor)
 
 
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("newest_first", [True, False])
+@pytest.mark.parametrize("rings", [True, False])
+async def test_the_cursors_row_rings(
+    reader: Reader, redis: Plain, alice: int, rings: bool, newest_first: bool, equal: bool
+) -> None:
+    """Its flag is changed after the page that it ended: the next page goes on behind it, is whole, and has not the row
+    again."""
+    held: dict[int, tuple[int, bool]] = {number: (5 if equal else number, not rings) for number in (10, 20, 30, 40, 50)}
+    put_list(redis, key_of("followers"), held)
+    order = [row.number for row in (await get(reader, Window(5, newest_first=newest_first))).rows]
+    cursor = decode_cursor(encode_cursor(Row(order[1], *held[order[1]])))
+    held[order[1]] = (held[order[1]][0], rings)
+    put_list(redis, key_of("followers"), held)
+    for limit in (1, 2, 3, 4):
+        found = await get(reader, Window(limit, cursor=cursor, newest_first=newest_first))
+        assert [row.number for row in found.rows] == order[2 : 2 + limit] and found.total == 5
+
+
 async def walk(reader: Reader, limit: int, newest_first: bool) -> AsyncIterator[Page]:
     """The pages of Alice's followers, as a client walks them: until one is empty."""
     cursor = None
