@@ -224,6 +224,7 @@ def running_service(
 def _stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
     for child in processes.values():
         child.terminate()
+    for child in processes.values():
         with suppress(subprocess.TimeoutExpired):
             child.wait(STOP_LIMIT_S)
         with suppress(ProcessLookupError):

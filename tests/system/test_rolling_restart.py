@@ -20,7 +20,6 @@ from tests.servers import STOP_LIMIT_S, Service, running_service
 CLIENTS = 6
 ERASED = 4
 FANS = 20
-ROUNDS = 3
 # So long a web process that is told to stop serves on; a balancer looks many times in it, also on a busy machine.
 GRACE_S = 2
 LOOK_EACH_S = 0.05
@@ -156,12 +155,12 @@ def test_nobody_notices(site: Site) -> None:
                     assert site.send(client, "POST", f"/v1/users/gone-{number}/follow").status_code == 201
         erased = iter(range(ERASED))
         with load(site):
-            for service, name in ROUNDS * [
+            for service, name in (
                 (site.one, "web"),
                 (site.two, "web"),
                 (site.one, "worker"),
                 (site.two, "worker-2"),
-            ]:
+            ):
                 if (gone := next(erased, None)) is not None:
                     assert site.send(platform, "DELETE", f"/v1/users/gone-{gone}").status_code == 204
                 restart(site, service, name)
@@ -195,7 +194,6 @@ def test_told_to_stop_it_says_so_and_serves_on(site: Site) -> None:
         os.killpg(web.pid, signal.SIGTERM)  # systemd tells all processes; who tells them twice changes nothing
         assert new.get(f"{address}/health/live").status_code == 200
     assert web.wait(STOP_LIMIT_S) == 0
-    site.one.start("web")
 
 
 def test_what_is_being_done_is_finished_and_answered(site: Site, database_url: str) -> None:
@@ -225,7 +223,6 @@ def test_what_is_being_done_is_finished_and_answered(site: Site, database_url: s
         thread.join()
     assert answers == [201] * COMMITTERS
     assert web.wait(STOP_LIMIT_S) == 0
-    site.one.start("web")
 
 
 def _count(log: "psycopg.Connection[tuple[int]]", statement: str) -> int:
