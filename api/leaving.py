@@ -7,14 +7,13 @@ served as ever. At its end the server is stopped in its own way, which finishes 
 
 import asyncio
 import logging
-import os
 import signal
 from dataclasses import dataclass
 from typing import Final
 
 from litestar.types import Message, Send
 
-from commands.errors import SettingsError
+from commands.settings import whole_number
 
 logger: Final = logging.getLogger(__name__)
 
@@ -33,10 +32,7 @@ class LeavingSettings:
     @classmethod
     def from_env(cls) -> "LeavingSettings":
         """Read FOLLOWS_GRACE_S; raises SettingsError."""
-        text = os.environ.get("FOLLOWS_GRACE_S") or str(GRACE_S)
-        if not text.isascii() or not text.isdigit() or int(text) > GRACE_MAX_S:
-            raise SettingsError(f"FOLLOWS_GRACE_S must be 0 to {GRACE_MAX_S} whole seconds, not {text!r}")
-        return cls(int(text))
+        return cls(whole_number("FOLLOWS_GRACE_S", GRACE_S, GRACE_MAX_S, f"0 to {GRACE_MAX_S} whole seconds"))
 
 
 class Leaving:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +17,7 @@ from commands.directory import Directory
 from commands.errors import LogUnavailable, SettingsError, StoreUnavailable, Unavailable
 from commands.migrate import check_current
 from commands.postgres import Engine, PostgresSettings, check_durability, create_engine
+from commands.settings import whole_number
 from projections.keys import APPLIED_CHANNEL, LATE_CHANNEL
 from projections.store import Store, StoreSettings, check_store, open_store
 from projections.wakeup import Listener, Progress, QueueSettings, Wakeup
@@ -29,6 +29,7 @@ logger: Final = logging.getLogger(__name__)
 VET_S: Final = 1.0
 # An answer to a command waits this long for the views to show it; some milliseconds are the rule.
 VISIBLE_WAIT_MS: Final = 200
+VISIBLE_WAIT_MAX_MS: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,8 @@ class VisibilitySettings:
     @classmethod
     def from_env(cls) -> "VisibilitySettings":
         """Read FOLLOWS_VISIBLE_WAIT_MS; raises SettingsError."""
-        text = os.environ.get("FOLLOWS_VISIBLE_WAIT_MS") or str(VISIBLE_WAIT_MS)
-        if not text.isascii() or not text.isdigit() or int(text) > 10_000:
-            raise SettingsError(f"FOLLOWS_VISIBLE_WAIT_MS must be 0 to 10000 milliseconds, not {text!r}")
-        return cls(int(text))
+        what = f"0 to {VISIBLE_WAIT_MAX_MS} milliseconds"
+        return cls(whole_number("FOLLOWS_VISIBLE_WAIT_MS", VISIBLE_WAIT_MS, VISIBLE_WAIT_MAX_MS, what))
 
 
 @dataclass

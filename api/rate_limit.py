@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from api.auth import Caller
 from commands.errors import SettingsError, StoreUnavailable, Unavailable
+from commands.settings import whole_number
 from projections import keys
 from projections.store import Store, forgettable
 
@@ -28,6 +29,7 @@ IPV6_HOST_BITS = 64  # one subscriber has a whole /64 to count from
 # Of a limit this part is taken from Redis at a time, so that who may ask often does not cost a count each time. What a
 # process has taken and does not use, others cannot: with 20 processes at most 2 % of a limit.
 SHARE = 1_000
+LIMIT_MAX = 999_999_999
 # Callers of the window that a process remembers a part of; some 3 MB.
 CALLERS_MAX = 20_000
 
@@ -212,7 +214,4 @@ def _address_key(address: str | None) -> str:
 
 
 def _limit(env: Mapping[str, str], name: str, otherwise: int) -> int:
-    text = env.get(name) or str(otherwise)
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise SettingsError(f"{name} must be a whole number of requests a minute (0 = no limit), not {text!r}")
-    return int(text)
+    return whole_number(name, otherwise, LIMIT_MAX, "a whole number of requests a minute (0 = no limit)", env)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final
@@ -27,12 +26,12 @@ from commands.errors import (
     KeyReused,
     LogUnavailable,
     Refused,
-    SettingsError,
     UserNotFound,
 )
 from commands.events import Recorded
 from commands.log import Draft, PairState
 from commands.postgres import translated_errors
+from commands.settings import whole_number
 
 logger: Final = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ ATTEMPTS_MAX: Final = 20
 # Requests beyond this are refused at once: they could not be answered within a client's patience anyway.
 QUEUE_MAX: Final = 20_000
 # A limit that is longer is a mistake: nobody has so many users.
-FOLLOWING_DIGITS_MAX: Final = 12
+FOLLOWING_MAX: Final = 10**12
 
 
 class FollowSettings(msgspec.Struct, frozen=True):
@@ -54,10 +53,7 @@ class FollowSettings(msgspec.Struct, frozen=True):
     @classmethod
     def from_env(cls) -> FollowSettings:
         """Read FOLLOWS_MAX_FOLLOWING, where 0 means no limit; raises SettingsError."""
-        given = os.environ.get("FOLLOWS_MAX_FOLLOWING") or "0"
-        if not given.isascii() or not given.isdigit() or len(given) > FOLLOWING_DIGITS_MAX:
-            raise SettingsError(f"FOLLOWS_MAX_FOLLOWING must be a number of follows, not {given!r}")
-        return cls(int(given) or None)
+        return cls(whole_number("FOLLOWS_MAX_FOLLOWING", 0, FOLLOWING_MAX, "a number of follows") or None)
 
 
 class Receipt(msgspec.Struct, frozen=True):
