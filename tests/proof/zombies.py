@@ -30,6 +30,7 @@ TITLE: Final = "4 zombies"
 # Of the workers of a world all but one are stopped.
 ZOMBIES: Final = 3
 WORLDS: Final = 2
+ROUNDS: Final = 200
 PEOPLE: Final = 40
 BATCH: Final = 20
 HOLD_MS: Final = 60_000
@@ -58,7 +59,7 @@ def _rounds(trial: Trial, servers: Servers, number: int) -> Counts:
     with fresh_database(servers) as url:
         views, queue = servers.valkey_url(2 * number), servers.valkey_url(2 * number + 1)
         with _world(url, views, queue, trial.folder / f"world-{number}") as world:
-            for _ in range(trial.times(1, 34)):
+            for _ in range(trial.times(1, ROUNDS // WORLDS)):
                 for complaint in _round(world, chance, counts):
                     counts.wrong.append(f"{complaint}; again: {trial.again('zombies')}")
     return counts
@@ -87,6 +88,7 @@ def _round(world: World, chance: random.Random, counts: Counts) -> list[str]:
         for zombie in zombies:
             zombie.process.send_signal(signal.SIGCONT)
     wait_until(lambda: len(rows(world.sql, OWNERS)) == len(world.workers), LIMIT_S)
+    counts.add("rounds")
     counts.add("workers stopped beyond their lease and woken", len(zombies))
     fenced = [FENCED in zombie.said[len(old) :] for zombie, old in zip(zombies, said, strict=True)]
     counts.add("of them fenced at their next batch or look", sum(fenced))
