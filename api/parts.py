@@ -67,6 +67,7 @@ class Parts:
     unvetted: set[str] = field(default_factory=lambda: {"log", "store"})
     _vetting: asyncio.Task[None] | None = None
     _late: Listener | None = None
+    _listened: bool = False
 
     @classmethod
     def from_env(cls) -> "Parts":
@@ -76,16 +77,24 @@ class Parts:
         progress, wakeup = Progress(), Wakeup(queue)
         returning = Returning(engine, progress)
         store = open_store(StoreSettings.from_env(), returning.note)
+        directory, reader = Directory(engine), Reader(store, progress)
+
+        def forget() -> None:
+            directory.forget()
+            if not returning.over:  # the end that is waited for may be another log's
+                returning.note()
+
+        reader.forget_numbers = forget
         return cls(
             postgres=postgres,
             engine=engine,
-            directory=Directory(engine),
+            directory=directory,
             committer=Committer(engine, wakeup.send, settings=FollowSettings.from_env()),
             store=store,
             returning=returning,
             positions=Positions(store, wakeup),
             progress=progress,
-            reader=Reader(store, progress),
+            reader=reader,
             wakeup=wakeup,
             listener=Listener(queue, APPLIED_CHANNEL, progress.hear),
             verifier=Verifier(AuthSettings.from_env()),
@@ -127,6 +136,9 @@ class Parts:
     def _hear_late(self, message: bytes | None) -> None:
         if message is not None:
             self.positions.remember(*msgspec.json.decode(message, type=tuple[str, int]))
+        elif self._listened:  # connected again, or about to be: somebody may have told us in vain
+            self.returning.note()
+        self._listened = True
 
     def must_be_vetted(self, name: str) -> None:
         """Raise Unavailable while the server ``name`` has not shown that it keeps what we promise."""

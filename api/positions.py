@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from contextlib import suppress
+from contextvars import Context
+from itertools import islice
 from typing import Final
 
 from commands.errors import FollowsError
@@ -11,14 +15,17 @@ from projections.keys import position_of
 from projections.store import Store, load_script
 from projections.wakeup import Wakeup
 
+logger: Final = logging.getLogger(__name__)
+
 LEAVE: Final = load_script("api", "leave.lua", reads=False)
 # A position is kept until any worker that is alive at all has caught up.
 KEPT_S: Final = 60
 # A command needs no Redis, so it hangs on one that does not answer for only so long at a time.
 STORE_WAIT_S: Final = 0.5
-# A Redis that took no position is tried again so often.
+# A Redis that took no position is tried again after so long, and then more and more seldom.
 AGAIN_S: Final = 0.05
-# Callers whose position this process remembers: those of some minutes in which the views were behind. About 1 MB.
+AGAIN_MAX_S: Final = 1.0
+# Callers whose position this process remembers, about 1 MB; for others it knows one that is not before theirs.
 CALLERS_MAX: Final = 10_000
 # So many are left in one round trip.
 AT_ONCE: Final = 500
@@ -30,27 +37,27 @@ class Positions:
 
     def __init__(self, store: Store, wakeup: Wakeup) -> None:
         self._store, self._wakeup = store, wakeup
-        self._known: dict[str, int] = {}
-        self._owed: dict[str, int] = {}
+        self._known, self._owed = Latest(), Latest()
         self._paying: asyncio.Task[None] | None = None
 
     def of(self, caller: str) -> int:
-        """The latest of this caller's, 0 when this process knows of none."""
-        return self._known.get(caller, 0)
+        """What this caller's reads must hold, 0 when this process knows of nothing."""
+        return self._known.of(caller)
 
     def remember(self, caller: str, position: int) -> None:
         """This caller was answered, here or in another process, before the views showed this position."""
-        _note(self._known, caller, position)
+        self._known.note(caller, position)
 
     async def leave(self, caller: str, position: int) -> None:
         """Leave it here, in Redis, and where Redis takes no writes with each process; raises nothing."""
         self.remember(caller, position)
         try:
             await self._write(caller, position)
-        except (FollowsError, TimeoutError):
-            _note(self._owed, caller, position)
+        except Exception as error:
+            _tell(error)
+            self._owed.note(caller, position)
             if self._paying is None:
-                self._paying = asyncio.create_task(self._pay())
+                self._paying = asyncio.get_running_loop().create_task(self._pay(), context=Context())
             with suppress(TimeoutError):
                 async with asyncio.timeout(STORE_WAIT_S):
                     await self._wakeup.tell_late(caller, position)
@@ -63,19 +70,23 @@ class Positions:
 
     async def _pay(self) -> None:
         """Leave what is owed, one first to see whether Redis takes it."""
-        at_once = 1
-        while self._owed:
-            some = dict(list(self._owed.items())[:at_once])
+        at_once, again_s, owed = 1, AGAIN_S, self._owed
+        while owed.positions:
+            some = dict(islice(owed.positions.items(), at_once))
             try:
-                await asyncio.gather(*[self._write(caller, position) for caller, position in some.items()])
-            except (FollowsError, TimeoutError):
+                await asyncio.gather(*[self._write(caller, position) for caller, (position, _) in some.items()])
+            except Exception as error:
+                _tell(error)
+                for caller in some:  # another's server may be there
+                    owed.positions[caller] = owed.positions.pop(caller)
                 at_once = 1
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(again_s)
+                again_s = min(2 * again_s, AGAIN_MAX_S)
                 continue
-            at_once = AT_ONCE
-            for caller, position in some.items():
-                if self._owed.get(caller) == position:
-                    del self._owed[caller]
+            at_once, again_s = AT_ONCE, AGAIN_S
+            for caller, noted in some.items():
+                if owed.positions.get(caller) == noted:
+                    del owed.positions[caller]
         self._paying = None
 
     async def _write(self, caller: str, position: int) -> None:
@@ -83,8 +94,28 @@ class Positions:
             await self._store.run(LEAVE, [position_of(caller)], [position, KEPT_S])
 
 
-def _note(positions: dict[str, int], caller: str, position: int) -> None:
-    """Keep the later one, as the newest of them; the oldest caller's is given up when there are too many."""
-    positions[caller] = max(position, positions.pop(caller, 0))
-    if len(positions) > CALLERS_MAX:
-        del positions[next(iter(positions))]
+class Latest:
+    """The latest position of each caller, and until when it counts (``time.monotonic``), oldest note first."""
+
+    def __init__(self) -> None:
+        self.positions: dict[str, tuple[int, float]] = {}
+        self._others = (0, 0.0)
+
+    def of(self, caller: str) -> int:
+        """His, or that of those who had to be given up, if it still counts."""
+        position, until = self.positions.get(caller, self._others)
+        return position if time.monotonic() < until else 0
+
+    def note(self, caller: str, position: int) -> None:
+        """Keep the later one; the caller whose note is the oldest is given up when there are too many."""
+        known, _ = self.positions.pop(caller, (0, 0.0))
+        self.positions[caller] = max(position, known), time.monotonic() + KEPT_S
+        if len(self.positions) > CALLERS_MAX:
+            given_up, until = self.positions.pop(next(iter(self.positions)))
+            self._others = max(given_up, self._others[0]), max(until, self._others[1])
+
+
+def _tell(error: Exception) -> None:
+    """A server that is away is told of elsewhere; all else is a fault, which must not fail what is done already."""
+    if not isinstance(error, FollowsError | TimeoutError):
+        logger.error("a position cannot be left", exc_info=error)

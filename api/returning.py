@@ -16,7 +16,9 @@ from commands import log
 from commands.errors import StoreUnavailable, Unavailable
 from commands.postgres import Engine
 from projections.keys import GROUPS
+from projections.server import CONNECT_S
 from projections.wakeup import Progress
+from projections.wire import TIMEOUT_S
 
 logger: Final = logging.getLogger(__name__)
 
@@ -24,8 +26,9 @@ logger: Final = logging.getLogger(__name__)
 AGAIN_S: Final = 0.2
 # A read waits this long for the log's answer, and for the views to come to it.
 WAIT_S: Final = 0.5
-# After so long the other processes have seen the server, too, and have left in it what they could not.
-MOMENT_S: Final = 1.0
+# After so long the other processes have seen the server, too, also one whose connection was silently lost, which it
+# gives up after that time and a second; then they have left in it what they could not.
+MOMENT_S: Final = TIMEOUT_S + 1 + CONNECT_S
 
 
 class Returning:
@@ -37,6 +40,7 @@ class Returning:
         self._answered = asyncio.Condition()
         # How often somebody has wanted the log's end, and how many of these an answer covers that was asked for later.
         self._wanted = self._covered = 0
+        self._returns = 0
         self._anew_until = float("-inf")
         self._position = 0
 
@@ -47,6 +51,7 @@ class Returning:
 
     def note(self) -> None:
         """The server is back just now, or somebody could not ask it."""
+        self._returns += 1
         self._anew_until = asyncio.get_running_loop().time() + MOMENT_S
         self._want()
 
@@ -54,15 +59,15 @@ class Returning:
         """Give it, 0 when the views hold it by now; raises StoreUnavailable while nobody knows it."""
         if self._is_just_back():
             self._want()
-        while not (self._covered == self._wanted and not self._position):
+        while True:
             await self._answer()
-            position = self._position
+            position, returns = self._position, self._returns
             if not await self._progress.wait(position, range(GROUPS), WAIT_S):
                 return position
-            if self._position == position:  # else the server has been away once more
+            if self._position == position:
                 self._position = 0
-                break
-        return 0
+            if self._returns == returns:  # else the server has been away once more
+                return 0
 
     async def close(self) -> None:
         """Ask no more."""

@@ -64,17 +64,22 @@ class Directory:
         """Give the number that an id had when it was last looked up, at once; None when nobody has lately."""
         return self._numbers.get(id_)
 
+    def forget(self) -> None:
+        """Forget all numbers: the log may have been restored to an older state, which gives them to others."""
+        self._numbers = {}
+
     async def number(self, id_: str) -> int:
         """Give the number of the user with this id; raises UserNotFound also for one who is erased.
 
         A user erased since the last look-up is still found here; commands notice under the log's lock.
         """
-        if (number := self._numbers.get(id_)) is not None:
+        numbers = self._numbers
+        if (number := numbers.get(id_)) is not None:
             return number
         known = await self.find(id_)
         if known is None or known.erased:
             raise UserNotFound(id_)
-        return self._remember(known)
+        return _remember(numbers, known)
 
     async def known_number(self, id_: str) -> int:
         """Give the number that an id has had, erased or not; raises UserNotFound."""
@@ -98,7 +103,8 @@ class Directory:
 
         Raises CallerErased: a leftover token must not bring an erased person back.
         """
-        if (number := self._numbers.get(new.id)) is not None:
+        numbers = self._numbers
+        if (number := numbers.get(new.id)) is not None:
             return number
         known = await self.find(new.id)
         while known is None:
@@ -106,7 +112,7 @@ class Directory:
             known = await self.find(new.id)
         if known.erased:
             raise CallerErased
-        return self._remember(known)
+        return _remember(numbers, known)
 
     async def put(self, id_: str, changes: UserChanges) -> tuple[bool, int]:
         """Create or change a user; give (created, log position). Raises LoginTaken, StillErasing."""
@@ -197,11 +203,12 @@ class Directory:
                 raise LoginTaken(str(parameters["login"])) from error
             raise
 
-    def _remember(self, known: Known) -> int:
-        if len(self._numbers) >= CACHE_MAX:
-            self._numbers.pop(next(iter(self._numbers)))
-        self._numbers[known.id] = known.number
-        return known.number
+
+def _remember(numbers: dict[str, int], known: Known) -> int:
+    if len(numbers) >= CACHE_MAX:
+        numbers.pop(next(iter(numbers)))
+    numbers[known.id] = known.number
+    return known.number
 
 
 def default_login(id_: str) -> str:

@@ -217,11 +217,13 @@ class Watcher(Protocol):
 class Progress:
     """How far the views have come, as the workers tell; lets a command wait until it can be seen.
 
-    ``watcher`` is told whose profiles have changed, before anybody who waited goes on.
+    ``watcher`` is told whose profiles have changed, before anybody who waited goes on; ``switched`` is called when
+    workers tell of another generation.
     """
 
     def __init__(self) -> None:
         self.watcher: Watcher | None = None
+        self.switched: Callable[[], None] = lambda: None
         self._generation = 0
         self._reached = [0] * GROUPS
         self._floors: dict[int, int] = {}
@@ -240,8 +242,7 @@ class Progress:
                 self.watcher.distrust()
             return
         position, groups, generation, changed, lanes = _messages.decode(message)
-        if generation != self._generation:
-            self._generation, self._reached, self._floors = generation, [0] * GROUPS, {}
+        if self.begin(generation):
             changed = None
         for lane, at in lanes.items():
             self._floors[lane] = max(self._floors.get(lane, 0), at)
@@ -259,6 +260,14 @@ class Progress:
             else:
                 still.append(waiting)
         self._waiting = still
+
+    def begin(self, generation: int) -> bool:
+        """Of this generation it is told from now on; whether it is another than before."""
+        if generation == self._generation:
+            return False
+        self._generation, self._reached, self._floors = generation, [0] * GROUPS, {}
+        self.switched()
+        return True
 
     def floor(self, generation: int, lane: int) -> int:
         """Where this lane has stood already, 0 when nobody has said: if it stands lower now, Redis has lost writes."""

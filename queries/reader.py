@@ -58,9 +58,13 @@ class Reader:
         self.logins: dict[str, int] = {}
         self.cards = Cards()
         progress.watcher = self.cards
+        progress.switched = self._switched
+        # Who else remembers numbers, and must not beyond a switch: the log may be another, with other numbers.
+        self.forget_numbers: Callable[[], None] = lambda: None
         # A lane of the view that stands before this position is half-built, and answers nothing.
         self.since = 0
         self._view: View | None = None
+        self._generation = 0
         self._view_until = 0.0
         self._seen_at = 0.0
 
@@ -83,6 +87,11 @@ class Reader:
                     found = await live(self.store)
                 self._view, self.since = (None, 0) if found is None else (found.view, found.since)
                 self._seen_at = now
+                if found is not None:
+                    before, self._generation = self._generation, found.view.generation
+                    if before not in (0, self._generation):
+                        self.progress.begin(self._generation)  # what was heard of another says nothing of this one
+                        self._switched()
             except (StoreUnavailable, TimeoutError):
                 if again or not self._may_go_on(now):
                     self._view_until = 0.0
@@ -90,6 +99,11 @@ class Reader:
         if self._view is None:
             raise ViewUnavailable
         return self._view
+
+    def _switched(self) -> None:
+        """Forget the numbers of ids and logins; who is asking for one just now keeps it in what is forgotten."""
+        self.numbers, self.logins = {}, {}
+        self.forget_numbers()
 
     def _may_go_on(self, now: float) -> bool:
         """Whether the view that was seen last will do while nobody says which one it is; not if the workers already

@@ -15,7 +15,7 @@ from projections.store import forgettable
 from queries.cards import Card
 from queries.reader import ANYTIME, WAIT_S, Freshness, Reader
 
-# About 25 MB when full; a number never changes, and whether its user still exists is asked of the view each time.
+# About 25 MB when full; a number changes with the log only, and whether its user still exists is asked of the view.
 NUMBERS_MAX: Final = 200_000
 
 _profiles: Final = msgspec.json.Decoder(Profile)
@@ -41,12 +41,13 @@ async def number_of_id(reader: Reader, id_: str, *, fresh: Freshness = ANYTIME) 
     """Give the number of the user with this id; raises UserNotFound. An erased user may still be found here."""
     if (number := reader.numbers.get(id_)) is not None:
         return number
+    numbers = reader.numbers
     number = await _look_up(reader, "id", id_, fresh)
     if number is None:
         raise UserNotFound(id_)
-    if len(reader.numbers) >= NUMBERS_MAX:
-        reader.numbers.pop(next(iter(reader.numbers)))
-    reader.numbers[id_] = number
+    if len(numbers) >= NUMBERS_MAX:
+        numbers.pop(next(iter(numbers)))
+    numbers[id_] = number
     return number
 
 
@@ -83,12 +84,13 @@ async def still_holds(reader: Reader, remembered: Remembered) -> bool:
 
 async def number_of_login(reader: Reader, login: str, *, fresh: Freshness = ANYTIME) -> int:
     """Give the number of the user with this login, without regard to case; raises UserNotFound."""
+    logins = reader.logins
     number = await _look_up(reader, "login", login.lower(), fresh)
     if number is None:
         raise UserNotFound(login)
-    if len(reader.logins) >= NUMBERS_MAX:
-        reader.logins.pop(next(iter(reader.logins)))
-    reader.logins[login.lower()] = number
+    if len(logins) >= NUMBERS_MAX:
+        logins.pop(next(iter(logins)))
+    logins[login.lower()] = number
     return number
 
 

@@ -10,7 +10,7 @@ import pytest
 from httpx import Response
 from redis import Redis
 
-from api import returning
+from api import positions, returning
 from api.returning import Returning
 from commands.events import UserFollowed, UserUnfollowed
 from commands.postgres import Engine
@@ -104,6 +104,33 @@ async def test_a_later_position_stays(processes: list[InProcess], fragile: Break
     with Redis.from_url(fragile.url) as client:
         assert client.get(position_of("ann")) == b"12"
     assert (first.of("ann"), second.of("ann"), first.of("bob")) == (12, 9, 0)
+
+
+async def test_a_position_does_not_count_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept for a minute, as in Redis: an older log may have been restored, which never comes to it. For callers
+    who were given up there is one that is not before theirs."""
+    monkeypatch.setattr(positions, "CALLERS_MAX", 2)
+    latest = positions.Latest()
+    for number, caller in enumerate(("ann", "bob", "cem", "bob", "dan"), 10):
+        latest.note(caller, number)
+    assert [latest.of(caller) for caller in ("ann", "bob", "cem", "dan", "eve")] == [12, 13, 12, 14, 12]
+    monkeypatch.setattr(positions, "KEPT_S", 0)
+    for caller in ("eve", "fay", "gus"):
+        latest.note(caller, 20)
+    assert [latest.of(caller) for caller in ("eve", "fay", "gus")] == [20, 0, 0]
+
+
+async def test_a_fault_does_not_end_the_leaving(
+    processes: list[InProcess], fragile: Breakable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis answers what it must not: no command is failed, the fault is told, and what is owed comes later."""
+    parts = processes[0].parts.positions
+    with Redis.from_url(fragile.url) as client:
+        client.rpush(position_of("ann"), "no position")
+        await parts.leave("ann", 12)
+        await until(lambda: len([line for line in caplog.messages if "cannot be left" in line]) >= 2)
+        client.delete(position_of("ann"))
+        await until(lambda: client.get(position_of("ann")) == b"12")
 
 
 async def test_what_others_answer_for_a_moment_after_the_return(engine: Engine) -> None:

@@ -27,12 +27,12 @@ def main() -> int:
     results: list[report.Result] = []
     for name in asked.parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="proof-") as folder:
-            trial, began = Trial(seed, scale, Path(folder)), time.monotonic()
+            trial, began, commit = Trial(seed, scale, Path(folder)), time.monotonic(), report.commit()
             counts = attempt(name, trial) if asked.replay is None else part(name).replay(trial, asked.replay)
             results.append(report.Result(part(name).TITLE, seed, counts, time.monotonic() - began))
         print(f"{name}: {counts} ({results[-1].seconds:.0f} s)", flush=True)
         if scale == "long" and asked.replay is None:
-            report.keep(name, results[-1])
+            report.keep(name, results[-1], commit)
     print(f"\n{report.table(results)}")
     found = report.wrongs(results)
     print(*found, sep="\n", end="\n" if found else "")

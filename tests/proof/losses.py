@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
 
+import httpx
 import psycopg
 from redis import Redis
 
@@ -15,6 +19,7 @@ from tests.breakable import wait_until
 from tests.proof.clients import Client
 from tests.proof.staging import CLOSE, World, acting, world
 from tests.proof.trial import Counts, Trial
+from tests.servers import Service
 
 TITLE: Final = "5 lost servers"
 
@@ -179,7 +184,69 @@ def run(trial: Trial) -> Counts:
         asyncio.run(_disturb(made, clients, trial, counts))
         made.heal()
         made.judge(clients, counts, trial.again("losses"))
+        if trial.scale == "long":
+            _older_restore(made, trial, counts)
     return counts
+
+
+def _older_restore(made: World, trial: Trial, counts: Counts) -> None:
+    """Postgres comes back from a backup: what was committed since is nobody's any more, and numbers are given anew."""
+    backup, data = trial.folder / "backup", trial.folder / "servers" / "postgres"
+    with made.servers.postgres.down():
+        _copy(data, backup)
+    made.heal()
+    _is_new(made, "newcomer", counts)
+    with made.servers.postgres.down():
+        shutil.rmtree(data)
+        _copy(backup, data)
+    made.heal()
+    counts.expect(made.views_are_the_log(), f"the views differ from the restored log; {trial.again('losses')}")
+    _is_new(made, "latecomer", counts)
+    for service in made.services:
+        with _client(made, service, "onlooker", "guest") as onlooker:
+            found = _answered(onlooker, "/v1/users/newcomer/followers")
+            counts.expect(found.status_code == 404, f"who is gone with the log is answered {found.text}")
+    counts.add("faults: older restore")
+
+
+def _is_new(made: World, name: str, counts: Counts) -> None:
+    """Somebody comes whom nobody knows, follows and is followed, and sees it everywhere."""
+    one, two = made.services
+    with one.client("platform", "service") as platform:
+        created = platform.put(f"/v1/users/{name}", json={}).status_code
+        counts.expect(created == 201, f"{name} is no new user: {created}")
+    for service, follower, followed in ((one, name, "user-1"), (two, "user-1", name)):
+        with _client(made, service, follower) as client:
+            status = client.post(f"/v1/users/{followed}/follow").status_code
+            counts.expect(status == 201, f"{follower} follows {followed}: {status}")
+    for service in made.services:
+        for follower, followed in ((name, "user-1"), ("user-1", name)):
+            with _client(made, service, follower) as client:
+                found = _answered(client, f"/v1/users/{followed}/follow-status")
+                counts.expect(found.json().get("is_following"), f"{follower} and {followed}: {found.text}")
+
+
+def _client(made: World, service: Service, user: str, role: str = "user") -> httpx.Client:
+    """One of any process: both believe the first one's key."""
+    headers = {"Authorization": f"Bearer {made.services[0].token(user, role)}"}
+    return httpx.Client(base_url=service.base_url, headers=headers, trust_env=False, timeout=30)
+
+
+def _answered(client: httpx.Client, path: str) -> httpx.Response:
+    """What it is once it is not 503: the workers may be waiting for Postgres still."""
+    found: list[httpx.Response] = []
+
+    def answered() -> bool:
+        found.append(client.get(path))
+        return found[-1].status_code != 503
+
+    wait_until(answered)
+    return found[-1]
+
+
+def _copy(folder: Path, to: Path) -> None:
+    """With its owner, who need not be we."""
+    subprocess.run(["cp", "-a", folder, to], check=True)
 
 
 async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Counts) -> None:

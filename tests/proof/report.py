@@ -56,11 +56,11 @@ class Kept(msgspec.Struct, frozen=True):
     machine: str
 
 
-def keep(name: str, result: Result, folder: Path = KEPT) -> None:
-    """Keep the result of a part's long run in place of its last one, and write the page anew."""
+def keep(name: str, result: Result, of: str, folder: Path = KEPT) -> None:
+    """Keep the result of a part's long run, begun at the commit ``of``, in place of its last; write the page anew."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    kept = Kept(result, commit(), f"{datetime.now(UTC):%Y-%m-%d}", machine)
+    kept = Kept(result, of, f"{datetime.now(UTC):%Y-%m-%d}", machine)
     (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
     write(folder)
 
@@ -87,13 +87,16 @@ def write(folder: Path = KEPT) -> None:
 
 def commit() -> str:
     """The commit of the checkout, with a word when its code has been changed since."""
-    git = ["git", "-C", str(ROOT)]
     try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        return _git("rev-parse", "--short", "HEAD") + (
+            " and changes" if _git("status", "--porcelain", "--", ".", ":!docs") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!docs"]).returncode
-    return head.stdout.strip() + (" and changes" if changed else "")
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -35,22 +33,41 @@ def run(trial: Trial) -> Counts:
     if trial.scale == "short":
         _add(counts, some(first, SHORT))
         return counts
-    ledger = _ledger(trial.seed)
-    done = {} if not ledger.exists() else dict(map(_entry, ledger.read_bytes().splitlines()))
-    for one in done.values():
+    ledger = Ledger(trial.seed)
+    for one in ledger.done.values():
         _add(counts, one)
-    chunks = [chunk for chunk in range(first, first + LONG, CHUNK) if chunk not in done]
-    began, processes = time.monotonic(), ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
-    with processes, ledger.open("ab", buffering=0) as file:
+    if ledger.done:
+        counts.add("of them in earlier runs of this seed", counts.tried["schedules"])
+    chunks = [chunk for chunk in range(first, first + LONG, CHUNK) if chunk not in ledger.done]
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as processes:
         for chunk, one in zip(chunks, processes.map(some, chunks, [CHUNK] * len(chunks)), strict=True):
-            file.write(msgspec.json.encode((chunk, one)) + b"\n")
+            ledger.add(chunk, one)
             _add(counts, one)
             if len(counts.wrong) > WRONG_MAX:
                 processes.shutdown(cancel_futures=True)
                 break
-    if chunks:
-        counts.page = f"{len(chunks) * CHUNK / (time.monotonic() - began):.0f} schedules/s"
     return counts
+
+
+class Ledger:
+    """What a long run of a seed has done, in a file for the next one; only of code that has a commit's name."""
+
+    def __init__(self, seed: int) -> None:
+        commit = report.commit()
+        self._path = report.ROOT / ".proof" / f"simulation-{seed}-{commit}.jsonl" if commit.isalnum() else None
+        self.done: dict[int, Counts] = {}
+        if self._path is not None and self._path.exists():
+            for line in self._path.read_bytes().splitlines():
+                with suppress(msgspec.DecodeError):  # the last, of a run that was killed
+                    chunk, counts = msgspec.json.decode(line, type=tuple[int, Counts])
+                    self.done[chunk] = counts
+
+    def add(self, chunk: int, counts: Counts) -> None:
+        """Note a chunk of schedules by its first seed."""
+        if self._path is not None:
+            self._path.parent.mkdir(exist_ok=True)
+            with self._path.open("ab", buffering=0) as file:
+                file.write(b"\n" + msgspec.json.encode((chunk, counts)))
 
 
 def replay(trial: Trial, seed: int) -> Counts:
@@ -90,17 +107,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _ledger(seed: int) -> Path:
-    """Where a long run of this seed notes what it has done, for as long as the code is the same."""
-    path = report.ROOT / ".proof" / f"simulation-{seed}-{report.commit().replace(' ', '-')}.jsonl"
-    path.parent.mkdir(exist_ok=True)
-    return path
-
-
-def _entry(line: bytes) -> tuple[int, Counts]:
-    return msgspec.json.decode(line, type=tuple[int, Counts])
 
 
 def _add(counts: Counts, more: Any) -> None:

@@ -29,7 +29,7 @@ def test_the_table_and_the_page(tmp_path: Path) -> None:
         "| 2 kills | kills | 9 | 7 | 1 | 3 |",
     ]
     for name, result in zip(("order", "kills"), results, strict=True):
-        report.keep(name, result, tmp_path / "docs" / "proof")
+        report.keep(name, result, "abc1234", tmp_path / "docs" / "proof")
     page = (tmp_path / "docs" / "proof.md").read_text()
     assert report.table(results) in page  # one run of a part keeps what another's has found
     assert "- 2 kills: a view is wrong" in page and "Not run at full length yet: `kill_points`" in page

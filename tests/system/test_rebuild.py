@@ -33,6 +33,7 @@ from tests.opened import Plain, engine, sql, store
 from tests.projections.model import actual, expected
 from tests.projections.watching import level
 from tests.projections.worlds import people, populate, write
+from tests.restored import Restored
 from tests.servers import STOP_LIMIT_S, Servers
 from tests.waiting import until
 
@@ -273,24 +274,6 @@ async def test_a_pause_holds_every_worker(
         assert "by ann since" in follows(environment, "status")["paused"]
         assert follows(environment, "resume") == {"paused": False, "was_paused": True}
         assert await level(engine, store) == view
-
-
-class Restored:
-    """A database that can be put back to what it was."""
-
-    def __init__(self, servers: Servers, url: str) -> None:
-        self._servers = servers
-        self._name = url.partition("?")[0].rpartition("/")[2]
-
-    def save(self) -> None:
-        """Remember it as it is now; nobody may be connected."""
-        self._servers.administer(f"CREATE DATABASE {self._name}_saved TEMPLATE {self._name}")
-
-    def restore(self) -> None:
-        """Put it back, under everybody's hands."""
-        self._servers.administer(f"DROP DATABASE {self._name} WITH (FORCE)")
-        self._servers.administer(f"CREATE DATABASE {self._name} TEMPLATE {self._name}_saved")
-        self._servers.administer(f"DROP DATABASE {self._name}_saved")
 
 
 async def test_a_log_restored_to_an_older_state_is_never_contradicted(
