@@ -75,7 +75,7 @@ class Parts:
         postgres, queue = PostgresSettings.from_env(), QueueSettings.from_env()
         engine = create_engine(postgres)
         progress, wakeup = Progress(), Wakeup(queue)
-        returning = Returning(engine, progress)
+        returning = Returning(engine, progress, wakeup.send)
         store = open_store(StoreSettings.from_env(), returning.note)
         directory, reader = Directory(engine), Reader(store, progress)
 
@@ -111,6 +111,7 @@ class Parts:
         """
         await self.verifier.start()
         await self._vet()
+        self.returning.note()
         self.committer.start()
         self._late = Listener(self.listener.settings, LATE_CHANNEL, self._hear_late)
         await asyncio.gather(self.listener.start(), self._late.start())
@@ -124,13 +125,13 @@ class Parts:
             self._vetting.cancel()
         await self.committer.close()
         await self.positions.close()
+        await self.returning.close()
         await self.wakeup.close()
         await self.listener.close()
         if self._late is not None:
             await self._late.close()
         await self.verifier.close()
         await self.store.close()
-        await self.returning.close()
         await self.engine.dispose()
 
     def _hear_late(self, message: bytes | None) -> None:

@@ -2,20 +2,23 @@
 
 While it was, commands may have been answered whose positions could be left for nobody yet (``api/positions.py``). Those
 committed by the time it came back are covered by the log's end as it is then. Other processes may not have seen it back
-yet and go on so for a moment, so for that moment each read asks for the log's end anew.
+yet and go on so for a moment, so for that moment each read asks for the log's end anew. The same holds for a process
+that has only just come: the server may have lost what was left in it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from contextvars import Context
 from typing import Final
 
+from api.positions import KEPT_S
 from commands import log
 from commands.errors import StoreUnavailable, Unavailable
 from commands.postgres import Engine
-from projections.keys import GROUPS
 from projections.server import CONNECT_S
 from projections.wakeup import Progress
 from projections.wire import TIMEOUT_S
@@ -24,7 +27,7 @@ logger: Final = logging.getLogger(__name__)
 
 # A log that is away, too, is asked again so often; until it answers, nobody can be told what he may have written.
 AGAIN_S: Final = 0.2
-# A read waits this long for the log's answer, and for the views to come to it.
+# A read waits this long for the log's answer.
 WAIT_S: Final = 0.5
 # After so long the other processes have seen the server, too, also one whose connection was silently lost, which it
 # gives up after that time and a second; then they have left in it what they could not.
@@ -32,55 +35,55 @@ MOMENT_S: Final = TIMEOUT_S + 1 + CONNECT_S
 
 
 class Returning:
-    """The position that every caller's reads must hold, until the views hold it."""
+    """The position that every caller's reads must hold, until the views hold it, or as long as positions are kept."""
 
-    def __init__(self, engine: Engine, progress: Progress) -> None:
-        self._engine, self._progress = engine, progress
+    def __init__(self, engine: Engine, progress: Progress, tell: Callable[[int], None] = lambda _: None) -> None:
+        """``tell`` wakes the workers, who may not know yet that the log has grown so far."""
+        self._engine, self._progress, self._tell = engine, progress, tell
         self._asking: asyncio.Task[None] | None = None
         self._answered = asyncio.Condition()
         # How often somebody has wanted the log's end, and how many of these an answer covers that was asked for later.
         self._wanted = self._covered = 0
-        self._returns = 0
-        self._anew_until = float("-inf")
+        self._anew_until = self._until = float("-inf")
         self._position = 0
+        self._closed = False
 
     @property
     def over(self) -> bool:
         """Whether there is no such position."""
-        return self._covered == self._wanted and not self._position and not self._is_just_back()
+        now = time.monotonic()
+        return now >= self._anew_until and (
+            (self._covered == self._wanted and not self._position) or now >= self._until
+        )
 
     def note(self) -> None:
-        """The server is back just now, or somebody could not ask it."""
-        self._returns += 1
-        self._anew_until = asyncio.get_running_loop().time() + MOMENT_S
+        """The server is back just now, or somebody could not ask it, or we have only just come ourselves."""
+        now = time.monotonic()
+        self._anew_until, self._until = now + MOMENT_S, now + KEPT_S
         self._want()
 
     async def position(self) -> int:
-        """Give it, 0 when the views hold it by now; raises StoreUnavailable while nobody knows it."""
-        if self._is_just_back():
+        """Give it, 0 when the views are known to hold it; raises StoreUnavailable while nobody knows it."""
+        if time.monotonic() < self._anew_until:
             self._want()
-        while True:
-            await self._answer()
-            position, returns = self._position, self._returns
-            if not await self._progress.wait(position, range(GROUPS), WAIT_S):
-                return position
+        await self._answer()
+        position = self._position
+        if self._progress.has_reached(position):
             if self._position == position:
                 self._position = 0
-            if self._returns == returns:  # else the server has been away once more
-                return 0
+            return 0
+        return position
 
     async def close(self) -> None:
-        """Ask no more."""
+        """Ask no more, whatever is noted from now on."""
+        self._closed = True
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
 
-    def _is_just_back(self) -> bool:
-        return asyncio.get_running_loop().time() < self._anew_until
-
     def _want(self) -> None:
         self._wanted += 1
-        if self._asking is None:
+        if self._asking is None and not self._closed:
             self._asking = asyncio.get_running_loop().create_task(self._ask(), context=Context())
 
     async def _answer(self) -> None:
@@ -97,6 +100,8 @@ class Returning:
             wanted = self._wanted
             try:
                 self._position = (await log.head(self._engine)).position
+                if not self._progress.has_reached(self._position):
+                    self._tell(self._position)
             except Exception as error:
                 if not isinstance(error, Unavailable):
                     logger.exception("the log's end is not known")

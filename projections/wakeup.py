@@ -78,12 +78,16 @@ def redis_settings(settings: QueueSettings) -> RedisSettings:
     return redis
 
 
+# arq puts exceptions into results; their words are kept.
+encode_job: Final = msgspec.msgpack.Encoder(enc_hook=str).encode
+
+
 async def open_queue(settings: QueueSettings) -> ArqRedis:
     """Connect to the queue with arq's serialisers set to msgpack (its default is pickle)."""
     return await create_pool(
         redis_settings(settings),
         default_queue_name=QUEUE,
-        job_serializer=msgspec.msgpack.encode,
+        job_serializer=encode_job,
         job_deserializer=msgspec.msgpack.decode,
     )
 
@@ -272,6 +276,10 @@ class Progress:
     def floor(self, generation: int, lane: int) -> int:
         """Where this lane has stood already, 0 when nobody has said: if it stands lower now, Redis has lost writes."""
         return self._floors.get(lane, 0) if generation == self._generation else 0
+
+    def has_reached(self, position: int) -> bool:
+        """Whether all groups are known to have."""
+        return min(self._reached) >= position
 
     async def wait(self, position: int, groups: Iterable[int], timeout_s: float) -> bool:
         """Wait until these groups have reached ``position``; False when they have not within ``timeout_s``."""

@@ -17,7 +17,7 @@ from commands.postgres import PostgresSettings, check_durability, create_engine
 from projections.drain import Drain
 from projections.keys import QUEUE, REBUILD_QUEUE
 from projections.store import StoreSettings, check_store, open_store
-from projections.wakeup import QueueSettings, Wakeup, redis_settings
+from projections.wakeup import QueueSettings, Wakeup, encode_job, redis_settings
 from workers.jobs import DRAIN_S, ERASE_S, Turn, drain, erase, keep_awake, quietly, sweep
 from workers.rebuilds import REBUILD_S, Forlorn, find_killed, rebuild
 
@@ -105,7 +105,7 @@ def _worker(queue: QueueSettings, name: str, **settings: Any) -> Worker:
         handle_signals=False,
         keep_result=0,
         log_results=False,
-        job_serializer=msgspec.msgpack.encode,
+        job_serializer=encode_job,
         job_deserializer=msgspec.msgpack.decode,
         **settings,
     )
