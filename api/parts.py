@@ -67,7 +67,6 @@ class Parts:
     unvetted: set[str] = field(default_factory=lambda: {"log", "store"})
     _vetting: asyncio.Task[None] | None = None
     _late: Listener | None = None
-    _listened: bool = False
 
     @classmethod
     def from_env(cls) -> "Parts":
@@ -111,7 +110,6 @@ class Parts:
         """
         await self.verifier.start()
         await self._vet()
-        self.returning.note()
         self.committer.start()
         self._late = Listener(self.listener.settings, LATE_CHANNEL, self._hear_late)
         await asyncio.gather(self.listener.start(), self._late.start())
@@ -137,9 +135,6 @@ class Parts:
     def _hear_late(self, message: bytes | None) -> None:
         if message is not None:
             self.positions.remember(*msgspec.json.decode(message, type=tuple[str, int]))
-        elif self._listened:  # connected again, or about to be: somebody may have told us in vain
-            self.returning.note()
-        self._listened = True
 
     def must_be_vetted(self, name: str) -> None:
         """Raise Unavailable while the server ``name`` has not shown that it keeps what we promise."""

@@ -2,8 +2,7 @@
 
 While it was, commands may have been answered whose positions could be left for nobody yet (``api/positions.py``). Those
 committed by the time it came back are covered by the log's end as it is then. Other processes may not have seen it back
-yet and go on so for a moment, so for that moment each read asks for the log's end anew. The same holds for a process
-that has only just come: the server may have lost what was left in it.
+yet and go on so for a moment, so for that moment each read asks for the log's end anew.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from typing import Final
 
@@ -19,9 +19,7 @@ from api.positions import KEPT_S
 from commands import log
 from commands.errors import StoreUnavailable, Unavailable
 from commands.postgres import Engine
-from projections.server import CONNECT_S
 from projections.wakeup import Progress
-from projections.wire import TIMEOUT_S
 
 logger: Final = logging.getLogger(__name__)
 
@@ -29,9 +27,8 @@ logger: Final = logging.getLogger(__name__)
 AGAIN_S: Final = 0.2
 # A read waits this long for the log's answer.
 WAIT_S: Final = 0.5
-# After so long the other processes have seen the server, too, also one whose connection was silently lost, which it
-# gives up after that time and a second; then they have left in it what they could not.
-MOMENT_S: Final = TIMEOUT_S + 1 + CONNECT_S
+# After so long the other processes have seen the server, too, and have left in it what they could not.
+MOMENT_S: Final = 1.0
 
 
 class Returning:
@@ -44,6 +41,8 @@ class Returning:
         self._answered = asyncio.Condition()
         # How often somebody has wanted the log's end, and how many of these an answer covers that was asked for later.
         self._wanted = self._covered = 0
+        # The same of those that have been tried in vain, and which of them was of the latest return.
+        self._tried = self._noted = 0
         self._anew_until = self._until = float("-inf")
         self._position = 0
         self._closed = False
@@ -57,10 +56,11 @@ class Returning:
         )
 
     def note(self) -> None:
-        """The server is back just now, or somebody could not ask it, or we have only just come ourselves."""
+        """The server is back just now, or somebody could not ask it."""
         now = time.monotonic()
         self._anew_until, self._until = now + MOMENT_S, now + KEPT_S
         self._want()
+        self._noted = self._wanted
 
     async def position(self) -> int:
         """Give it, 0 when the views are known to hold it; raises StoreUnavailable while nobody knows it."""
@@ -87,13 +87,14 @@ class Returning:
             self._asking = asyncio.get_running_loop().create_task(self._ask(), context=Context())
 
     async def _answer(self) -> None:
-        """Return when the log's end is known as it was after this call, or later."""
+        """Return when the log's end is known as it was after this call, or later; or as it was after the return, when
+        the log is away now: then nobody commits anything."""
         wanted = self._wanted
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(WAIT_S), self._answered:
-                await self._answered.wait_for(lambda: self._covered >= wanted)
-        except TimeoutError:
-            raise StoreUnavailable from None
+                await self._answered.wait_for(lambda: max(self._covered, self._tried) >= wanted)
+        if self._covered < self._noted:
+            raise StoreUnavailable
 
     async def _ask(self) -> None:
         while self._covered < self._wanted:
@@ -105,6 +106,9 @@ class Returning:
             except Exception as error:
                 if not isinstance(error, Unavailable):
                     logger.exception("the log's end is not known")
+                async with self._answered:
+                    self._tried = wanted
+                    self._answered.notify_all()
                 await asyncio.sleep(AGAIN_S)
                 continue
             async with self._answered:

@@ -95,17 +95,6 @@ async def test_a_process_that_comes_later(
         assert (await late.as_("ann").get(f"{PATH}-status")).status_code == 503  # nobody projects
 
 
-async def test_a_process_that_comes_when_all_is_forgotten(
-    processes: list[InProcess], fragile: Breakable, settings: dict[str, str], keys: Path
-) -> None:
-    """Redis has lost what was left in it before the process came."""
-    assert (await processes[0].as_("ann").post(PATH)).status_code == 201
-    with Redis.from_url(fragile.url) as client:
-        assert client.delete(position_of("ann"))
-    async with in_process(settings, keys, drain=False) as late:
-        assert (await late.as_("ann").get(f"{PATH}-status")).status_code == 503  # nobody projects
-
-
 async def test_a_later_position_stays(processes: list[InProcess], fragile: Breakable) -> None:
     """Two processes leave positions of one caller in any order."""
     first, second = (process.parts.positions for process in processes)

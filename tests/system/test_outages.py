@@ -29,9 +29,15 @@ async def service(settings: dict[str, str], keys: Path) -> AsyncIterator[InProce
 
 @pytest.fixture(autouse=True)
 async def healed(breakable: BreakableServers, service: InProcess) -> None:
-    """Each test begins with everything in order."""
+    """Each test begins with everything in order: no read has to hold what was committed when Redis came back."""
     breakable.whole()
     await service.ready()
+
+    async def is_over() -> bool:
+        await service.stranger().get("/v1/users/me/following")
+        return service.parts.returning.over
+
+    await soon(is_over)
 
 
 READS = ("me/following", "{0}/followers", "{0}/follow-status", "{0}")
