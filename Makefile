@@ -33,6 +33,7 @@ check: $(STAMP)
 	@$(PY) -m ruff check --quiet
 	@$(PY) -m ruff format --check --quiet || { echo "make format would change files" >&2; exit 1; }
 	@$(PY) -m mypy
+	@$(PY) -m pytest -qq --no-header tests/test_architecture.py
 
 format: $(STAMP)
 	@$(PY) -m ruff check --fix --quiet || true
