@@ -19,13 +19,14 @@ from api.positions import KEPT_S
 from commands import log
 from commands.errors import StoreUnavailable, Unavailable
 from commands.postgres import Engine
+from projections.keys import GROUPS
 from projections.wakeup import Progress
 
 logger: Final = logging.getLogger(__name__)
 
 # A log that is away, too, is asked again so often; until it answers, nobody can be told what he may have written.
 AGAIN_S: Final = 0.2
-# A read waits this long for the log's answer.
+# A read waits this long for the log's answer, and for the views to come to it.
 WAIT_S: Final = 0.5
 # After so long the other processes have seen the server, too, and have left in it what they could not.
 MOMENT_S: Final = 1.0
@@ -68,11 +69,11 @@ class Returning:
             self._want()
         await self._answer()
         position = self._position
-        if self._progress.has_reached(position):
-            if self._position == position:
-                self._position = 0
-            return 0
-        return position
+        if not await self._progress.wait(position, range(GROUPS), WAIT_S):
+            return position
+        if self._position == position:
+            self._position = 0
+        return 0
 
     async def close(self) -> None:
         """Ask no more, whatever is noted from now on."""

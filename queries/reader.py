@@ -145,10 +145,9 @@ class Reader:
         if result.position >= fresh.position:
             return result
         view = await self.view()
-        told = await self.progress.wait(fresh.position, [group_of(lane_of(view))], WAIT_S)
-        # A lane for which nothing came holds what its group is said to hold before its own position says so.
-        told = (await self.view(again=True)).generation == self.progress.generation and told
+        await self.progress.wait(fresh.position, [group_of(lane_of(view))], WAIT_S)
+        await self.view(again=True)
         result = await self.read(attempt, lane_of)
-        if result.position < fresh.position and fresh.strict and not told:
+        if result.position < fresh.position and fresh.strict:
             raise ViewBehind(fresh.position)
         return result
