@@ -30,7 +30,8 @@ class Context(msgspec.Struct):
     """One request. ``refusal`` is why it must not be served, to be raised where the dialect looks at it.
 
     ``sent`` are the request's headers; ``count`` and ``left`` is what Redis is being asked of the caller, until
-    ``complete`` has taken the answers.
+    ``complete`` has taken the answers. ``returned`` is the return of Redis that was known of when it was asked, and
+    ``too_early`` whether what was read with that is older than what the caller has then waited for.
     """
 
     request_id: str
@@ -41,6 +42,12 @@ class Context(msgspec.Struct):
     fresh: Freshness = ANYTIME
     count: Count | None = None
     left: asyncio.Future[Any] | None = None
+    returned: int = 0
+    too_early: bool = False
+
+    def holds(self, position: int) -> bool:
+        """Whether what was read before ``complete``, true for this position, is fresh enough for the caller."""
+        return not self.too_early and position >= self.fresh.position
 
     def headers(self) -> dict[str, str]:
         """What every answer of a dialect carries."""
@@ -93,6 +100,7 @@ async def begin(
     caller = context.caller
     if caller is not None and reads:
         context.left = forgettable(parts.store.call("GET", position_of(caller.id)))
+        context.returned = parts.returning.latest
     address = (scope.get("client") or (None,))[0]
     context.count = parts.limit.begin(*parts.limit.account(caller, address))
     return context
@@ -134,7 +142,10 @@ async def _own_position(parts: Parts, context: Context) -> int:
         own = max(own, int(left.result() or 0))
     else:
         parts.returning.note()
-    return own if parts.returning.over else max(own, await parts.returning.position())
+    if parts.returning.over and parts.returning.latest == context.returned:
+        return own
+    context.too_early = True
+    return max(own, await parts.returning.position())
 
 
 def _freshness(sent: Mapping[bytes, bytes], own: int) -> Freshness:

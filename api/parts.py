@@ -9,7 +9,7 @@ import msgspec
 
 from api.auth import AuthSettings, Verifier
 from api.leaving import Leaving, LeavingSettings
-from api.positions import Positions
+from api.positions import KEPT_S, Positions
 from api.rate_limit import RateLimit, RateSettings
 from api.returning import Returning
 from commands.committer import Committer, FollowSettings
@@ -151,7 +151,8 @@ class Parts:
             logger.warning("%s", error)
         try:
             if "store" in self.unvetted:
-                await check_store(self.store)
+                if await check_store(self.store) < KEPT_S:  # its return may be news to us
+                    self.returning.note()
                 self.unvetted.discard("store")
         except Unavailable as error:
             logger.warning("%s", error)

@@ -56,12 +56,18 @@ class Returning:
             (self._covered == self._wanted and not self._position) or now >= self._until
         )
 
+    @property
+    def latest(self) -> int:
+        """Which return was the latest; another number for each."""
+        return self._noted
+
     def note(self) -> None:
         """The server is back just now, or somebody could not ask it."""
         now = time.monotonic()
         self._anew_until, self._until = now + MOMENT_S, now + KEPT_S
         self._want()
         self._noted = self._wanted
+        self._progress.doubt()
 
     async def position(self) -> int:
         """Give it, 0 when the views are known to hold it; raises StoreUnavailable while nobody knows it."""

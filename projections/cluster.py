@@ -70,7 +70,13 @@ class Cluster:
         self._mending: asyncio.Task[None] | None = None
         self._mended_at = 0.0
         self._leaving: set[asyncio.Task[None]] = set()
+        self._breaks_of_former = 0
         self._closed = False
+
+    @property
+    def breaks(self) -> int:
+        """As of a Server, of all of them together."""
+        return self._breaks_of_former + sum(server.breaks for server in self._servers.values())
 
     def send(self, requests: list[Request]) -> None:
         """Send each request to the server that holds its slot, one write for each server."""
@@ -199,6 +205,7 @@ class Cluster:
             server = self._server(host)
             if host not in present:
                 del self._servers[host]
+                self._breaks_of_former += server.breaks + 1
                 self._leave(server)
             elif server in former - masters:  # what waits for a master that is none any more waits in vain
                 self._leave(server)

@@ -69,6 +69,7 @@ class Drain:
         self._building: asyncio.Task[None] | None = None
         self._fences: dict[str, int] = {}
         self._went_well = False
+        self._breaks = 0
         self._renew_at = 0.0
         self._tell_from = 0.0
         self._end_at = 0.0
@@ -113,6 +114,7 @@ class Drain:
             await self._rest()
             return
         projector = Projector(self._engine, self._store, view, whole, head.epoch)
+        self._breaks = self._store.breaks
         try:
             await projector.load()
             await self._project(projector)
@@ -162,12 +164,12 @@ class Drain:
             else:
                 await projector.settle()
             self._went_well = True
-            if time.monotonic() - looked >= IDLE_S:
+            if time.monotonic() - looked >= IDLE_S or self._is_doubtful():
                 if not await self._goes_on(projector):
                     return
                 looked = time.monotonic()
-                seen = await self._tell(projector)  # also that there is nothing to tell
-            if not behind:
+                seen = await self._tell(projector)  # also that there is nothing to tell; and what was lost comes next
+            elif not behind:
                 with suppress(TimeoutError):  # not wait_for, which can swallow that we are told to end
                     async with asyncio.timeout(min(IDLE_S, max(0.0, self._renew_at - time.monotonic()))):
                         await self._woken.wait()
@@ -175,9 +177,10 @@ class Drain:
                 await self._renew()
 
     async def _goes_on(self, projector: Projector) -> bool:
-        """Once a second: see that the lanes stand where we left them, this view is still the live one, no lane is to be
-        built anew, and there is no pause."""
+        """Once a second, and when a server was away: see that the lanes stand where we left them, this view is still
+        the live one, no lane is to be built anew, and there is no pause."""
         await projector.settle()
+        self._breaks = self._store.breaks
         await projector.check()
         await projector.refresh_parked()
         lanes_lost = len(projector.fences) + len(self._away) < len(self._fences_of(projector.view))
@@ -186,10 +189,18 @@ class Drain:
         back, _ = await generations.reachable(self._store, projector.view, self._away, BACK_S)
         return not back and await self._sighting.sees(projector.view) is not False
 
+    def _is_doubtful(self) -> bool:
+        """Whether a connection has ended since the lanes were looked at."""
+        return self._store.breaks != self._breaks
+
     async def _tell(self, projector: Projector) -> bool:
-        """Tell how far readers can see; False when they look at another view, of which we know nothing."""
+        """Tell how far readers can see; False when they look at another view, of which we know nothing.
+
+        Readers rely on it, and a server that was away may have lost what we have written: then nothing is told before
+        the lanes have been looked at. That it was away is known here, since it has just been asked for the pointer.
+        """
         seen = await self._sighting.sees(projector.view)
-        if seen and time.monotonic() >= self._tell_from:
+        if seen and not self._is_doubtful() and time.monotonic() >= self._tell_from:
             groups = whole_groups(projector.view, projector.fences)
             lanes = {lane: projector.stored[lane] for lane in projector.written}
             generation, changed = projector.view.generation, projector.changed

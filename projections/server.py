@@ -45,8 +45,13 @@ class Server:
         self._wire: Wire | None = None
         self._queued: list[Request] = []
         self._opening: asyncio.Task[None] | None = None
-        self._known = False
+        self._opened_times = 0
         self.down = False
+
+    @property
+    def breaks(self) -> int:
+        """How many connections have ended: what was known of the server before one did may not be so any more."""
+        return self._opened_times - (self._wire is not None and self._wire.open)
 
     def send(self, requests: list[Request]) -> None:
         """Send requests as soon as there is a connection. What fails is told, each request by itself."""
@@ -79,9 +84,9 @@ class Server:
             self._note(cause)
         else:
             self._note(None)
-            if self._known:
+            self._opened_times += 1
+            if self._opened_times > 1:
                 self._returned()
-            self._known = True
 
     def _opened(self, opening: asyncio.Task[None]) -> None:
         """Send what was queued, or fail it; also after an attempt that was cancelled before it had begun."""

@@ -109,6 +109,12 @@ class Store:
                     raise translated(error) from None
                 yield keys
 
+    @property
+    def breaks(self) -> int:
+        """How many connections have ended so far. What a server said before that may not be so any more: it may have
+        come back without its last writes."""
+        return self._target.breaks
+
     async def close(self) -> None:
         """Close the connections once what is under way has been answered."""
         self._flush()
@@ -186,12 +192,14 @@ def open_store(settings: StoreSettings, returned: Returned = lambda: None) -> St
             return Store(Server(Redis.from_pool(ConnectionPool(**limits | address.options)), returned=returned))
 
 
-async def check_store(store: Store) -> None:
-    """Refuse servers that would drop parts of a view, warn of those that forget all in a restart.
+async def check_store(store: Store) -> float:
+    """Refuse servers that would drop parts of a view, warn of those that forget all in a restart; give for how long (s)
+    the one that came last has been up.
 
     Raises SettingsError, or StoreUnavailable when not every slot has a server. Of a cluster's servers one may be down:
     that is what the others are for.
     """
+    up_s = float("inf")
     for client in await store.nodes():
         try:
             info: dict[str, Any] = await client.info()
@@ -201,7 +209,9 @@ async def check_store(store: Store) -> None:
             logger.warning("%s does not answer", _name(client))
         else:
             _check_one(_name(client), info, clustered=store.clustered)
+            up_s = min(up_s, info["uptime_in_seconds"])
     await store.masters()
+    return up_s
 
 
 def _check_one(name: str, info: dict[str, Any], *, clustered: bool) -> None:

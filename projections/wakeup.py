@@ -273,6 +273,11 @@ class Progress:
         self.switched()
         return True
 
+    def doubt(self) -> None:
+        """What was heard of how far groups are may not be so any more: Redis was away, and may have lost its tail. The
+        floors stay, which say where lanes stood."""
+        self._reached = [0] * GROUPS
+
     def floor(self, generation: int, lane: int) -> int:
         """Where this lane has stood already, 0 when nobody has said: if it stands lower now, Redis has lost writes."""
         return self._floors.get(lane, 0) if generation == self._generation else 0

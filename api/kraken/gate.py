@@ -70,7 +70,7 @@ def gate(app: ASGIApp, parts: Parts, body_max: int) -> ASGIApp:
         answer = await express(parts, inside, asked.base, query) if reads else None
         await complete(parts, context)
         asking.extra = [(name.lower().encode(), value.encode()) for name, value in context.headers().items()]
-        if answer is not None and may_be_served(context) and answer.position >= context.fresh.position:
+        if answer is not None and may_be_served(context) and context.holds(answer.position):
             headers = [_JSON, *[(name.lower().encode(), text.encode()) for name, text in answer.headers.items()]]
             await _send(send, *_finished(asking, 200, headers, answer.body))
             return

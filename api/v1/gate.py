@@ -77,7 +77,7 @@ def _as_options(send: Send) -> Send:
 
 def _may_go_out(context: Context, answer: express.Answer) -> bool:
     """Whether what was read while the caller was being counted is his to see, and fresh enough for him."""
-    return context.refusal is None and answer.position >= context.fresh.position
+    return context.refusal is None and context.holds(answer.position)
 
 
 async def _send(send: Send, answer: express.Answer, extra: list[tuple[bytes, bytes]]) -> None:

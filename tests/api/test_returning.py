@@ -10,14 +10,14 @@ import pytest
 from httpx import Response
 from redis import Redis
 
-from api import positions, returning
+from api import parts, positions, returning
 from api.returning import Returning
 from commands.events import UserFollowed, UserUnfollowed
 from commands.postgres import Engine
 from projections.keys import GROUPS, position_of
 from projections.server import Server
 from projections.wakeup import Progress, progress_message
-from tests.api.in_process import InProcess, Person, environment, in_process
+from tests.api.in_process import InProcess, Person, draining, environment, in_process
 from tests.breakable import Breakable
 from tests.commands.writing import append
 from tests.opened import engine as engine
@@ -80,6 +80,33 @@ def on_the_way(process: InProcess) -> int:
     return target._wire._sent
 
 
+@pytest.mark.parametrize("dialect", ["v1", "kraken"])
+async def test_what_was_read_before_the_views_were_level_is_no_answer(
+    processes: list[InProcess], fragile: Breakable, settings: dict[str, str], dialect: str
+) -> None:
+    """A hot read goes out together with the question for the caller's position; when he then waits for the log's end,
+    what came with the question is older than what he waits for."""
+    one, other = (service.as_("ann") for service in processes)
+    returning, progress = processes[1].parts.returning, processes[1].parts.progress
+    path = {"v1": f"{PATH}-status", "kraken": "/kraken/channels/bob/follows"}[dialect]
+    assert is_followed(await other.get(path)) is False
+    assert (await one.post(PATH)).status_code == 201
+    with Redis.from_url(fragile.url) as client:
+        assert client.delete(position_of("ann"))  # lost with the end of Redis' file, say
+    returning.note()
+    question = asyncio.create_task(other.get(path))
+    await until(lambda: bool(progress._waiting))
+    async with draining(settings):
+        assert is_followed(await question) is True
+
+
+def is_followed(answer: Response) -> bool:
+    """Whether bob is followed, by the status or by the list."""
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    return bool(said["is_following"] if "is_following" in said else said["_total"])
+
+
 async def test_a_process_that_comes_later(
     processes: list[InProcess], fragile: Breakable, settings: dict[str, str], keys: Path
 ) -> None:
@@ -93,6 +120,28 @@ async def test_a_process_that_comes_later(
         assert 0 < client.ttl(position_of("ann")) <= 60
     async with in_process(settings, keys, drain=False) as late:
         assert (await late.as_("ann").get(f"{PATH}-status")).status_code == 503  # nobody projects
+
+
+@pytest.mark.parametrize(("up_s", "answered"), [(0, 503), (61, 200)])
+async def test_a_process_that_comes_after_the_return(
+    processes: list[InProcess],
+    fragile: Breakable,
+    settings: dict[str, str],
+    keys: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    up_s: int,
+    answered: int,
+) -> None:
+    """It has seen neither that Redis went nor that it came, and the position that was left is lost. It takes a Redis
+    that has not been up for long for one that was away."""
+    assert (await processes[0].as_("ann").post(PATH)).status_code == 201
+    fragile.restart()
+    with Redis.from_url(fragile.url) as client:
+        client.delete(position_of("ann"))
+        up_s -= client.info()["uptime_in_seconds"]
+    monkeypatch.setattr(parts, "KEPT_S", positions.KEPT_S - up_s)
+    async with in_process(settings, keys, drain=False) as late:
+        assert (await late.as_("ann").get(f"{PATH}-status")).status_code == answered  # nobody projects
 
 
 async def test_a_later_position_stays(processes: list[InProcess], fragile: Breakable) -> None:
@@ -156,6 +205,10 @@ async def test_a_second_return(engine: Engine, monkeypatch: pytest.MonkeyPatch) 
     assert await return_.position() == second.position
     assert told == [first.position, second.position]
     progress.hear(progress_message(first.position, range(GROUPS)))
+    assert await return_.position() == second.position
+    progress.hear(progress_message(second.position, range(GROUPS)))
+    assert await return_.position() == 0 and return_.over
+    return_.note()  # with this, the views may have lost what they held
     assert await return_.position() == second.position
     progress.hear(progress_message(second.position, range(GROUPS)))
     assert await return_.position() == 0 and return_.over

@@ -21,6 +21,7 @@ from queries import follows, users
 from queries.follows import Window
 from queries.reader import Reader
 from tests.commands.writing import Connection
+from tests.opened import Plain
 from tests.projections import model
 from tests.projections.spread import held
 from tests.projections.worlds import catch_up, contents, people, populate, projector_of, viewed, write
@@ -198,7 +199,9 @@ async def test_a_process_that_knew_the_slots_long_ago(cluster: ValkeyCluster, st
 
 
 async def test_the_nodes_are_checked(cluster: ValkeyCluster, store: Store, redis_url: str) -> None:
-    await check_store(store)
+    up_s = await check_store(store)
+    clients: list[Plain] = [node.client for node in cluster.nodes]
+    assert 0 <= up_s <= min(client.info()["uptime_in_seconds"] for client in clients)
     for node in cluster.nodes:
         node.client.config_set("maxmemory-policy", "allkeys-lru")
         with pytest.raises(SettingsError, match=f"{node.port} has maxmemory-policy allkeys-lru"):

@@ -19,6 +19,7 @@ from projections.building import BuildLease
 from projections.catch_up import APPLY, Fenced, Projector
 from projections.drain import Drain
 from projections.keys import APPLIED_CHANNEL, GROUPS, View, group_of
+from projections.server import Server
 from projections.store import Script, Store
 from projections.wakeup import Listener, Progress, QueueSettings, Wakeup
 from tests.commands.writing import append, rows
@@ -172,6 +173,56 @@ async def test_a_lost_tail_heals_within_a_check(
         assert max(positions(redis, view)) < (await log.head(engine)).position
         assert await level(engine, store) == view
         assert actual(redis, view) == expected(sql, view)
+
+
+async def test_what_is_told_holds_for_a_redis_that_came_back(
+    engine: Engine, store: Store, sql: Sql, redis: Plain, queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It went and came while nothing was on the way to it, and lost its tail: before anything is told again it is
+    looked at, with the look once a second turned off, and also when there is nothing new to project."""
+    monkeypatch.setattr(module, "IDLE_S", 600.0)
+    monkeypatch.setattr(module, "RENEW_S", 600.0)
+    done: list[str] = []
+    for place, name in ((Projector, "check"), (Drain, "_publish")):
+        monkeypatch.setattr(place, name, noting(done, getattr(place, name)))
+    wakeup, progress = Wakeup(QueueSettings(queue_url)), Progress()
+    listener = Listener(QueueSettings(queue_url), APPLIED_CHANNEL, progress.hear)
+    await listener.start()
+    async with draining(engine, store, queue_url):
+        view = await level(engine, store)
+        for others in ([(80, 81)], []):
+            saved = {key: redis.dump(key) for key in redis.scan_iter(match=view.pattern(), count=1000)}
+            (lost,) = await append(engine, 70, 71 + len(others), UserFollowed())
+            wakeup.send(lost.position)
+            assert await progress.wait(lost.position, range(GROUPS), 10)
+            await level(engine, store)
+            assert isinstance(store._target, Server) and store._target._wire is not None
+            store._target._wire.cut()
+            redis.delete(*redis.scan_iter(match=view.pattern(), count=1000))
+            for key, value in saved.items():
+                redis.restore(key, 0, value)
+            progress.doubt()
+            done.clear()
+            position = lost.position
+            for one, other in others:
+                (written,) = await append(engine, one, other, UserFollowed())
+                position = written.position
+            wakeup.send(position)
+            assert await progress.wait(position, range(GROUPS), 10)
+            assert actual(redis, view) == expected(sql, view)
+            assert done[:2] == ["check", "_publish"]
+    await listener.close()
+    await wakeup.close()
+
+
+def noting(done: list[str], real: Any) -> Any:
+    """A method that says that it was called."""
+
+    async def called(*arguments: Any) -> Any:
+        done.append(real.__name__)
+        return await real(*arguments)
+
+    return called
 
 
 async def test_a_log_that_was_restored_takes_the_view_away_until_it_is_right(
