@@ -75,7 +75,7 @@ class Parts:
         engine = create_engine(postgres)
         progress, wakeup = Progress(), Wakeup(queue)
         returning = Returning(engine, progress, wakeup.send)
-        store = open_store(StoreSettings.from_env(), returning.note)
+        store = open_store(StoreSettings.from_env(), returning.returned)
         directory, reader = Directory(engine), Reader(store, progress)
 
         def forget() -> None:
@@ -152,7 +152,7 @@ class Parts:
         try:
             if "store" in self.unvetted:
                 if await check_store(self.store) < KEPT_S:  # its return may be news to us
-                    self.returning.note()
+                    self.returning.returned()
                 self.unvetted.discard("store")
         except Unavailable as error:
             logger.warning("%s", error)
@@ -166,4 +166,4 @@ class Parts:
             except SettingsError as error:
                 logger.error("%s", error.message)  # what needs it stays unavailable until somebody mends it
             if was_away and "store" not in self.unvetted:
-                self.returning.note()
+                self.returning.returned()

@@ -61,13 +61,17 @@ class Returning:
         """Which return was the latest; another number for each."""
         return self._noted
 
+    def returned(self) -> None:
+        """The server is back just now, and may have lost its last writes: what was heard of the views is forgotten."""
+        self._progress.doubt()
+        self.note()
+
     def note(self) -> None:
-        """The server is back just now, or somebody could not ask it."""
+        """Somebody could not ask the server, so that others may not have been able to leave positions in it."""
         now = time.monotonic()
         self._anew_until, self._until = now + MOMENT_S, now + KEPT_S
         self._want()
         self._noted = self._wanted
-        self._progress.doubt()
 
     async def position(self) -> int:
         """Give it, 0 when the views are known to hold it; raises StoreUnavailable while nobody knows it."""

@@ -60,7 +60,8 @@ class Cluster:
 
     def __init__(self, address: Address, returned: Returned) -> None:
         """``address`` names some of the servers; they are asked for the others on first use. ``returned`` is as for
-        Server, of any of them."""
+        Server, of any of them, and called for a slot that another server has now: it may be a replica that took over
+        and has not got all writes."""
         self._returned = returned
         self._options = address.options
         self._seeds = address.hosts
@@ -97,6 +98,11 @@ class Cluster:
             raise StoreUnavailable
         return [owner.client for owner in dict.fromkeys(self._owners) if owner is not None]
 
+    async def slots(self) -> list[int]:
+        """One of each server that holds slots; raises like ``masters``."""
+        await self.masters()
+        return [self._owners.index(owner) for owner in dict.fromkeys(self._owners)]
+
     async def nodes(self) -> list[Redis]:
         """A plain client of each server, replicas too; of those that the address names when no other is known."""
         await self._learn()
@@ -126,6 +132,8 @@ class Cluster:
             self._named(told, host)[1].send([Request(_ASKING, nobody), request])
         elif word == "MOVED" and not request.held_until:
             slot, owner = self._named(told, host)
+            if self._owners[slot] not in (owner, None):
+                self._returned()
             self._owners[slot] = owner
             request.held_until = request.future.get_loop().time() + HOLD_S
             owner.send([request])
@@ -200,12 +208,14 @@ class Cluster:
             owners[first : last + 1] = [self._server(hosts[0])] * (last + 1 - first)
             present.update(hosts)
         former, masters = set(self._owners), set(owners)
+        if any(before not in (now, None) for before, now in zip(self._owners, owners, strict=True)):
+            self._returned()
         self._owners = owners
         for host in present | self._servers.keys():
             server = self._server(host)
             if host not in present:
                 del self._servers[host]
-                self._breaks_of_former += server.breaks + 1
+                self._breaks_of_former += server.connections
                 self._leave(server)
             elif server in former - masters:  # what waits for a master that is none any more waits in vain
                 self._leave(server)

@@ -157,12 +157,15 @@ class Drain:
         looked = time.monotonic()
         seen, behind = await self._tell(projector), 0
         while seen and self._fences == held and time.monotonic() < self._end_at:
+            asked = self._woken.is_set()
             self._woken.clear()
             behind = await projector.step(LIVE_BATCH if behind < LIVE_BATCH else REBUILD_BATCH)
             if behind:
                 seen = await self._tell(projector)
             else:
                 await projector.settle()
+                if asked:  # who woke us for nothing new has not heard how far we are
+                    seen = await self._tell(projector)
             self._went_well = True
             if time.monotonic() - looked >= IDLE_S or self._is_doubtful():
                 if not await self._goes_on(projector):

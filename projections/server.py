@@ -45,13 +45,13 @@ class Server:
         self._wire: Wire | None = None
         self._queued: list[Request] = []
         self._opening: asyncio.Task[None] | None = None
-        self._opened_times = 0
+        self.connections = 0
         self.down = False
 
     @property
     def breaks(self) -> int:
         """How many connections have ended: what was known of the server before one did may not be so any more."""
-        return self._opened_times - (self._wire is not None and self._wire.open)
+        return self.connections - (self._wire is not None and self._wire.open)
 
     def send(self, requests: list[Request]) -> None:
         """Send requests as soon as there is a connection. What fails is told, each request by itself."""
@@ -63,6 +63,10 @@ class Server:
             # Opened for all who will use it, so its lines are not of the request that happens to be the first.
             self._opening = asyncio.get_running_loop().create_task(self._open(), context=Context())
             self._opening.add_done_callback(self._opened)
+
+    async def slots(self) -> list[int]:
+        """As of a Cluster: any one."""
+        return [0]
 
     async def close(self) -> None:
         """Wait a moment for the answers that are under way, then close. What is sent after that opens it again."""
@@ -84,8 +88,8 @@ class Server:
             self._note(cause)
         else:
             self._note(None)
-            self._opened_times += 1
-            if self._opened_times > 1:
+            self.connections += 1
+            if self.connections > 1:
                 self._returned()
 
     def _opened(self, opening: asyncio.Task[None]) -> None:

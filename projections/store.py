@@ -97,6 +97,13 @@ class Store:
         """A plain client of each server, replicas of a cluster too."""
         return [self.client] if isinstance(self._target, Server) else await self._target.nodes()
 
+    async def connect(self) -> None:
+        """Open the connections to the servers that hold keys, which are opened on first use else; raises like
+        ``call``."""
+        loop = asyncio.get_running_loop()
+        for slot in await self._target.slots():
+            await self._queue(loop, Request(pack_command(("PING",)), loop.create_future(), slot))
+
     async def scan(self, pattern: str, count: int) -> AsyncIterator[list[bytes]]:
         """Give the keys like ``pattern``, server by server, in steps that look at some ``count`` keys each and may give
         none; raises StoreUnavailable. A key may come twice."""
@@ -197,9 +204,8 @@ async def check_store(store: Store) -> float:
     the one that came last has been up.
 
     Raises SettingsError, or StoreUnavailable when not every slot has a server. Of a cluster's servers one may be down:
-    that is what the others are for.
+    that is what the others are for. From now on there are connections, so that the end of one is noticed.
     """
-    up_s = float("inf")
     for client in await store.nodes():
         try:
             info: dict[str, Any] = await client.info()
@@ -209,9 +215,17 @@ async def check_store(store: Store) -> float:
             logger.warning("%s does not answer", _name(client))
         else:
             _check_one(_name(client), info, clustered=store.clustered)
-            up_s = min(up_s, info["uptime_in_seconds"])
-    await store.masters()
-    return up_s
+    await store.connect()
+    return min([await _up_s(client) for client in await store.nodes()])
+
+
+async def _up_s(client: Redis) -> float:
+    """0 for one that does not answer: another may have just taken over from it."""
+    try:
+        info: dict[str, Any] = await client.info("server")
+    except (exceptions.RedisError, OSError):
+        return 0.0
+    return float(info["uptime_in_seconds"])
 
 
 def _check_one(name: str, info: dict[str, Any], *, clustered: bool) -> None:

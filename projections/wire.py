@@ -107,13 +107,14 @@ class Wire(asyncio.Protocol):
     def __init__(self, connection: AbstractConnection, failed: Failed, silent: Silent, returned: Returned) -> None:
         """Take over a connection that redis-py has opened. ``failed`` gets what has no answer, or an error for one;
         ``silent`` is called for each second in which nothing came of what was waiting, ``returned`` before anybody gets
-        the first answer after a silence."""
+        the first answer after a silence, or after the server has read its file."""
         writer = connection._writer
         assert writer is not None
         self._connection = connection  # its writer would close the transport if it was collected
         self._transport: asyncio.WriteTransport = writer.transport
         self._failed, self._silent, self._returned = failed, silent, returned
         self._ticks = self._quiet = 0
+        self._loading = False
         self._reader = Reader(notEnoughData=_MORE, replyError=DefaultParser.parse_error)
         self._waiting: deque[Request] = deque()
         self._sent = 0
@@ -169,7 +170,13 @@ class Wire(asyncio.Protocol):
                     if request.left:
                         continue
                 waiting.popleft()
-                if isinstance(answer, Exception):
+                failed = isinstance(answer, Exception)
+                if failed and isinstance(answer, exceptions.BusyLoadingError):
+                    self._loading = True
+                elif self._loading:
+                    self._loading = False
+                    self._returned()
+                if failed:
                     self._failed(request, answer)
                 elif not request.future.done():  # else who asked has gone
                     request.future.set_result(answer)

@@ -82,22 +82,33 @@ def on_the_way(process: InProcess) -> int:
 
 @pytest.mark.parametrize("dialect", ["v1", "kraken"])
 async def test_what_was_read_before_the_views_were_level_is_no_answer(
-    processes: list[InProcess], fragile: Breakable, settings: dict[str, str], dialect: str
+    processes: list[InProcess],
+    fragile: Breakable,
+    settings: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    dialect: str,
 ) -> None:
     """A hot read goes out together with the question for the caller's position; when he then waits for the log's end,
     what came with the question is older than what he waits for."""
+    monkeypatch.setattr(returning, "WAIT_S", 30.0)
     one, other = (service.as_("ann") for service in processes)
-    returning, progress = processes[1].parts.returning, processes[1].parts.progress
+    return_, progress = processes[1].parts.returning, processes[1].parts.progress
     path = {"v1": f"{PATH}-status", "kraken": "/kraken/channels/bob/follows"}[dialect]
     assert is_followed(await other.get(path)) is False
     assert (await one.post(PATH)).status_code == 201
     with Redis.from_url(fragile.url) as client:
         assert client.delete(position_of("ann"))  # lost with the end of Redis' file, say
-    returning.note()
+    await until(lambda: answered_all(progress))
+    return_.returned()
     question = asyncio.create_task(other.get(path))
-    await until(lambda: bool(progress._waiting))
+    await until(lambda: not answered_all(progress))
     async with draining(settings):
         assert is_followed(await question) is True
+
+
+def answered_all(progress: Progress) -> bool:
+    """Whether nobody waits for the views."""
+    return all(future.done() for *_, future in progress._waiting)
 
 
 def is_followed(answer: Response) -> bool:
@@ -142,6 +153,24 @@ async def test_a_process_that_comes_after_the_return(
     monkeypatch.setattr(parts, "KEPT_S", positions.KEPT_S - up_s)
     async with in_process(settings, keys, drain=False) as late:
         assert (await late.as_("ann").get(f"{PATH}-status")).status_code == answered  # nobody projects
+
+
+async def test_a_process_that_came_just_before_the_end(
+    processes: list[InProcess],
+    fragile: Breakable,
+    settings: dict[str, str],
+    keys: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It found a Redis that had been up for long, and has asked nothing of it before it went."""
+    assert (await processes[0].as_("ann").post(PATH)).status_code == 201
+    monkeypatch.setattr(parts, "KEPT_S", 0)
+    async with in_process(settings, keys, drain=False) as late:
+        assert late.parts.returning.over
+        fragile.restart()
+        with Redis.from_url(fragile.url) as client:
+            client.delete(position_of("ann"))
+        assert (await late.as_("ann").get(f"{PATH}-status")).status_code == 503  # nobody projects
 
 
 async def test_a_later_position_stays(processes: list[InProcess], fragile: Breakable) -> None:
@@ -208,7 +237,9 @@ async def test_a_second_return(engine: Engine, monkeypatch: pytest.MonkeyPatch) 
     assert await return_.position() == second.position
     progress.hear(progress_message(second.position, range(GROUPS)))
     assert await return_.position() == 0 and return_.over
-    return_.note()  # with this, the views may have lost what they held
+    return_.note()  # nobody says that the views have lost anything
+    assert await return_.position() == 0 and return_.over
+    return_.returned()  # now they may have
     assert await return_.position() == second.position
     progress.hear(progress_message(second.position, range(GROUPS)))
     assert await return_.position() == 0 and return_.over

@@ -165,6 +165,38 @@ async def test_a_frozen_master_is_left_for_its_replica(
     assert await until_all_are_read(store, written) == []
 
 
+@pytest.mark.parametrize("how", ["killed", "taken over from"])
+async def test_a_replica_that_took_over_is_a_return(cluster: ValkeyCluster, how: str) -> None:
+    """It may not have got all writes; that is told before it answers anybody, also when no connection ended."""
+    known: list[int] = []
+    opened = open_store(StoreSettings(cluster.url), lambda: known.append(opened.breaks))
+    await asyncio.gather(*[opened.call("SET", key, key) for key in KEYS])
+    assert not known and opened.breaks == 0
+    master = cluster.master_of(KEYS[0])
+    cluster.wait_replicated()
+    if how == "killed":
+        master.kill()
+    else:
+        cluster.replica_of(master).ask("CLUSTER", "FAILOVER", "TAKEOVER")
+    await asyncio.to_thread(wait_until, lambda: cluster.master_of(KEYS[0]) is not master)
+    while await read(opened, KEYS[:1]):
+        pass
+    assert known
+    await until(lambda: opened.breaks)
+    await opened.close()
+
+
+async def test_a_look_at_the_slots_ends_no_connection(cluster: ValkeyCluster) -> None:
+    """Though the address has a name for a server that the cluster does not use."""
+    opened = open_store(StoreSettings(cluster.url.replace("127.0.0.1", "localhost")))
+    await opened.connect()
+    for _ in range(3):
+        await opened.masters()
+    assert opened.breaks == 0
+    await opened.close()
+    assert opened.breaks == len(cluster.masters())
+
+
 async def test_a_slot_that_moves_is_followed(cluster: ValkeyCluster, store: Store) -> None:
     """Half of its keys here and half there: what is there is found; what needs both is refused; then it has moved."""
     keys = [f"{{moving}}:{number}" for number in range(20)]

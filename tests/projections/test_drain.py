@@ -123,6 +123,26 @@ async def test_a_committed_event_is_seen_without_waiting(
     await wakeup.close()
 
 
+async def test_who_wakes_for_nothing_new_is_told_how_far_the_views_are(
+    engine: Engine, store: Store, queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader who trusts what he has heard no more, since Redis was away, say."""
+    monkeypatch.setattr(module, "IDLE_S", 600.0)
+    monkeypatch.setattr(module, "RENEW_S", 600.0)
+    wakeup, progress = Wakeup(QueueSettings(queue_url)), Progress()
+    listener = Listener(QueueSettings(queue_url), APPLIED_CHANNEL, progress.hear)
+    await listener.start()
+    async with draining(engine, store, queue_url) as drain:
+        (written,) = await append(engine, 70, 71, UserFollowed())
+        await level(engine, store)
+        await until(lambda: drain._woken._waiters)
+        progress.doubt()
+        wakeup.send(written.position)
+        assert await progress.wait(written.position, range(GROUPS), 10)
+    await listener.close()
+    await wakeup.close()
+
+
 async def test_an_emptied_redis_heals(engine: Engine, store: Store, sql: Sql, redis: Plain, queue_url: str) -> None:
     """Everything is gone under a running drain: the view comes back, whole, under a new number."""
     await populate(engine)

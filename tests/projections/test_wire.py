@@ -4,7 +4,7 @@ import asyncio
 import random
 import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from commands.errors import StoreUnavailable
 from projections import wire
@@ -227,6 +227,31 @@ async def test_bytes_that_are_no_answer_end_the_connection() -> None:
         store = open_store(StoreSettings(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
         assert not await ask(store, b"x")
         await store.close()
+
+
+async def test_a_server_that_has_read_its_file_is_back() -> None:
+    """The connection was made before, and stays: no answer goes out before that is told."""
+    answers = [b"-LOADING Valkey is loading the dataset in memory\r\n"] * 2 + [b"-NOSCRIPT\r\n", b"+x\r\n"]
+
+    async def load(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n")
+                for _ in range(2 * int(head[1:])):
+                    said = await reader.readuntil(b"\r\n")
+                writer.write(answers.pop(0) if said == b"x\r\n" else b"+OK\r\n")
+        writer.close()
+
+    times: list[int] = []
+    async with await asyncio.start_server(load, "127.0.0.1", 0) as server:
+        url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        store = open_store(StoreSettings(url), lambda: times.append(len(answers)))
+        for error in (StoreUnavailable, StoreUnavailable, NoScriptError):
+            with pytest.raises(error):
+                await store.call("ECHO", "x")
+        assert await store.call("ECHO", "x") == b"x"
+        await store.close()
+    assert times == [1]
 
 
 async def test_over_tls(server_path: str, tmp_path: Path) -> None:
