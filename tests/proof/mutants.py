@@ -1,4 +1,4 @@
-"""The guards of the apply script, the append function and the catch-up loop, each with what is left when it is gone."""
+"""Guards of the apply script, the append function, the loop and the drain, each with what is left when it is gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 APPLY: Final = "projections/apply.lua"
 APPEND: Final = "commands/sql/append_events.sql"
 LOOP: Final = "projections/catch_up.py"
+DRAIN: Final = "projections/drain.py"
 
 # The tests that must notice, those that are quick first; pytest stops at the first that fails.
 TESTS: Final = {
@@ -27,6 +28,7 @@ TESTS: Final = {
         "tests/projections/test_drain.py",
         "tests/projections/test_building.py",
     ),
+    DRAIN: ("tests/projections/test_drain.py",),
 }
 
 
@@ -214,4 +216,11 @@ MUTANTS: Final = (
         "return not stamps or await log.recorded_at(engine, stamps) == stamps",
         "return True",
     ),
+    Mutant(
+        DRAIN, "tell: not of a server that was away", "if seen and not self._is_doubtful() and time", "if seen and time"
+    ),
+    Mutant(DRAIN, "a server that was away is looked at", ">= IDLE_S or self._is_doubtful():", ">= IDLE_S:"),
+    Mutant(DRAIN, "what was found lost is mended at once", "elif not behind:", "if not behind:"),
+    Mutant(DRAIN, "who wakes for nothing new is told", "                if asked:  #", "                if False:  #"),
+    Mutant(DRAIN, "another view is not told of", "        return seen is not False", "        return True"),
 )
