@@ -101,6 +101,7 @@ class Committer:
         self._under_way: set[Any] = set()
         self._arrived = asyncio.Event()
         self._closing = False
+        self._down = False
         self._tasks_wanted = tasks
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -162,8 +163,9 @@ class Committer:
             with translated_errors():
                 async with self._engine.connect() as connection:
                     await self._decide_and_append(connection, batch)
+                    self._note(None)
         except LogUnavailable as error:
-            logger.warning("the log is not available: %s", type(error.__cause__).__name__)
+            self._note(error)
             _fail_all(batch, error)
         except Exception as error:
             if len(batch) == 1:
@@ -171,6 +173,14 @@ class Committer:
                 _fail_all(batch, error)
             for request in batch if len(batch) > 1 else ():  # one bad command never fails its neighbours
                 await self._commit([request])
+
+    def _note(self, fault: LogUnavailable | None) -> None:
+        """Log when Postgres goes and comes, not each command that it does not take."""
+        if fault is not None and not self._down:
+            logger.warning("the log is not available: %s", type(fault.__cause__).__name__)
+        elif fault is None and self._down:
+            logger.info("the log is available again")
+        self._down = fault is not None
 
     async def _decide_and_append(self, connection: AsyncConnection, batch: list[_Request]) -> None:
         states = await log.states_of(connection, [request.pair for request in batch])

@@ -53,8 +53,14 @@ async def engine(server: Server) -> AsyncIterator[Engine]:
     await opened.dispose()
 
 
-async def test_a_stopped_postgres_shows_as_unavailable_and_its_return_heals(server: Server, engine: Engine) -> None:
-    """Every entrance to the write side says LogUnavailable, nothing else; what was answered before is there after."""
+async def test_a_stopped_postgres_shows_as_unavailable_and_its_return_heals(
+    server: Server, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every entrance to the write side says LogUnavailable, nothing else; what was answered before is there after.
+
+    The committer tells the operator once that it is gone, and once that it is back.
+    """
+    caplog.set_level("INFO", "commands.committer")
     alice, bob, carol = await register(engine, "alice", "bob", "carol")
     people = Directory(engine)
     async with committing(engine) as committer:
@@ -97,3 +103,5 @@ async def test_a_stopped_postgres_shows_as_unavailable_and_its_return_heals(serv
         receipt = await committer.send(Follow(alice, carol))
     written = [event.position for event in await everything(engine)]
     assert kept.position in written and written[-1] == receipt.position
+    told = [record.message for record in caplog.records if record.name == "commands.committer"]
+    assert [line.partition(":")[0] for line in told] == ["the log is not available", "the log is available again"]
