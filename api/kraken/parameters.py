@@ -31,7 +31,10 @@ LimitText = Annotated[
     str | None,
     _documented("Above 100 is served as 100.", OpenAPIType.INTEGER, minimum=1, default=LIMIT),
 ]
-OffsetText = Annotated[str | None, _documented("How many to pass over.", OpenAPIType.INTEGER, minimum=0, default=0)]
+OffsetText = Annotated[
+    str | None,
+    _documented("How many to pass over.", OpenAPIType.INTEGER, minimum=0, maximum=INTEGER_MAX, default=0),
+]
 CappedOffsetText = Annotated[
     str | None,
     _documented("Deprecated: use cursor.", OpenAPIType.INTEGER, minimum=0, maximum=OFFSET_MAX, default=0),
