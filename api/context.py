@@ -30,8 +30,8 @@ class Context(msgspec.Struct):
     """One request. ``refusal`` is why it must not be served, to be raised where the dialect looks at it.
 
     ``sent`` are the request's headers; ``count`` and ``left`` is what Redis is being asked of the caller, until
-    ``complete`` has taken the answers. ``returned`` is the return of Redis that was known of when it was asked, and
-    ``too_early`` whether what was read with that is older than what the caller has then waited for.
+    ``complete`` has taken the answers. ``returned`` is the return of Redis that was over when it was asked (-1 while
+    none is), and ``too_early`` whether what was read with that is older than what the caller has then waited for.
     """
 
     request_id: str
@@ -100,18 +100,18 @@ async def begin(
     caller = context.caller
     if caller is not None and reads:
         context.left = forgettable(parts.store.call("GET", position_of(caller.id)))
-        context.returned = parts.returning.latest
+        context.returned = parts.returning.latest if parts.returning.over else -1
     address = (scope.get("client") or (None,))[0]
     context.count = parts.limit.begin(*parts.limit.account(caller, address))
     return context
 
 
-async def complete(parts: Parts, context: Context) -> None:
+async def complete(parts: Parts, context: Context, read_at: int = -1) -> None:
     """Take what Redis answered: the count, and how fresh the answer must be. Immediate for who has waited for a later
-    answer already."""
+    answer already. ``read_at`` is the position of what has been read since ``begin``, if anything."""
     try:
         await _judge(parts, context)
-        context.fresh = _freshness(context.sent, await _own_position(parts, context))
+        context.fresh = _freshness(context.sent, await _own_position(parts, context, read_at))
     except FollowsError as error:
         context.refusal = context.refusal or error
     finally:
@@ -129,7 +129,7 @@ async def _judge(parts: Parts, context: Context) -> None:
         context.refusal = RateLimited(verdict.retry_after_s or 1, verdict.limit, verdict.reset_at_epoch_s)
 
 
-async def _own_position(parts: Parts, context: Context) -> int:
+async def _own_position(parts: Parts, context: Context, read_at: int) -> int:
     """The position that the caller's latest command left, here or in Redis; where it may have been left nowhere, one
     that is not before it. Raises StoreUnavailable when nobody can know."""
     left = context.left
@@ -144,8 +144,11 @@ async def _own_position(parts: Parts, context: Context) -> int:
         parts.returning.note()
     if parts.returning.over and parts.returning.latest == context.returned:
         return own
+    end = await parts.returning.position()
+    if 0 < end <= read_at:
+        return max(own, end)
     context.too_early = True
-    return max(own, await parts.returning.position())
+    return max(own, await parts.returning.unheld(end))
 
 
 def _freshness(sent: Mapping[bytes, bytes], own: int) -> Freshness:

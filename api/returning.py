@@ -26,7 +26,7 @@ logger: Final = logging.getLogger(__name__)
 
 # A log that is away, too, is asked again so often; until it answers, nobody can be told what he may have written.
 AGAIN_S: Final = 0.2
-# A read waits this long for the log's answer, and for the views to come to it.
+# A read waits this long for the log's answer, and so long for the views to come to it.
 WAIT_S: Final = 0.5
 # After so long the other processes have seen the server, too, and have left in it what they could not.
 MOMENT_S: Final = 1.0
@@ -74,11 +74,17 @@ class Returning:
         self._noted = self._wanted
 
     async def position(self) -> int:
-        """Give it, 0 when the views are known to hold it; raises StoreUnavailable while nobody knows it."""
+        """Give it, 0 when the views were found to hold it before; raises StoreUnavailable while nobody knows it."""
         if time.monotonic() < self._anew_until:
             self._want()
         await self._answer()
         position = self._position
+        if self._progress.has_reached(position):
+            self._position = 0  # who reads from now on reads what holds it
+        return position
+
+    async def unheld(self, position: int) -> int:
+        """Wait a moment until the views hold ``position``; give what is still to be waited for, 0 when they do."""
         if not await self._progress.wait(position, range(GROUPS), WAIT_S):
             return position
         if self._position == position:

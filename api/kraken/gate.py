@@ -68,7 +68,7 @@ def gate(app: ASGIApp, parts: Parts, body_max: int) -> ASGIApp:
         reads = inside["method"] == "GET"
         context = await begin(parts, inside, sent, token, problem, reads=reads)
         answer = await express(parts, inside, asked.base, query) if reads else None
-        await complete(parts, context)
+        await complete(parts, context, answer.position if answer is not None else -1)
         asking.extra = [(name.lower().encode(), value.encode()) for name, value in context.headers().items()]
         if answer is not None and may_be_served(context) and context.holds(answer.position):
             headers = [_JSON, *[(name.lower().encode(), text.encode()) for name, text in answer.headers.items()]]

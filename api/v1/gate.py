@@ -35,7 +35,7 @@ def gate(app: ASGIApp, parts: Parts) -> ASGIApp:
         answer = None
         if reads and context.caller is not None:
             answer = await express.read(parts, scope, context.caller)
-        await complete(parts, context)
+        await complete(parts, context, answer.position if answer is not None else -1)
         if not reads and context.caller is not None and context.refusal is None:
             answer = await express.command(parts, scope, context)
         extra = [(name.lower().encode(), value.encode()) for name, value in context.headers().items()]

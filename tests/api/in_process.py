@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,23 @@ def environment(database_url: str, redis_url: str, queue_url: str, keys: Path) -
 
 
 @asynccontextmanager
-async def in_process(settings: Mapping[str, str], keys: Path, *, drain: bool = True) -> AsyncIterator[InProcess]:
-    """Run the application with these environment variables, and a drain unless that is not wanted."""
+async def in_process(
+    settings: Mapping[str, str], keys: Path, *, drain: bool = True, young_s: float = 0.0
+) -> AsyncIterator[InProcess]:
+    """Run the application with these environment variables, and a drain unless that is not wanted.
+
+    At its start it takes a Redis that has been up for less than ``young_s`` for one that was away. A test run's own is
+    young first and old later, which must make no difference.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(name, value)
         parts = Parts.from_env()
     app = create_app(parts)
-    async with lifespan(app):
+    async with AsyncExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("api.parts.KEPT_S", young_s)
+            await stack.enter_async_context(lifespan(app))
         if not drain:
             yield InProcess(app, parts, keys)
             return

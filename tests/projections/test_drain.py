@@ -366,6 +366,25 @@ async def test_the_drain_follows_the_pointer(
         assert actual(redis, other) == expected(sql, other)
 
 
+async def test_a_switch_is_seen_with_the_next_wake_up(
+    engine: Engine, store: Store, sql: Sql, redis: Plain, queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only with the look once a second, which is turned off."""
+    monkeypatch.setattr(module, "IDLE_S", 600.0)
+    monkeypatch.setattr(module, "RENEW_S", 600.0)
+    async with draining(engine, store, queue_url) as drain:
+        await level(engine, store)
+        other = View(50, 16)
+        async with BuildLease(engine):
+            (fence,) = rows(sql, "SELECT nextval('fences')")[0]
+            await generations.prepare(store, other, (await log.head(engine)).epoch, 0)
+            await generations.switch(store, other, fence)
+            await append(engine, 70, 71, UserFollowed())
+            drain._woken.set()
+            assert await level(engine, store) == other
+            assert actual(redis, other) == expected(sql, other)
+
+
 async def test_who_is_told_to_end_ends_at_once(engine: Engine, store: Store, queue_url: str) -> None:
     """Also when a wake-up comes in the same moment: a worker that shuts down must not wait for its drain's turn."""
     drain = Drain(engine, store, QueueSettings(queue_url), uuid4())
