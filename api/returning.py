@@ -92,9 +92,10 @@ class Returning:
         return 0
 
     async def close(self) -> None:
-        """Ask no more, whatever is noted from now on."""
+        """Ask no more, whatever is noted from now on; a question that is under way gets a moment for its answer."""
         self._closed = True
         if self._asking is not None:
+            await asyncio.wait([self._asking], timeout=WAIT_S)
             self._asking.cancel()
             await asyncio.gather(self._asking, return_exceptions=True)
 
@@ -114,7 +115,7 @@ class Returning:
             raise StoreUnavailable
 
     async def _ask(self) -> None:
-        while self._covered < self._wanted:
+        while self._covered < self._wanted and not self._closed:
             wanted = self._wanted
             try:
                 self._position = (await log.head(self._engine)).position
