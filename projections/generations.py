@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -13,11 +15,14 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from commands.errors import StoreUnavailable
-from projections.keys import ANY_CHECKPOINT, GENERATIONS, POINTER, View, place_of_checkpoint
+from projections.keys import ANY_CHECKPOINT, GENERATIONS, POINTER, View, checkpoint_of, place_of_checkpoint
 from projections.store import Store, load_script
+
+logger: Final = logging.getLogger(__name__)
 
 POINT: Final = load_script("projections", "point.lua", reads=False)
 RETIRE: Final = load_script("projections", "retire.lua", reads=False)
+REMOVE: Final = load_script("projections", "remove.lua", reads=False)
 
 # Keys looked at in one step of a removal: a fraction of a millisecond of the server's time.
 DROP_STEP: Final = 500
@@ -188,15 +193,27 @@ async def drop(store: Store, view: View) -> int:
     """Remove all keys of a view in small steps; give how many. Raises StoreUnavailable, and can then be called again.
 
     First each lane loses its position: who still reads it finds it lost, never empty. After each step the servers rest
-    for as long as the step took, so that readers hardly notice, and a server that is busy is spared the more.
+    for as long as the step took, so that readers hardly notice, and a server that is busy is spared the more. A lane
+    that gets its position back meanwhile, from an older dump, is left as it is.
     """
     last = [view.checkpoint(lane) for lane in range(view.lanes)]
     await lose(store, view)
-    kept = {key.encode() for key in last}
     dropped, begun = 0, time.monotonic()
     async for keys in store.scan(view.pattern(), DROP_STEP):
-        dropped += sum(await asyncio.gather(*[store.call("UNLINK", key) for key in keys if key not in kept]))
+        names = [key.decode(errors="surrogateescape") for key in keys]
+        dropped += await remove(store, [name for name in names if name not in last])
         await asyncio.sleep(time.monotonic() - begun)
         begun = time.monotonic()
-    removed: list[int] = await asyncio.gather(*[store.call("UNLINK", key) for key in last])
-    return dropped + sum(removed)
+    return dropped + await remove(store, last)
+
+
+async def remove(store: Store, keys: Iterable[str]) -> int:
+    """Remove these keys of views; give how many. Those of a lane that has a position, for readers or kept, stay."""
+    of_lanes: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        of_lanes[checkpoint_of(key)].append(key)
+    removals = [store.run(REMOVE, [checkpoint, *some], []) for checkpoint, some in of_lanes.items()]
+    removed: list[int] = await asyncio.gather(*removals)
+    if there := [checkpoint for checkpoint, count in zip(of_lanes, removed, strict=True) if count < 0]:
+        logger.warning("lanes are there again and are not removed: %s", there)
+    return sum(count for count in removed if count > 0)

@@ -103,6 +103,12 @@ class View(msgspec.Struct, frozen=True):
 ANY_CHECKPOINT: Final = "{g*}:checkpoint"
 
 
+def checkpoint_of(key: str) -> str:
+    """The checkpoint of the lane that a view's key is in; the key itself when it is in none."""
+    lane, end, _ = key.partition("}")
+    return f"{lane}}}:checkpoint" if end else key
+
+
 def place_of_checkpoint(key: str) -> tuple[int, int]:
     """Read a checkpoint's key: (generation, lane); raises ValueError when it is none."""
     generation, _, lane = key.removeprefix("{g").partition("}")[0].partition(".")

@@ -1,6 +1,6 @@
 """Building a view from nothing: beside what readers see, resumed after a death, switched when it is level."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -16,7 +16,7 @@ from projections import building, catch_up, generations
 from projections.building import heal, start_or_resume
 from projections.catch_up import Fenced, Projector
 from projections.keys import LANES, POINTER, View
-from projections.store import Store
+from projections.store import Script, Store
 from tests.commands.writing import append
 from tests.opened import Plain
 from tests.projections.model import actual, expected, positions
@@ -158,6 +158,19 @@ async def test_a_lane_is_lost_before_anything_of_it_goes(engine: Engine, store: 
     assert len(watched.removed) == keys and watched.too_early == []
 
 
+async def test_what_an_older_dump_has_brought_back_is_not_removed(
+    engine: Engine, store: Store, sql: Sql, redis: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The view was lost and its removal under way; now readers see it again, and must miss nothing of it."""
+    monkeypatch.setattr(generations, "DROP_STEP", 5)
+    await populate(engine)
+    view = await healed(engine, store)
+    restoring = Restoring(store, redis)
+    await generations.drop(restoring, view)  # type: ignore[arg-type]
+    assert restoring.done and actual(redis, view) == expected(sql, view)
+    assert None not in positions(redis, view)
+
+
 async def test_removing_takes_its_own_keys_only(store: Store, redis: Plain) -> None:
     """Neither a generation whose number begins alike nor what belongs to none; called again, it finds nothing."""
     for view in (View(1, 4), View(11, 4)):
@@ -200,6 +213,28 @@ async def test_what_is_written_while_it_is_built_is_in_it(engine: Engine, store:
     assert catch_up.REBUILD_BATCH > catch_up.LIVE_BATCH
 
 
+class Restoring:
+    """A store whose Redis is set back to what it is now, as soon as something has been removed from it."""
+
+    def __init__(self, store: Store, redis: Plain) -> None:
+        self._store, self._redis = store, redis
+        self._saved = {key: redis.dump(key) for key in redis.scan_iter(count=1000)}
+        self.done = False
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """Only the first removal has an effect."""
+        answer = await self._store.run(script, keys, arguments)
+        if script is generations.REMOVE and answer and not self.done:
+            self.done = True
+            self._redis.flushdb()
+            for key, value in self._saved.items():
+                self._redis.restore(key, 0, value)
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
 class Watched:
     """A store that notes what is removed, and of that what is removed while its lane is still there for readers."""
 
@@ -208,16 +243,14 @@ class Watched:
         self.removed: list[str] = []
         self.too_early: list[str] = []
 
-    def call(self, *command: Any) -> Any:
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Note and pass on."""
-        if command[0] in ("UNLINK", "DEL"):
-            for key in command[1:]:
-                name = key.decode() if isinstance(key, bytes) else key
-                self.removed.append(name)
-                checkpoint = name.partition(":")[0] + ":checkpoint"
-                if name != checkpoint and self._redis.hget(checkpoint, "position") is not None:
-                    self.too_early.append(name)
-        return self._store.call(*command)
+        for name in keys[1:] if script is generations.REMOVE else ():
+            self.removed.append(name)
+            checkpoint = name.partition(":")[0] + ":checkpoint"
+            if name != checkpoint and self._redis.hget(checkpoint, "position") is not None:
+                self.too_early.append(name)
+        return await self._store.run(script, keys, arguments)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

@@ -171,7 +171,7 @@ class Schedule:
             if await generations.switch(line, view, fence, since) and lost is not None:
                 await generations.lose(line, lost)
                 for name in [name for name in self.shelf.names() if name.startswith(lost.pattern()[:-1])]:
-                    await line.call("DEL", name)
+                    await generations.remove(line, [name])
         finally:
             self._builder = None
 

@@ -12,7 +12,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from projections.catch_up import APPLY
-from projections.generations import POINT
+from projections.generations import POINT, REMOVE
 from projections.store import Script
 from queries.follows import PAGE
 
@@ -53,10 +53,11 @@ class Shelf:
             APPLY.sha: self.apply,
             PAGE.sha: self.page,
             POINT.sha: self.point,
+            REMOVE.sha: self.remove,
         }
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """Run one of the three scripts that it knows."""
+        """Run one of the scripts that it knows."""
         return self._scripts[script.sha](keys, arguments)
 
     def execute(self, name: str, key: str, *values: Any) -> Any:
@@ -143,6 +144,13 @@ class Shelf:
         else:
             self._set(keys[0], text)
         return 1
+
+    def remove(self, keys: Sequence[str], _: Sequence[Any]) -> int:
+        """What ``remove.lua`` does."""
+        at = self.keys.get(keys[0])
+        if isinstance(at, dict) and not isinstance(at, Sorted) and (b"position" in at or b"kept" in at):
+            return -1
+        return sum(self._del(key) for key in keys[1:])
 
     def _of(self, key: str, kind: type[Any]) -> Any:
         found = self.keys.get(key)

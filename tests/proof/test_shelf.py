@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from projections.catch_up import APPLY
-from projections.generations import POINT
+from projections.generations import POINT, REMOVE
 from projections.keys import POINTER, View, member
 from queries.follows import PAGE
 from tests.opened import Plain
@@ -38,7 +38,7 @@ def test_it_answers_and_holds_the_same(redis: Plain) -> None:
         chance, shelf = random.Random(f"{seed} {number}"), Shelf(lambda: int(time.time() * 1000))
         redis.flushdb()
         for _ in range(STEPS):
-            keys, arguments, script = chance.choice((_batch, _batch, _page, _checkpoint, _pointer))(chance)
+            keys, arguments, script = chance.choice((_batch, _batch, _page, _checkpoint, _pointer, _remove))(chance)
             told = f"seed {seed} {number}: {keys} {arguments}"
             if script is None:
                 ours, theirs = _answer(shelf.execute, *arguments), _answer(redis.execute_command, *arguments)
@@ -106,6 +106,11 @@ def _checkpoint(chance: random.Random) -> tuple[list[str], list[Any], Any]:
 def _pointer(chance: random.Random) -> tuple[list[str], list[Any], Any]:
     text = msgspec.json.encode({"generation": chance.randrange(3), "lanes": 1, "fence": chance.randrange(4)})
     return [POINTER], [chance.randrange(4), chance.choice([text, text, ""]), chance.choice(["", 0, 1])], POINT
+
+
+def _remove(chance: random.Random) -> tuple[list[str], list[Any], Any]:
+    """Keys of the lane, which may be there, and now and then its checkpoint."""
+    return [CHECKPOINT, *chance.sample([*LISTS, *TEXTS, LOGINS, CHECKPOINT], 3)], [], REMOVE
 
 
 def _held(redis: Plain) -> dict[str, Any]:
