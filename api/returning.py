@@ -94,10 +94,10 @@ class Returning:
     async def close(self) -> None:
         """Ask no more, whatever is noted from now on; a question that is under way gets a moment for its answer."""
         self._closed = True
-        if self._asking is not None:
-            await asyncio.wait([self._asking], timeout=WAIT_S)
-            self._asking.cancel()
-            await asyncio.gather(self._asking, return_exceptions=True)
+        if (asking := self._asking) is not None:
+            await asyncio.wait([asking], timeout=WAIT_S)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     def _want(self) -> None:
         self._wanted += 1
