@@ -65,7 +65,7 @@ class Server:
             self._opening.add_done_callback(self._opened)
 
     async def slots(self) -> list[int]:
-        """As of a Cluster: any one."""
+        """A slot of each server that holds keys, as of a Cluster; here any one means the only server."""
         return [0]
 
     async def close(self) -> None:
