@@ -171,6 +171,22 @@ async def test_what_an_older_dump_has_brought_back_is_not_removed(
     assert None not in positions(redis, view)
 
 
+async def test_what_comes_back_of_a_dropped_view_goes_again(
+    engine: Engine, store: Store, sql: Sql, redis: Plain
+) -> None:
+    """An older dump has brought it back, for nobody: of a cluster one server may have been set back."""
+    await populate(engine)
+    old = await healed(engine, store)
+    saved = {key: redis.dump(key) for key in redis.scan_iter(match=old.pattern(), count=1000)}
+    redis.delete(old.checkpoint(3))
+    new = await healed(engine, store)
+    for key, value in saved.items():
+        redis.restore(key, 0, value, replace=True)
+    assert await building.drop_rubbish(engine, store) == {old.generation: len(saved)}
+    assert not list(redis.scan_iter(match=old.pattern(), count=1000))
+    assert await generations.live_view(store) == new and actual(redis, new) == expected(sql, new)
+
+
 async def test_removing_takes_its_own_keys_only(store: Store, redis: Plain) -> None:
     """Neither a generation whose number begins alike nor what belongs to none; called again, it finds nothing."""
     for view in (View(1, 4), View(11, 4)):
