@@ -24,6 +24,7 @@ from cli.embedded import Embedded, embedded
 from cli.procfile import ROOT
 from cli.server_process import ServerFailed
 from cli.stopping import Stopped, Stopping
+from cli.unprivileged import account_for, become, keeps_reach
 from tests.servers import Servers
 
 # Starts the servers in the folder of its first argument, says where they are, and waits to be killed.
@@ -197,3 +198,13 @@ def _runs(pid: int) -> bool:
         os.kill(pid, 0)
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     return False
+
+
+def test_a_program_is_found_where_only_root_may_enter(tmp_path: Path) -> None:
+    """A clone in root's own folder: initdb, which is run as somebody else, asks access(2) for postgres beside it."""
+    program = tmp_path / "program"
+    program.touch(mode=0o755)
+    tmp_path.chmod(0o700)
+    changed = become(account_for(tmp_path / "postgres"))
+    asked = subprocess.run(["test", "-x", program], cwd="/", preexec_fn=changed, check=False)
+    assert asked.returncode == 0 or not keeps_reach()
