@@ -23,8 +23,9 @@ endif
 up: $(STAMP)
 	@$(PY) -m cli up --with-parent $(ARGS)
 
+# In two processes, each with servers of its own, as the tests wait more than they compute; ARGS=-n0 keeps to one.
 test: $(STAMP)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 proof: $(STAMP)
 	@$(PY) -m tests.proof $(ARGS)

@@ -13,9 +13,13 @@ _numbers = itertools.count()
 
 
 def pytest_configure() -> None:
-    """A shell lets what it starts with ``&`` ignore Ctrl-C, and so would every process that a test starts and ends."""
+    """A shell lets what it starts with ``&`` ignore Ctrl-C, and so would every process that a test starts and ends.
+
+    Who ends a run by SIGTERM, as CI does, means the same: the servers are stopped before it goes.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
