@@ -55,6 +55,7 @@ async def _tell(publisher: Redis | None, projector: Projector) -> None:
     """Tell the waiting commands how far readers can see, and the workers that there is something new to see."""
     if publisher is None:
         return
+    await projector.check()  # had we stood still meanwhile, Redis could have lost what we know to be written
     # Its profiles were read at another moment than those of the view before: none that readers remember need be right.
     message = progress_message(projector.position, range(GROUPS), projector.view.generation, None)
     try:
