@@ -12,13 +12,20 @@ from typing import Literal
 
 import msgspec
 
-Method = Literal["POST", "DELETE"]
-EVENT_OF = {"POST": "UserFollowed", "DELETE": "UserUnfollowed"}
-# What an answer says: the event that went in, or whether the pair was following when none had to.
-WENT_IN = {("POST", 201): "UserFollowed", ("DELETE", 204): "UserUnfollowed"}
-STOOD = {("POST", 409): True, ("DELETE", 404): False}
+# Of /v1, and the last two of /kraken.
+Method = Literal["POST", "DELETE", "PUT", "END"]
+EVENT_OF = {"POST": "UserFollowed", "DELETE": "UserUnfollowed", "PUT": "UserFollowed", "END": "UserUnfollowed"}
+# What an answer says: the event that went in, or whether the pair was following when none had to. A PUT says neither
+# which of both it was.
+WENT_IN = {("POST", 201): "UserFollowed", ("DELETE", 204): "UserUnfollowed", ("END", 204): "UserUnfollowed"}
+STOOD = {("POST", 409): True, ("DELETE", 404): False, ("END", 422): False}
+EITHER = {("PUT", 200)}
 # Whether the follow exists after such an answer.
-FOLLOWS = {201: True, 409: True, 204: False, 404: False}
+FOLLOWS = {
+    **{answer: type_ == "UserFollowed" for answer, type_ in WENT_IN.items()},
+    **STOOD,
+    **dict.fromkeys(EITHER, True),
+}
 
 
 States = set[tuple[int, tuple[str, ...]]]
@@ -43,6 +50,9 @@ def judge(attempts: Sequence[Attempt], events: Sequence[str]) -> str | None:
         answer = (attempt.method, attempt.status)
         if answer in WENT_IN:
             states = {(at + 1, late) for at, late in states if _goes_in(events, at, WENT_IN[answer])}
+        elif answer in EITHER:
+            stood = {(at, late) for at, late in states if _follows(events, at)}
+            states = stood | {(at + 1, late) for at, late in states if _goes_in(events, at, "UserFollowed")}
         elif answer in STOOD:
             states = {(at, late) for at, late in states if _follows(events, at) is STOOD[answer]}
         elif attempt.status in (0, 503):

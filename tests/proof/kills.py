@@ -21,13 +21,17 @@ TITLE: Final = "3 random kills"
 PAUSE_S: Final = (0.5, 3.5)
 # A process that has only just been started is no worthy victim.
 GROWN_UP_S: Final = 3.0
+# How Valkey keeps what it is told; with "off" it comes back as it was when it was started last.
+KEEPING: Final = ("always", "everysec", "no", "off")
+EMPTIED: Final = 0.1
 
 
 class Killer:
     """Kills one after the other, each time somebody who has been up for a while."""
 
-    def __init__(self, made: World, chance: random.Random) -> None:
-        self._made, self._chance = made, chance
+    def __init__(self, made: World, chance: random.Random, counts: Counts) -> None:
+        self._made, self._chance, self._counts = made, chance, counts
+        self._keeping = "everysec"
         self._born: dict[str, float] = {}
         one, two = made.services
         self._victims: dict[str, Callable[[], None]] = {
@@ -48,17 +52,19 @@ class Killer:
         return name.rstrip(" 12")
 
     def _valkey(self) -> None:
-        """Whatever its way of keeping data; sometimes it comes back as it was long ago, or empty."""
+        """Whatever its way of keeping data, under which it has lived since it was killed last; some lose all first."""
         with Redis.from_url(self._made.servers.valkey.url) as client:
-            choice = self._chance.random()
-            if choice < 0.15:
+            if self._chance.random() < EMPTIED:
+                client.flushall()
+                self._counts.add("Valkey emptied")
+        self._counts.add(f"Valkey killed with its file: {self._keeping}")
+        self._made.servers.valkey.restart()
+        self._keeping = self._chance.choice(KEEPING)
+        with Redis.from_url(self._made.servers.valkey.url) as client:
+            if self._keeping == "off":
                 client.config_set("appendonly", "no")
             else:
-                client.config_set("appendonly", "yes")
-                client.config_set("appendfsync", self._chance.choice(["always", "everysec", "no"]))
-            if choice > 0.9:
-                client.flushall()
-        self._made.servers.valkey.restart()
+                client.config_set("appendfsync", self._keeping)
 
 
 def run(trial: Trial) -> Counts:
@@ -74,7 +80,7 @@ def run(trial: Trial) -> Counts:
 
 async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Counts) -> None:
     """Let the clients act while one after the other is killed."""
-    killer, chance = Killer(made, trial.chance("kills")), trial.chance("pauses")
+    killer, chance = Killer(made, trial.chance("kills"), counts), trial.chance("pauses")
     async with acting(clients):
         for _ in range(trial.times(6, 1_000)):
             await asyncio.sleep(chance.uniform(*PAUSE_S))

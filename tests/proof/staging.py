@@ -18,6 +18,7 @@ import psycopg
 from tests.breakable import BreakableServers, breakable_servers, wait_until
 from tests.proof.clients import Client
 from tests.proof.judging import judge
+from tests.proof.lists import lists
 from tests.proof.trial import Counts, Trial
 from tests.servers import Service, running_service
 
@@ -50,8 +51,10 @@ class World:
         with self.services[0].client("platform", "service") as platform:
             for user in users:
                 assert platform.put(f"/v1/users/{user}", json={}).status_code == 201
+        tokens = [self.services[0].token(user, scopes=("user_follows_edit",)) for user in users]
         return [
-            Client(user, self.services[0].token(user), self.ports, trial.chance(user), counts, users) for user in users
+            Client(user, token, self.ports, trial.chance(user), counts, users)
+            for user, token in zip(users, tokens, strict=True)
         ]
 
     def reads_go_on(self, seconds: float) -> int:
@@ -70,18 +73,29 @@ class World:
         wait_until(lambda: all(_is_level(service, behind) for service in self.services), HEAL_S)
 
     def judge(self, clients: Sequence[Client], counts: Counts, again: str) -> None:
-        """The log against the clients' records, and the views against the log."""
+        """The log against the clients' records; the views against the log, by tool and by list."""
         events: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         with psycopg.connect(self.servers.postgres.url) as connection:
             for follower, followed, type_ in connection.execute(EVENTS):
                 events[follower, followed].append(type_)
         counts.add("events in the log", sum(map(len, events.values())))
+        follows = {pair for pair, types in events.items() if types[-1] == "UserFollowed"}
         for client in clients:
             for target, attempts in client.attempts.items():
                 counts.add("commands", len(attempts))
                 problem = judge(attempts, events.pop((client.user, target), []))
                 counts.expect(problem is None, f"{client.user} and {target}: {problem}; {again}")
         counts.expect(not events, f"nobody sent what is in the log of {list(events)[:3]}; {again}")
+        with self.services[0].client("onlooker", "guest") as onlooker:
+            for client in clients:
+                followers = {follower for follower, followed in follows if followed == client.user}
+                following = {followed for follower, followed in follows if follower == client.user}
+                for (path, rows, total), wanted in zip(
+                    lists(onlooker, client.user), (followers, following) * 2, strict=True
+                ):
+                    counts.add("lists compared with the log")
+                    right = sorted(rows) == sorted(wanted) and total == len(wanted)
+                    counts.expect(right, f"{path} is not what the log says; {again}")
         counts.add("users whose views were compared with the log", len(clients))
         counts.expect(self.views_are_the_log(), f"the views differ from the log; {again}")
 

@@ -7,6 +7,7 @@ from tests.proof.judging import Attempt, judge
 F, U = "UserFollowed", "UserUnfollowed"
 MADE, ENDED = Attempt("POST", 201), Attempt("DELETE", 204)
 THERE, NOT_THERE = Attempt("POST", 409), Attempt("DELETE", 404)
+PUT, END, NOTHING_TO_END = Attempt("PUT", 200), Attempt("END", 204), Attempt("END", 422)
 MAYBE, MAYBE_NOT = Attempt("POST", 0), Attempt("DELETE", 503)
 
 
@@ -17,6 +18,10 @@ MAYBE, MAYBE_NOT = Attempt("POST", 0), Attempt("DELETE", 503)
         ([MADE], [F]),
         ([MADE, ENDED, MADE], [F, U, F]),
         ([MADE, THERE, ENDED, NOT_THERE], [F, U]),
+        ([PUT, PUT, END, NOTHING_TO_END, PUT], [F, U, F]),
+        ([MAYBE, PUT], [F]),
+        ([MADE, MAYBE_NOT, PUT], [F, U, F]),
+        ([MADE, MAYBE_NOT, PUT], [F]),
         ([MAYBE], []),
         ([MAYBE], [F]),
         ([MAYBE, THERE], [F]),
@@ -40,6 +45,12 @@ def test_what_can_be(attempts: list[Attempt], events: list[str]) -> None:
         ([MADE, ENDED, MADE, ENDED], [F, U, F, U, F]),
         ([THERE], []),
         ([NOT_THERE], [F]),
+        ([PUT], []),
+        ([PUT, PUT], [F, F]),
+        ([PUT, END], [F]),
+        ([PUT, NOTHING_TO_END], [F]),
+        ([MADE, PUT], [F, U]),
+        ([Attempt("PUT", 404)], []),
         ([MADE, NOT_THERE], [F]),
         ([MADE, MADE], [F, F]),
         ([MAYBE], [F, F]),  # twice
