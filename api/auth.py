@@ -44,8 +44,8 @@ class AuthSettings:
             jwks=env["FOLLOWS_JWKS"],
             issuer=env["FOLLOWS_ISSUER"],
             audience=env.get("FOLLOWS_AUDIENCE") or None,
-            # A word that we do not know may mean production ("prod", "live"), so only this one does not.
-            production=env.get("FOLLOWS_ENV", "").strip().lower() not in ("", "development"),
+            # Whoever has not said that this is development may have forgotten to say that it is not.
+            production=env.get("FOLLOWS_ENV", "").strip().lower() != "development",
             user_roles=frozenset(re.findall(r"[^\s,]+", env.get("FOLLOWS_USER_ROLES", ""))) | {"user"},
         )
 

@@ -56,7 +56,7 @@ def parse_keys(raw: bytes, *, production: bool = False) -> KeysByKid:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadKeys(f"not a JSON key set ({error})") from None
     if found.follows_development and production:
-        raise DevelopmentKeys("the key set is a development one, and FOLLOWS_ENV is production")
+        raise DevelopmentKeys("the key set is a development one, and FOLLOWS_ENV is not development")
     if found.follows_development:
         logger.warning("tokens are checked with a development key: whoever can read its folder can sign")
     keys: KeysByKid = {}

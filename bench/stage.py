@@ -70,6 +70,7 @@ class Stage:
                 "FOLLOWS_DATA": str(folder / "data"),
                 "FOLLOWS_JWKS": str(jwks),
                 "FOLLOWS_ISSUER": DEV_ISSUER,
+                "FOLLOWS_ENV": "development",
                 "FOLLOWS_RATE_LIMIT": "0",
                 "FOLLOWS_GRACE_S": "0",
                 "FOLLOWS_LOG_LEVEL": "WARNING",

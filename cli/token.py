@@ -53,9 +53,9 @@ def _check(user: str, scopes: tuple[str, ...], role: str, ttl_s: int) -> None:
 
 
 def _check_key_is_in_use(folder: Path) -> None:
-    """Refuse where the service believes other keys, or would believe no development key."""
+    """Refuse where the service believes other keys, or is said to believe no development key."""
     if os.environ.get("FOLLOWS_ENV", "").strip().lower() not in ("", "development"):
-        raise SettingsError("FOLLOWS_ENV is production: development tokens are not valid there")
+        raise SettingsError("FOLLOWS_ENV is not development: development tokens are not valid there")
     believed, ours = os.environ.get("FOLLOWS_JWKS"), folder / JWKS_FILE
     if believed and Path(believed).expanduser().resolve() != ours.resolve():
         raise SettingsError(f"FOLLOWS_JWKS is not {ours}: ask whoever holds its keys for a token")

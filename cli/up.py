@@ -104,14 +104,15 @@ def _servers(folder: Path, stopping: Stopping, stack: ExitStack) -> tuple[dict[s
 
 
 def _keys(folder: Path) -> dict[str, str]:
-    """FOLLOWS_JWKS and FOLLOWS_ISSUER: a real key set where one is configured, else the development key's."""
+    """The settings of a real key set where one is configured, else the development key's, which is allowed here."""
     from cli.dev_key import DEV_ISSUER, ensure_dev_key
 
     if not believes_development_key(folder):
         jwks = os.environ["FOLLOWS_JWKS"]
         return {"FOLLOWS_JWKS": jwks if "://" in jwks else str(Path(jwks).expanduser().absolute())}
     issuer = os.environ.get("FOLLOWS_ISSUER") or DEV_ISSUER
-    return {"FOLLOWS_JWKS": str(ensure_dev_key(folder)), "FOLLOWS_ISSUER": issuer}
+    stage = os.environ.get("FOLLOWS_ENV") or "development"
+    return {"FOLLOWS_JWKS": str(ensure_dev_key(folder)), "FOLLOWS_ISSUER": issuer, "FOLLOWS_ENV": stage}
 
 
 def _migrate(database_url: str) -> None:

@@ -207,6 +207,7 @@ def running_service(
         "FOLLOWS_PORT": port,
         "FOLLOWS_JWKS": str(ensure_dev_key(folder)),
         "FOLLOWS_ISSUER": "follows-dev",
+        "FOLLOWS_ENV": "development",
         "FOLLOWS_RATE_LIMIT": "0",
         "FOLLOWS_GRACE_S": "0",
     }

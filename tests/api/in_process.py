@@ -131,6 +131,7 @@ def environment(database_url: str, redis_url: str, queue_url: str, keys: Path) -
         "QUEUE_URL": queue_url,
         "FOLLOWS_JWKS": str(keys / JWKS_FILE),
         "FOLLOWS_ISSUER": DEV_ISSUER,
+        "FOLLOWS_ENV": "development",
         "FOLLOWS_RATE_LIMIT": "100000",
         "FOLLOWS_RATE_LIMIT_ADDRESS": "100000",
         "FOLLOWS_GRACE_S": "0",  # the tests' own process is not told to stop

@@ -262,8 +262,9 @@ def test_settings_from_the_environment() -> None:
 
 @pytest.mark.parametrize(
     ("word", "production"),
-    [("", False), ("development", False), ("production", True), ("Production ", True), ("prod", True), ("live", True)],
+    [("", True), ("production", True), ("prod", True), ("live", True), ("development", False), ("Development ", False)],
 )
 def test_only_development_is_not_production(word: str, production: bool) -> None:
-    env = {"FOLLOWS_JWKS": "x", "FOLLOWS_ISSUER": "i", "FOLLOWS_ENV": word}
-    assert AuthSettings.from_env(env).production is production
+    env = {"FOLLOWS_JWKS": "x", "FOLLOWS_ISSUER": "i"}
+    assert AuthSettings.from_env(env).production
+    assert AuthSettings.from_env({**env, "FOLLOWS_ENV": word}).production is production

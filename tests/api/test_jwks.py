@@ -141,7 +141,7 @@ async def test_development_keys_warn_and_stay_out_of_production(jwks: Path, capl
     with caplog.at_level(logging.WARNING):
         await Keys(FileSource(jwks)).start()
     assert "development key" in caplog.text
-    with pytest.raises(SettingsError, match="production"):
+    with pytest.raises(SettingsError, match="not development"):
         await Keys(FileSource(jwks), production=True).start()
 
 

@@ -50,6 +50,7 @@ async def test_a_postgres_that_forgets_commits(own_settings: dict[str, str]) -> 
         ("FOLLOWS_JWKS", "/nowhere/jwks.json", "FOLLOWS_JWKS cannot be used"),
         ("FOLLOWS_ISSUER", "", "FOLLOWS_ISSUER is not set"),
         ("FOLLOWS_ENV", "production", "the key set is a development one"),
+        ("FOLLOWS_ENV", "", "the key set is a development one"),
         ("FOLLOWS_RATE_LIMIT", "many", "FOLLOWS_RATE_LIMIT must be a whole number"),
         ("FOLLOWS_RATE_LIMIT_FAIL", "sometimes", "must be open or closed"),
         ("FOLLOWS_VISIBLE_WAIT_MS", "-1", "must be 0 to 10000"),
@@ -88,6 +89,7 @@ async def test_servers_that_are_away_keep_nobody_from_starting(keys: Path) -> No
         "QUEUE_URL": "unix:///nowhere/valkey.sock?db=1",
         "FOLLOWS_JWKS": str(keys / JWKS_FILE),
         "FOLLOWS_ISSUER": "follows-dev",
+        "FOLLOWS_ENV": "development",
     }
     async with in_process(nowhere, keys, drain=False) as service:
         ann = service.stranger()

@@ -39,6 +39,7 @@ def settings(database_url: str, redis_url: str, queue_url: str, keys: Path) -> d
         "QUEUE_URL": queue_url,
         "FOLLOWS_JWKS": str(keys / JWKS_FILE),
         "FOLLOWS_ISSUER": "follows-dev",
+        "FOLLOWS_ENV": "development",
         "FOLLOWS_PORT": str(free_port()),
     }
 
