@@ -74,6 +74,16 @@ async def test_exact_when_all_come_at_once_through_several_processes(engine: Eng
     assert await following(engine, 7) == MAX
 
 
+async def test_what_is_too_much_in_one_batch_is_decided_again(engine: Engine) -> None:
+    """It has lost a race and is not refused: a place may have come free. Each follower's own follows count alone."""
+    async with engine.connect() as connection:
+        await log.append_within(connection, [Draft(1, 1_000, 1, UserFollowed())], 2)
+        wishes = [Draft(one, other, 1, UserFollowed()) for one in (1, 2) for other in (1_001, 1_002)]
+        appended, refused = await log.append_within(connection, wishes, 2)
+        assert (set(appended), refused) == ({0, 2, 3}, set())
+        assert await log.append_within(connection, wishes[1:2], 2) == ({}, {0})
+
+
 async def test_a_place_that_came_free_in_the_same_batch_is_not_lost(engine: Engine, committers: Made) -> None:
     committer = committers(2)
     assert await told(committer, Follow(1, 1_000), Follow(1, 1_001)) == ["ok", "ok"]

@@ -17,6 +17,7 @@ TESTS: Final = {
         "tests/commands/test_lock_first.py",
         "tests/commands/test_answers.py",
         "tests/commands/test_erasure.py",
+        "tests/commands/test_following_limit.py",
         "tests/commands/test_committer.py",
         "tests/commands/test_interleavings.py",
     ),
@@ -99,6 +100,32 @@ MUTANTS: Final = (
         "    PERFORM pg_advisory_xact_lock(log_lock());\n    INSERT",
         "    INSERT",
     ),
+    Mutant(APPEND, "no more follows than allowed", "AND NOT i.ord = ANY(too_many || later)", ""),
+    Mutant(APPEND, "nor together in one batch", "ANY(too_many || later)", "ANY(too_many)"),
+    Mutant(
+        APPEND, "each of a batch counts for himself", "row_number() OVER (PARTITION BY i.subject", "row_number() OVER ("
+    ),
+    Mutant(APPEND, "only a follow is too many", "WHERE i.type = 'UserFollowed') f", "WHERE true) f"),
+    Mutant(
+        APPEND,
+        "who may come later is not refused",
+        "FILTER (WHERE f.following >= following_max), '{}')",
+        "FILTER (WHERE true), '{}')",
+    ),
+    Mutant(APPEND, "counts are made where there are none", "        PERFORM count_follows(subjects);\n", ""),
+    Mutant(
+        APPEND,
+        "counts that nobody keeps are forgotten",
+        "        PERFORM forget_follow_counts(subjects);",
+        "        NULL;",
+    ),
+    Mutant(
+        APPEND,
+        "counts go with the events",
+        "        WHERE following_max IS NOT NULL AND c.number = n.subject",
+        "        WHERE false AND c.number = n.subject",
+    ),
+    Mutant(APPEND, "an end gives a place back", "WHEN 'UserUnfollowed' THEN -1 ELSE", "ELSE"),
     Mutant(APPEND, "the first answer stays", "    ON CONFLICT DO NOTHING;", "    ;"),
     Mutant(
         LOOP,
