@@ -2,10 +2,11 @@
 
 import secrets
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.proof import report
+from tests.proof import report, trial
 from tests.proof.trial import PARTS, Counts, Trial, attempt
 from tests.servers import Servers
 
@@ -14,7 +15,7 @@ from tests.servers import Servers
 def test_nothing_is_lost(name: str, servers: Servers, tmp_path: Path) -> None:
     """The long form is `make proof`."""
     counts = attempt(name, Trial(secrets.randbelow(2**32), "short", tmp_path, servers))
-    assert not counts.wrong, "\n".join(counts.wrong)
+    assert not counts.wrong, "\n".join(counts.wrong)  # each with its seed
 
 
 def test_the_table_and_the_page(tmp_path: Path) -> None:
@@ -33,6 +34,15 @@ def test_the_table_and_the_page(tmp_path: Path) -> None:
     page = (tmp_path / "docs" / "proof.md").read_text()
     assert report.table(results) in page  # one run of a part keeps what another's has found
     assert "- 2 kills: a view is wrong" in page and "Not run at full length yet: `kill_points`" in page
+
+
+def test_every_complaint_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Once, also where the part has said so itself."""
+    told = Trial(7, "short", tmp_path).again("soak")
+    found = ["it grew", f"a view is wrong; {told}", "a reader is wrong; again: python -m tests.proof soak --replay 8"]
+    monkeypatch.setattr(trial, "part", lambda _: SimpleNamespace(run=lambda _: Counts({"seconds": 8}, list(found))))
+    grew, *others = attempt("soak", Trial(7, "short", tmp_path)).wrong
+    assert grew == "it grew; again: python -m tests.proof soak --short --seed 7" and others == found[1:]
 
 
 def test_what_breaks_a_part_is_something_wrong(servers: Servers, tmp_path: Path) -> None:

@@ -96,11 +96,18 @@ def part(name: str) -> Any:
 
 
 def attempt(name: str, trial: Trial) -> Counts:
-    """Run a part; an exception that comes out of it is something wrong, too, and so is having tried nothing."""
+    """Run a part; an exception that comes out of it is something wrong, too, and so is having tried nothing.
+
+    Every complaint ends with the command that shows it again.
+    """
     try:
         counts: Counts = part(name).run(trial)
     except Exception as error:
         traceback.print_exc()
         return Counts(wrong=[f"{type(error).__name__}: {error}; again: {trial.again(name)}"])
     counts.expect(counts.tried, f"{name} has tried nothing")
+    again = trial.again(name)
+    counts.wrong = [
+        wrong if "again: " in wrong or again in wrong else f"{wrong}; again: {again}" for wrong in counts.wrong
+    ]
     return counts
