@@ -1,8 +1,9 @@
 """`make proof`: runs the parts that are named, or all, and says what was tried and what was lost.
 
 ``--long`` by default, which keeps each part's result in docs/proof/ for docs/proof.md, so that parts may be run one at
-a time; ``--short`` is what `make test` does. ``--replay SEED`` replays one failing run of the one part that is named,
-on the real servers.
+a time; ``--short`` is what `make test` does. ``--seed N`` draws the same chances again. ``simulation --replay SEED``
+replays one schedule of those that a complaint names, in the simulation and then with a real Valkey for its store; the
+other parts run on real servers anyway and have no single runs.
 """
 
 from __future__ import annotations
@@ -42,16 +43,18 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make proof", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when none is named")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=int, help="of all chances; a new one when it is not given")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--short", action="store_true")
-    length.add_argument("--long", action="store_true")
-    parser.add_argument("--replay", type=int, metavar="SEED")
+    length.add_argument("--short", action="store_true", help="what `make test` does")
+    length.add_argument("--long", action="store_true", help="hours; the default")
+    parser.add_argument("--replay", type=int, metavar="SEED", help="a complaint's, of the simulation alone")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
     if asked.replay is not None and len(asked.parts) != 1:
         parser.error("--replay needs the one part to replay")
+    if asked.replay is not None and not hasattr(part(asked.parts[0]), "replay"):
+        parser.error(f"{asked.parts[0]} has no single runs to replay; --seed does a whole run again")
     return asked
 
 
