@@ -27,7 +27,15 @@ LOOK_EACH_S = 0.05
 COMMITTERS = 2
 WORKERS = 2
 SHARING = "SELECT count(DISTINCT owner) FROM leases WHERE expires_at > clock_timestamp() AND name LIKE 'lanes:%'"
+UNFOLLOWED = "SELECT count(*) FROM events WHERE type = 'UserUnfollowed'"
+# What a worker says of an erasure that it has come to the end of.
+ENDED = "have ended"
+ONE, TWO = "one", "two"
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+# In which service the job of an erasure stands before the log's lock.
+ERASING = """SELECT a.application_name FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
+    WHERE l.locktype = 'advisory' AND NOT l.granted AND a.query LIKE '%end_follows(%'"""
 
 
 @dataclass
@@ -90,9 +98,12 @@ def site(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> I
         folder.mkdir()
     given = {"FOLLOWS_JWKS": str(ensure_dev_key(folders[0])), "FOLLOWS_GRACE_S": str(GRACE_S)}
     urls = database_url, redis_url, queue_url
+    # With PGAPPNAME Postgres knows whose connection is whose.
     with (
-        running_service(*urls, folders[0], environment=given) as one,
-        running_service(*urls, folders[1], processes=("web", "worker-2"), environment=given) as two,
+        running_service(*urls, folders[0], environment={**given, "PGAPPNAME": ONE}) as one,
+        running_service(
+            *urls, folders[1], processes=("web", "worker-2"), environment={**given, "PGAPPNAME": TWO}
+        ) as two,
     ):
         site = Site(one, two, (one.base_url, two.base_url))
         with balancing(site):
@@ -169,7 +180,7 @@ def test_nobody_notices(site: Site) -> None:
     print(f"{site.answered} requests answered, {site.goodbyes} of them with a goodbye")
     assert not site.failed, f"{len(site.failed)} of {site.answered + len(site.failed)}: {site.failed[:5]}"
     assert site.goodbyes  # whoever had a connection that was kept has been told
-    for fan in range(FANS):  # the erasures' jobs were under way or waiting while the workers went
+    for fan in range(FANS):  # the erasures' jobs may have been under way while the workers went; see below for sure
         with site.one.client(f"fan-{fan}") as client:
             wait_until(lambda client=client: client.get("/v1/users/me/following").json()["data"] == [])  # type: ignore[misc]
 
@@ -223,6 +234,68 @@ def test_what_is_being_done_is_finished_and_answered(site: Site, database_url: s
         thread.join()
     assert answers == [201] * COMMITTERS
     assert web.wait(STOP_LIMIT_S) == 0
+
+
+def test_an_erasure_that_is_under_way_is_taken_up_again(site: Site, database_url: str) -> None:
+    """Its job waits for the log when its worker is told to stop; another does it, once, and nothing of it is left."""
+    with site.caller("platform", "service") as platform:
+        assert platform.put(f"{site.one.base_url}/v1/users/gone", json={}).status_code == 201
+    for fan in range(FANS):
+        with site.caller(f"fan-{fan}") as client:
+            assert site.send(client, "POST", "/v1/users/gone/follow").status_code == 201
+    workers = {ONE: (site.one, "worker"), TWO: (site.two, "worker-2")}
+    with psycopg.connect(database_url, autocommit=True) as log:
+        with behind_the_erasure(site, database_url, log):
+            wait_until(lambda: len(_erasing(log)) == 1)
+            [at_it] = _erasing(log)
+            service, name = workers.pop(at_it)
+            worker = service.processes[name]
+            worker.terminate()
+            assert worker.wait(STOP_LIMIT_S) == 0
+            [successor] = workers
+            wait_until(lambda: _erasing(log) == [successor])
+            assert _count(log, UNFOLLOWED) == 0
+        wait_until(lambda: _count(log, "SELECT count(*) FROM erasures WHERE finished_at IS NOT NULL") == 1)
+        for fan in range(FANS):
+            with site.one.client(f"fan-{fan}") as client:
+                wait_until(lambda client=client: client.get("/v1/users/me/following").json()["data"] == [])  # type: ignore[misc]
+        assert _count(log, UNFOLLOWED) == FANS
+    said = {ONE: site.one.folder / "worker.log", TWO: site.two.folder / "worker-2.log"}
+    assert {name: file.read_text().count(ENDED) for name, file in said.items()} == {at_it: 0, successor: 1}
+
+
+@contextmanager
+def behind_the_erasure(site: Site, database_url: str, log: "psycopg.Connection[tuple[int]]") -> Iterator[None]:
+    """``gone`` is erased, and no job of his comes to the log for the length of the block.
+
+    Erasing takes the log's lock itself. So it waits for that, and we wait behind it: the lock goes from one to the next
+    in the order in which they came, and the job, which begins when the erasure is done, comes behind us.
+    """
+    answers: list[int] = []
+
+    def erase() -> None:
+        with site.one.client("platform", "service") as client:
+            answers.append(client.delete("/v1/users/gone").status_code)
+
+    def lock() -> None:
+        behind.execute("SELECT pg_advisory_lock(log_lock())")
+
+    erasing, locking = threading.Thread(target=erase), threading.Thread(target=lock)
+    with psycopg.connect(database_url, autocommit=True) as behind:
+        log.execute("SELECT pg_advisory_lock(log_lock())")
+        for waiting, thread in enumerate((erasing, locking), start=1):
+            thread.start()
+            wait_until(lambda waiting=waiting: _count(log, WAITING) == waiting)  # type: ignore[misc]
+        log.execute("SELECT pg_advisory_unlock(log_lock())")
+        erasing.join()
+        locking.join()
+        assert answers == [204]
+        yield
+        behind.execute("SELECT pg_advisory_unlock(log_lock())")
+
+
+def _erasing(log: "psycopg.Connection[tuple[int]]") -> list[str]:
+    return [str(name) for (name,) in log.execute(ERASING.encode()).fetchall()]
 
 
 def _count(log: "psycopg.Connection[tuple[int]]", statement: str) -> int:
