@@ -19,6 +19,8 @@ TITLE: Final = "2 kill points"
 # No batch takes so many steps; in the short form one of the first is chosen.
 STEPS_MAX: Final = 1_000
 STEPS_SHORT: Final = 40
+# Every loop takes more: where the lanes stand, and our fence for each of them.
+STEPS_SURE: Final = 8
 # Above those that a world gives to its own workers.
 FENCE: Final = 10_000
 # So many at once, so that there is a middle to be killed in.
@@ -30,7 +32,7 @@ KILLS_PER_WORLD: Final = 25
 
 
 def run(trial: Trial) -> Counts:
-    """Kills at chosen steps, then real ones at instants by chance."""
+    """Kills at chosen steps, by an exception and by SIGKILL, then more of the latter at instants by chance."""
     counts = Counts()
     logging.disable()  # workers tell of each event that they park
     try:
@@ -43,17 +45,17 @@ def run(trial: Trial) -> Counts:
 
 async def _run(trial: Trial, database_url: str, redis_url: str, counts: Counts) -> None:
     async with world_on(database_url, redis_url) as world:
-        for kind in KINDS:
-            await _begin_with_a_batch(world, kind, trial)
-            if trial.scale == "short":
-                at = trial.chance("kill points", kind).randrange(STEPS_SHORT)
-                await _point(world, kind, at, HOWS[at % 3], trial, counts)
-                continue
-            for how in HOWS:
-                for at in range(STEPS_MAX):
-                    if not await _point(world, kind, at, how, trial, counts):
-                        break
         with Victims(database_url, redis_url) as victims:
+            for kind in KINDS:
+                await _begin_with_a_batch(world, kind, trial)
+                if trial.scale == "short":
+                    at = trial.chance("kill points", kind).randrange(STEPS_SHORT)
+                    await _points(world, victims, kind, at, HOWS[at % 3], trial, counts)
+                    continue
+                for how in HOWS:
+                    for at in range(STEPS_MAX):
+                        if not await _points(world, victims, kind, at, how, trial, counts):
+                            break
             await _really(world, victims, trial, counts)
 
 
@@ -65,16 +67,28 @@ async def _begin_with_a_batch(world: World, kind: str, trial: Trial) -> None:
     await world._save()
 
 
-async def _point(world: World, kind: str, at: int, how: How, trial: Trial, counts: Counts) -> bool:
-    """Kill one worker at this step, let another do the rest, compare; False when the first was done before."""
+async def _points(world: World, victims: Victims, kind: str, at: int, how: How, trial: Trial, counts: Counts) -> bool:
+    """Kill one worker at this step, let another do the rest, compare, both ways; False when they were done before."""
+    of = ("kill points", kind, at, how, "torn")
     _back(world)
-    died = await killed(world, Death(at, how, trial.chance("kill points", kind, at, how, "torn")), FENCE)
-    await work(world, world.store, FENCE + 1)
-    for wrong in await wrong_with(world):
-        counts.wrong.append(f"{kind}, killed {how} step {at}: {wrong}; again: {trial.again('kill_points')}")
+    died = await killed(world, Death(at, how, trial.chance(*of)), FENCE)
+    await _succeeded(world, f"{kind}, killed {how} step {at}", trial, counts)
+    _back(world)
+    status = victims.kill_one_at(FENCE, at, how, " ".join(map(str, (trial.seed, *of))))
+    await _succeeded(world, f"{kind}, SIGKILL {how} step {at}", trial, counts)
+    ended_well = status == signal.SIGKILL or (status == 0 and at >= STEPS_SURE)
+    counts.expect(ended_well, f"{kind}, SIGKILL {how} step {at}: it ended by itself, {status}")
     if died:
         counts.add("kills at a chosen step of the loop")
-    return died
+    if status == signal.SIGKILL:
+        counts.add("SIGKILLs of a process at a chosen step")
+    return died or status != 0
+
+
+async def _succeeded(world: World, what: str, trial: Trial, counts: Counts) -> None:
+    await work(world.engine, world.epoch, world.store, FENCE + 1)
+    for wrong in await wrong_with(world):
+        counts.wrong.append(f"{what}: {wrong}; again: {trial.again('kill_points')}")
 
 
 def _back(world: World) -> None:
@@ -103,10 +117,10 @@ async def _really(world: World, victims: Victims, trial: Trial, counts: Counts) 
         counts.expect(
             died_of == signal.SIGKILL, f"the worker ended by itself: {died_of}; again: {trial.again('kill_points')}"
         )
-        counts.add("SIGKILLs of a process")
+        counts.add("SIGKILLs of a process at an instant by chance")
         stand = positions(world.redis, VIEW)
         counts.add("of them in the middle of a batch", before != stand != end)
         span *= 1.2 if stand == before else 0.8 if stand == end else 1.0  # to where most of them meet something
-        await work(world, world.store, FENCE + 2 * number + 1)
+        await work(world.engine, world.epoch, world.store, FENCE + 2 * number + 1)
         for wrong in await wrong_with(world):
             counts.wrong.append(f"{kind}, SIGKILL {number}: {wrong}; again: {trial.again('kill_points')}")

@@ -1,7 +1,9 @@
-"""Two ways to kill a projector: at a chosen step of its loop, to the last await, or a real process by SIGKILL."""
+"""Three ways to kill a projector: by an exception at a chosen step of its loop, to the last await; by a SIGKILL that a
+real process sends itself there, which leaves no time for a ``finally``; or by one at an instant by chance."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -12,7 +14,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal, cast
 from unittest.mock import patch
+from uuid import UUID
 
+import msgspec
+
+from commands.postgres import Engine
 from projections.catch_up import Projector
 from projections.store import Store
 from tests.projections.histories import VIEW, Killed, World
@@ -49,6 +55,29 @@ class Death:
         return self._how == "torn" and self._chance.random() < 0.5
 
 
+class RealDeath(Death):
+    """The same for a process of its own: what raises there sends a SIGKILL here."""
+
+    def __init__(self, at: int, how: How, chance: random.Random) -> None:
+        super().__init__(at, how, chance)
+        self._under_way = 0
+
+    async def meet(self, step: Any, arguments: Any, options: Any) -> Any:
+        """Do the step, or die before or after it; of a torn turn, when that which has effect has been answered."""
+        self._under_way += 1
+        try:
+            return await super().meet(step, arguments, options)
+        except Killed:
+            if self._how != "torn":
+                os.kill(os.getpid(), signal.SIGKILL)
+            await asyncio.sleep(0)  # until the others of this turn have begun, or have not
+        finally:
+            self._under_way -= 1
+            if self.came and not self._under_way:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return await asyncio.Future()  # nothing is done any more
+
+
 class Mortal:
     """A store whose scripts may be the last that its owner sends."""
 
@@ -63,9 +92,9 @@ class Mortal:
         return getattr(self._store, name)
 
 
-async def work(world: World, store: Store, fence: int) -> None:
+async def work(engine: Engine, epoch: UUID, store: Store, fence: int) -> None:
     """What a worker does with small batches until nothing is left, or he dies."""
-    projector = Projector(world.engine, store, VIEW, dict.fromkeys(range(VIEW.lanes), fence), world.epoch)
+    projector = Projector(engine, store, VIEW, dict.fromkeys(range(VIEW.lanes), fence), epoch)
     try:
         await projector.load()
         while await projector.step(LIMIT):
@@ -78,12 +107,17 @@ async def work(world: World, store: Store, fence: int) -> None:
 
 async def killed(world: World, death: Death, fence: int) -> bool:
     """Let a worker meet his death; whether it came before he was done."""
-    with _watched(death):
-        try:
-            await work(world, cast(Store, Mortal(world.store, death)), fence)
-        except Killed:
-            return True
+    try:
+        await work_until(death, world.engine, world.epoch, world.store, fence)
+    except Killed:
+        return True
     return False
+
+
+async def work_until(death: Death, engine: Engine, epoch: UUID, store: Store, fence: int) -> None:
+    """Work to the end, or to this death."""
+    with _watched(death):
+        await work(engine, epoch, cast(Store, Mortal(store, death)), fence)
 
 
 @contextmanager
@@ -100,6 +134,13 @@ def _watched(death: Death) -> Iterator[None]:
         for place, name in STEPS.values():
             stack.enter_context(patch.object(place, name, watched(getattr(place, name))))
         yield
+
+
+class Order(msgspec.Struct):
+    """How a victim lives: for ever under this fence, or until a death whose chances are of this seed."""
+
+    fence: int
+    death: tuple[int, How, str] | None = None
 
 
 class Victims:
@@ -125,9 +166,8 @@ class Victims:
     def kill_one(self, fence: int, seconds: float, *, loaded: bool) -> int:
         """A new one works under this fence and is killed so long after its birth, or after it has ``loaded`` where the
         lanes stand; the signal that it died of."""
-        assert self._parent.stdin is not None and self._parent.stdout is not None
-        print(fence, file=self._parent.stdin, flush=True)
-        pid = int(self._parent.stdout.readline())
+        pid = self._begin(Order(fence))
+        assert self._parent.stdout is not None
         if loaded:
             assert self._parent.stdout.readline() == LOADED
         time.sleep(seconds)  # the instant is the seed's, not a condition's
@@ -135,3 +175,15 @@ class Victims:
         while (word := self._parent.stdout.readline()) == LOADED:
             pass
         return os.WTERMSIG(int(word))
+
+    def kill_one_at(self, fence: int, at: int, how: How, seed: str) -> int:
+        """A new one works under this fence until it kills itself at this step; how it ended, as ``waitpid`` says: 0
+        when it was done before."""
+        self._begin(Order(fence, (at, how, seed)))
+        assert self._parent.stdout is not None
+        return int(self._parent.stdout.readline())
+
+    def _begin(self, order: Order) -> int:
+        assert self._parent.stdin is not None and self._parent.stdout is not None
+        print(msgspec.json.encode(order).decode(), file=self._parent.stdin, flush=True)
+        return int(self._parent.stdout.readline())
