@@ -17,6 +17,8 @@ from tests.servers import Service, fresh_database, running_service
 TITLE: Final = "hostile input"
 # The short form always makes the same requests, since a new one that schemathesis finds odd must not stop others' work.
 SHORT_SEED: Final = 1
+# The words of a path in an OpenAPI document that are calls; others are what its calls share.
+METHODS: Final = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
 # A connection costs some 16 kB in the server; what is read of bodies and heads comes on top.
 PER_CONNECTION_MAX: Final = 64 * 1024
 GROWTH_MAX: Final = 96 * 1024 * 1024
@@ -39,8 +41,20 @@ def _try_document(trial: Trial, service: Service, counts: Counts) -> None:
     seed = trial.seed if trial.scale == "long" else SHORT_SEED
     tried = try_document(service, trial.folder, seed=seed, examples=trial.times(3, 300))
     counts.add("documented calls", tried.calls)
+    documented = _documented(service)
+    counts.expect(
+        tried.calls == len(documented),
+        f"of the {len(documented)} documented calls {tried.calls} were tried: {documented}",
+    )
     counts.add("requests made up from the document", tried.requests)
     counts.expect(tried.good, tried.said)
+
+
+def _documented(service: Service) -> list[str]:
+    """Every call of the document, read without schemathesis: what it passes over would not be counted by itself."""
+    answer = httpx.get(f"{service.base_url}/docs/openapi.json", trust_env=False, timeout=20).raise_for_status()
+    calls = [f"{word.upper()} {path}" for path, item in answer.json()["paths"].items() for word in METHODS & set(item)]
+    return sorted(calls)
 
 
 def _use_sockets(trial: Trial, service: Service, counts: Counts) -> None:
