@@ -3,7 +3,10 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import httpx
 import pytest
 from redis import Redis
 
@@ -15,6 +18,7 @@ from commands.errors import SettingsError, StoreUnavailable
 from projections import keys
 from projections.store import Store, StoreSettings, open_store
 from tests.api.signing import NOW, Clock
+from tests.servers import Service, running_service
 
 WINDOW = int(NOW) // WINDOW_S
 RESET = (WINDOW + 1) * WINDOW_S
@@ -201,3 +205,36 @@ def test_settings_that_are_no_number(text: str) -> None:
             RateSettings.from_env({name: text})
     with pytest.raises(SettingsError, match="FAIL"):
         RateSettings.from_env({"FOLLOWS_RATE_LIMIT_FAIL": text})
+
+
+# ---- real web processes
+
+
+def asked_often(service: Service, times: int) -> list[httpx.Response]:
+    with service.client("ann") as ann:
+        return [ann.get("/v1/users/me/following") for _ in range(times)]
+
+
+def test_two_web_processes_share_one_count(
+    database_url: str, redis_url: str, queue_url: str, service_folder: Path
+) -> None:
+    """Each is asked as often as all of them together may be, at once. Who meets the end of a minute tries again."""
+    limit, settings = 20, {"FOLLOWS_RATE_LIMIT": "20"}
+    places = database_url, redis_url, queue_url, service_folder
+    with (
+        running_service(*places, environment=settings) as one,
+        running_service(*places, processes=("web-2",), environment=settings) as two,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        assert one.base_url != two.base_url
+        resets = set[str]()
+        while len(resets) != 1:
+            asked = [threads.submit(asked_often, service, limit) for service in (one, two)]
+            shares = [each.result() for each in asked]
+            answers = [answer for share in shares for answer in share]
+            resets = {answer.headers["x-ratelimit-reset"] for answer in answers}
+        served = [[answer for answer in share if answer.status_code == 200] for share in shares]
+        assert sum(map(len, served)) == limit and all(served), [len(each) for each in served]
+        left = sorted(int(answer.headers["x-ratelimit-remaining"]) for each in served for answer in each)
+        assert left == list(range(limit))
+        assert [answer.status_code for answer in answers].count(429) == limit

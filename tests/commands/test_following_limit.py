@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -14,6 +16,7 @@ from commands.errors import AlreadyFollowing, FollowingTooMany, SettingsError
 from commands.events import UserFollowed, UserUnfollowed
 from commands.log import Draft
 from commands.postgres import Engine
+from tests.servers import Service, running_service
 
 MAX = 5
 Made = Callable[[int | None], Committer]
@@ -21,7 +24,7 @@ Made = Callable[[int | None], Committer]
 
 @pytest.fixture
 async def committers(engine: Engine) -> AsyncIterator[Made]:
-    """Committers with a limit, each as in a process of its own."""
+    """Committers with a limit, each with counts and batches of its own as in a process of its own."""
     made: list[Committer] = []
 
     def make(following_max: int | None) -> Committer:
@@ -64,10 +67,10 @@ async def test_so_many_and_no_more(engine: Engine, committers: Made) -> None:
     assert await following(engine, 1) == MAX - 1 + 1
 
 
-async def test_exact_when_all_come_at_once_through_several_processes(engine: Engine, committers: Made) -> None:
-    processes = [committers(MAX) for _ in range(3)]
+async def test_exact_when_all_come_at_once_through_several_committers(engine: Engine, committers: Made) -> None:
+    several = [committers(MAX) for _ in range(3)]
     answers = await asyncio.gather(
-        *(told(each, *(Follow(7, 1_000 + 50 * at + n) for n in range(50))) for at, each in enumerate(processes))
+        *(told(each, *(Follow(7, 1_000 + 50 * at + n) for n in range(50))) for at, each in enumerate(several))
     )
     said = [answer for some in answers for answer in some]
     assert (said.count("ok"), said.count("FollowingTooMany")) == (MAX, 150 - MAX)
@@ -82,6 +85,35 @@ async def test_what_is_too_much_in_one_batch_is_decided_again(engine: Engine) ->
         appended, refused = await log.append_within(connection, wishes, 2)
         assert (set(appended), refused) == ({0, 2, 3}, set())
         assert await log.append_within(connection, wishes[1:2], 2) == ({}, {0})
+
+
+def test_exact_through_two_web_processes(
+    database_url: str, redis_url: str, queue_url: str, service_folder: Path
+) -> None:
+    """Both are sent many follows of one user at the same time; who is let in is in his list, and nobody else."""
+    places, settings = (database_url, redis_url, queue_url, service_folder), {"FOLLOWS_MAX_FOLLOWING": str(MAX)}
+    others = [f"other-{at}" for at in range(20)]
+
+    def follow(service: Service, other: str) -> int:
+        with service.client("ann") as ann:
+            return ann.post(f"/v1/users/{other}/follow").status_code
+
+    with (
+        running_service(*places, environment=settings) as one,
+        running_service(*places, processes=("web-2",), environment=settings) as two,
+        ThreadPoolExecutor(10) as threads,
+    ):
+        with one.client("platform", "service") as platform:
+            for other in others:
+                platform.put(f"/v1/users/{other}", json={}).raise_for_status()
+        assert one.base_url != two.base_url
+        answers = list(threads.map(follow, [one, two] * (len(others) // 2), others))
+        let_in = {other for other, status in zip(others, answers, strict=True) if status == 201}
+        assert len(let_in) == MAX and answers.count(409) == len(others) - MAX, answers
+        for service in (one, two):
+            with service.client("ann") as ann:
+                followed = ann.get("/v1/users/me/following?per_page=100").json()["data"]
+                assert {user["id"] for user in followed} == let_in
 
 
 async def test_a_place_that_came_free_in_the_same_batch_is_not_lost(engine: Engine, committers: Made) -> None:
