@@ -1,6 +1,11 @@
-"""No secret gets out: not into logs at their most talkative, not into answers, not into the list of processes."""
+"""No secret gets out: not into logs at their most talkative, nor answers, errors of the command line, command lines.
+
+There is no metrics endpoint that could tell any.
+"""
 
 import http.server
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +17,11 @@ import pytest
 from redis import Redis
 
 from cli.dev_key import JWKS_FILE, KEY_FILE, ensure_dev_key
+from cli.procfile import ROOT
 from tests.breakable import BreakableServers, wait_until
 from tests.servers import Service, running_service
 
+LIMIT_S = 60.0
 DATABASE_PASSWORD, STORE_PASSWORD, JWKS_PASSWORD = "pw-of-the-log-77", "pw-of-the-store-77", "pw-of-the-keys-77"
 PERSONAL = {"email": "ann.secret@example.org", "display_name": "Ann Secretperson", "bio": "my secret bio 77"}
 
@@ -58,7 +65,10 @@ def talkative(breakable: BreakableServers, service_folder: Path) -> Iterator[Ser
     assert DATABASE_PASSWORD in database and STORE_PASSWORD in views
     with key_server(service_folder) as jwks:
         settings = {"FOLLOWS_LOG_LEVEL": "DEBUG", "FOLLOWS_JWKS": jwks}
-        with running_service(database, views, queue, service_folder, environment=settings) as service:
+        processes = ("web", "worker", "rebuilder")
+        with running_service(
+            database, views, queue, service_folder, processes=processes, environment=settings
+        ) as service:
             yield service
 
 
@@ -100,6 +110,34 @@ def speak(service: Service, breakable: BreakableServers, tokens: list[str]) -> s
     return "\n".join(f"{answer.headers} {answer.text}" for answer in answers if answer.status_code >= 400)
 
 
+def commanded(service: Service, *words: str) -> tuple[int, str]:
+    """How ``follows words...`` ends where the service's own settings hold, and all that it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *words],
+        cwd=ROOT,
+        env=dict(service.environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def misuse(service: Service, breakable: BreakableServers) -> str:
+    """What the command line says: of a rebuild by the rebuilder, and of its errors, also while a server is away."""
+    said = {"job": commanded(service, "rebuild", "--job"), "nobody": commanded(service, "history", "nobody")}
+    with breakable.postgres.down():
+        said["no log"] = commanded(service, "status")
+    with breakable.valkey.down():
+        said["no views"] = commanded(service, "lag")
+    let_in(breakable)
+    wrong = {name: code for name, (code, _) in said.items() if (code == 0) != (name == "job")}
+    assert not wrong, (wrong, said)
+    return "\n".join(text for _, text in said.values())
+
+
 def processes(service: Service) -> str:
     """The command lines of the service's processes, as anybody on the machine may read them."""
     roots = [psutil.Process(child.pid) for child in service.processes.values()]
@@ -109,9 +147,13 @@ def processes(service: Service) -> str:
 def test_nothing_of_it_gets_out(talkative: Service, breakable: BreakableServers) -> None:
     tokens: list[str] = []
     said = {"an answer": speak(talkative, breakable, tokens), "a process": processes(talkative)}
-    for name in ("worker", "web"):
+    said["the command line"] = misuse(talkative, breakable)
+    for path in ("/metrics", "/v1/metrics", "/kraken/metrics", "/health/metrics"):
+        assert httpx.get(f"{talkative.base_url}{path}", trust_env=False).status_code in (401, 404), path
+    for name in ("worker", "rebuilder", "web"):
         talkative.stop(name)
     said["a log"] = talkative.logs()
+    assert (talkative.folder / "rebuilder.log").read_text().strip()
     assert "DEBUG" in said["a log"] and "granian" in said["a process"] and "401" in said["an answer"]
     pem = [line for line in (talkative.folder / KEY_FILE).read_text().splitlines() if not line.startswith("-")]
     secrets = [part for token in tokens for part in token.split(".")[1:]]
