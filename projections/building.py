@@ -64,10 +64,12 @@ class BuildLease:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, _: object, trace: TracebackType | None) -> None:
-        assert self._renewing is not None
-        self._renewing.cancel()
-        await asyncio.gather(self._renewing, return_exceptions=True)
-        await leases.release(self._engine, self._owner)
+        giving_back = asyncio.create_task(self._give_back())
+        try:
+            await asyncio.shield(giving_back)
+        except asyncio.CancelledError:  # who is told to end only now must not leave others waiting for the lease's end
+            await giving_back
+            raise
 
     async def held(self) -> None:
         """Raises Fenced when the lease was lost; cheap, to be called between the steps of the work."""
@@ -75,6 +77,12 @@ class BuildLease:
         if self._renewing.done():
             raise Fenced("the right to build was lost; a build can be started again and goes on where it was")
         await asyncio.sleep(0)
+
+    async def _give_back(self) -> None:
+        assert self._renewing is not None
+        self._renewing.cancel()
+        await asyncio.gather(self._renewing, return_exceptions=True)
+        await leases.release(self._engine, self._owner)
 
     async def _renew(self) -> None:
         """Ends when the lease is another's. An outage of Postgres is no loss yet: it may be ours when it is back."""

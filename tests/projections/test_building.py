@@ -1,5 +1,6 @@
 """Building a view from nothing: beside what readers see, resumed after a death, switched when it is level."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,11 +10,11 @@ import psycopg
 import pytest
 
 from commands import generations as register
-from commands import log
+from commands import leases, log
 from commands.events import UserFollowed
 from commands.postgres import Engine, PostgresSettings, create_engine
 from projections import building, catch_up, generations
-from projections.building import heal, start_or_resume
+from projections.building import BuildLease, heal, start_or_resume
 from projections.catch_up import Fenced, Projector
 from projections.keys import LANES, POINTER, View
 from projections.store import Script, Store
@@ -303,3 +304,25 @@ async def test_a_lane_that_loses_its_tail_at_the_end_of_a_build_is_built_on(
     await building.fill(engine, store, projector, between, batch=5)
     assert losses == 1 and positions(redis, view) == [head.position] * 64
     assert actual(redis, view) == expected(sql, view)
+
+
+async def test_who_is_told_to_end_while_he_gives_the_lease_back_gives_it_back(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next build would wait until it runs out."""
+    real = leases.release
+
+    async def told(*arguments: Any) -> None:
+        builder.cancel()
+        await asyncio.sleep(0)  # it is told here, before anything of this has been done
+        await real(*arguments)
+
+    async def build() -> None:
+        async with BuildLease(engine):
+            assert [lease.name for lease in await leases.owners(engine)] == [leases.BUILD]
+
+    monkeypatch.setattr(leases, "release", told)
+    builder = asyncio.create_task(build())
+    with pytest.raises(asyncio.CancelledError):
+        await builder
+    assert await leases.owners(engine) == []

@@ -31,6 +31,16 @@ SLOW_MS: Final = 100
 COMMIT_S: Final = 0.5
 LOST_WRITES: Final = (1, 10, 100, 1_000)
 
+# Both in one step, as a server's own file is of one moment.
+DUMP: Final = """local found = {}
+for _, key in ipairs(redis.call('KEYS', '{g*')) do
+    table.insert(found, key)
+    table.insert(found, redis.call('DUMP', key))
+end
+return found"""
+RESTORE: Final = """for _, key in ipairs(redis.call('KEYS', '{g*')) do redis.call('DEL', key) end
+for k = 1, #ARGV, 2 do redis.call('RESTORE', ARGV[k], 0, ARGV[k + 1]) end"""
+
 Fault = Callable[[World, Trial], Iterator[None]]
 
 
@@ -45,21 +55,14 @@ def older_dump(made: World, trial: Trial) -> Iterator[None]:
     """Redis comes back as it was some writes ago, as after a failover."""
     with Redis.from_url(made.servers.valkey.url) as client:
         for writes in LOST_WRITES[: trial.times(2, 4)]:
-            saved = {key: client.dump(key) for key in client.scan_iter(match="{g*", count=1000)}
+            saved = client.eval(DUMP, 0)
             before = int(client.info("persistence")["rdb_changes_since_last_save"])
 
             def so_many(before: int = before, writes: int = writes) -> bool:
                 return int(client.info("persistence")["rdb_changes_since_last_save"]) >= before + writes
 
             wait_until(so_many)
-            with client.pipeline() as restoring:
-                restoring.multi()
-                for key in client.scan_iter(match="{g*", count=1000):
-                    restoring.delete(key)
-                for key, value in saved.items():
-                    if value is not None:
-                        restoring.restore(key, 0, value, replace=True)
-                restoring.execute()
+            client.eval(RESTORE, 0, *saved)
             made.heal(CLOSE)
     yield
 
