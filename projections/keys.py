@@ -18,8 +18,6 @@ GROUPS: Final = 8
 POINTER: Final = "follows:view"
 # The highest number that a generation has had in this Redis.
 GENERATIONS: Final = "follows:generations"
-# How many keys each server has dropped by itself, which should be none.
-EVICTIONS: Final = "follows:evictions"
 WAKE_CHANNEL: Final = "follows:wake"
 APPLIED_CHANNEL: Final = "follows:applied"
 LATE_CHANNEL: Final = "follows:late"

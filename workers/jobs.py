@@ -10,19 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
 from functools import wraps
 from typing import Any, Final, cast
 
 import msgspec
 from arq.typing import WorkerCoroutine
-from redis.exceptions import RedisError
 
 from commands import answers, directory, erasure
 from commands.errors import Unavailable
 from commands.postgres import Engine
 from projections.drain import Drain
-from projections.evictions import look_for_evictions
 from projections.wakeup import Wakeup
 
 logger: Final = logging.getLogger(__name__)
@@ -33,7 +30,6 @@ DRAIN_S: Final = 60.0
 RELAY_S: Final = 5.0
 # So often a worker sees that a drain of its own is awake.
 KEEP_S: Final = 0.2
-WATCH_S: Final = 1.0
 ERASE_S: Final = 30.0
 HOUSEKEEPING_S: Final = 60.0
 
@@ -94,14 +90,6 @@ async def keep_awake(ctx: dict[str, Any]) -> None:
         except Exception:
             logger.exception("the drain ended; it is started again")
         await asyncio.sleep(KEEP_S)
-
-
-async def watch_evictions(ctx: dict[str, Any]) -> None:
-    """Each second: see that Redis has dropped nothing of the views by itself. No job: one that is full ends arq."""
-    while True:
-        with suppress(Unavailable, RedisError):
-            await look_for_evictions(ctx["store"])
-        await asyncio.sleep(WATCH_S)
 
 
 async def sweep(ctx: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Final
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -220,7 +221,7 @@ def _is_new(made: World, name: str, counts: Counts) -> None:
         counts.expect(created == 201, f"{name} is no new user: {created}")
     for service, follower, followed in ((one, name, "user-1"), (two, "user-1", name)):
         with _client(made, service, follower) as client:
-            status = client.post(f"/v1/users/{followed}/follow").status_code
+            status = _answered(client, f"/v1/users/{followed}/follow", "POST").status_code
             counts.expect(status == 201, f"{follower} follows {followed}: {status}")
     for service in made.services:
         for follower, followed in ((name, "user-1"), ("user-1", name)):
@@ -235,12 +236,14 @@ def _client(made: World, service: Service, user: str, role: str = "user") -> htt
     return httpx.Client(base_url=service.base_url, headers=headers, trust_env=False, timeout=30)
 
 
-def _answered(client: httpx.Client, path: str) -> httpx.Response:
-    """What it is once it is not 503: the workers may be waiting for Postgres still."""
+def _answered(client: httpx.Client, path: str, method: str = "GET") -> httpx.Response:
+    """What it is once it is not 503: who has just lost Postgres may be waiting for it still. A command's key makes all
+    its tries one."""
     found: list[httpx.Response] = []
+    key = {"Idempotency-Key": str(uuid4())}
 
     def answered() -> bool:
-        found.append(client.get(path))
+        found.append(client.request(method, path, headers=key))
         return found[-1].status_code != 503
 
     wait_until(answered)

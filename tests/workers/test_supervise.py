@@ -1,6 +1,5 @@
 """The worker as it runs, a process with arq under its supervisor, on real servers that come and go."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -16,16 +15,12 @@ from redis import Redis
 from commands.directory import Directory
 from commands.events import UserFollowed
 from commands.postgres import Engine
-from projections.evictions import look_for_evictions
-from projections.generations import live_view
-from projections.keys import View
-from projections.store import Store, StoreSettings, open_store
+from projections.store import StoreSettings, open_store
 from projections.wakeup import QueueSettings, Wakeup
 from tests.breakable import Breakable
 from tests.commands.writing import append, register
 from tests.projections.model import actual, expected
 from tests.projections.watching import level
-from tests.projections.worlds import populate
 from tests.servers import STOP_LIMIT_S
 from tests.waiting import until
 
@@ -121,39 +116,6 @@ def test_a_worker_that_must_not_start_says_why(
     with pytest.raises(AssertionError, match="older") as ended, working(database_url, fragile, tmp_path) as worker:
         worker.process.wait(STOP_LIMIT_S)
     assert worker.process.returncode == 1 and "Traceback" not in str(ended.value)
-
-
-async def test_views_of_which_redis_has_dropped_keys_are_built_anew(
-    engine: Engine, sql: psycopg.Connection[Any], database_url: str, fragile: Breakable, tmp_path: Path
-) -> None:
-    """A list that was dropped looks like an empty one; what is left of such views is shown to nobody."""
-    store = open_store(StoreSettings(fragile.url))
-    await populate(engine)
-    with Redis.from_url(fragile.url) as redis:
-        redis.flushall()
-        with working(database_url, fragile, tmp_path) as worker:
-            before = await level(engine, store)
-            assert not await look_for_evictions(store)
-            whole = set(redis.scan_iter(match=before.pattern(), count=1000))
-            redis.config_set("maxmemory-policy", "allkeys-random")
-            redis.config_set("maxmemory", redis.info("memory")["used_memory"])
-            for number in itertools.count():
-                redis.set(f"somebody else's {number}", bytes(1_000))
-                if not whole <= set(redis.scan_iter(match=before.pattern(), count=1000)):
-                    break
-            redis.config_set("maxmemory", 0)
-            redis.config_set("maxmemory-policy", "noeviction")
-            await until(lambda: worker.says("set its maxmemory-policy to noeviction"))
-            await until(lambda: _is_another(store, before))
-            view = await level(engine, store)
-            assert actual(redis, view) == expected(sql, view)
-            assert not await look_for_evictions(store)  # and only once
-            assert await level(engine, store) == view
-    await store.close()
-
-
-async def _is_another(store: Store, view: View) -> bool:
-    return await live_view(store) not in (None, view)
 
 
 async def test_a_server_that_is_set_wrong_meanwhile_is_waited_for(
