@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
-from tests.proof.judging import FOLLOWS, Attempt, Method
+from tests.proof.judging import FOLLOWS, WENT_IN, Attempt, Method
 from tests.proof.trial import Counts
 
 ANSWER_S: Final = 20.0
-# Whoever finds nobody there does not knock without a pause.
-KNOCK_S: Final = 0.02
+# Whoever finds nobody there pauses: a hundred who do not take the processors from whoever is to come back.
+KNOCK_S: Final = 0.2
 TRIES: Final = 60
 # So long after a request without an answer nothing of it can be under way any more.
 SETTLED_S: Final = 15.0
@@ -83,6 +83,7 @@ class Client:
         self.user = user
         self._targets = [target for target in targets if target != user]
         self.attempts: defaultdict[str, list[Attempt]] = defaultdict(list)
+        self.went_in = 0
         self._token, self._chance, self._counts = token, chance, counts
         self._lines = [Line(port) for port in ports]
         self._open: dict[str, float] = {}
@@ -100,6 +101,7 @@ class Client:
             method = self._method(target)
             status = await self._command(method, target)
             self.attempts[target].append(Attempt(method, status))
+            self.went_in += (method, status) in WENT_IN
             self._told.pop(target, None)
             if (method, status) in FOLLOWS:
                 self._told[target] = FOLLOWS[method, status]

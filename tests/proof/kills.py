@@ -17,8 +17,11 @@ from tests.servers import Service
 
 TITLE: Final = "3 random kills"
 
-# So long that there is work to kill: at some 600 events a second, a thousand kills are far more than a million events.
+# So long that there is work to kill.
 PAUSE_S: Final = (0.5, 3.5)
+# So many at least, and until so many events have gone in, as far as the clients were told.
+KILLS: Final = (6, 1_000)
+EVENTS: Final = (1, 2_000_000)
 # A process that has only just been started is no worthy victim.
 GROWN_UP_S: Final = 3.0
 # How Valkey keeps what it is told; with "off" it comes back as it was when it was started last.
@@ -82,7 +85,9 @@ async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Cou
     """Let the clients act while one after the other is killed."""
     killer, chance = Killer(made, trial.chance("kills"), counts), trial.chance("pauses")
     async with acting(clients):
-        for _ in range(trial.times(6, 1_000)):
+        kills, events = trial.times(*KILLS), trial.times(*EVENTS)
+        while kills > 0 or sum(client.went_in for client in clients) < events:
+            kills -= 1
             await asyncio.sleep(chance.uniform(*PAUSE_S))
             counts.add(f"kills of {await asyncio.to_thread(killer.kill)}")
 
