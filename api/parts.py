@@ -75,7 +75,7 @@ class Parts:
         engine = create_engine(postgres)
         progress, wakeup = Progress(), Wakeup(queue)
         returning = Returning(engine, progress, wakeup.send)
-        store = open_store(StoreSettings.from_env(), returning.returned)
+        store = open_store(StoreSettings.from_env(), returning.returned, guarded=True)
         directory, reader = Directory(engine), Reader(store, progress)
 
         def forget() -> None:

@@ -27,7 +27,7 @@ from redis.exceptions import RedisError, ResponseError
 from commands.errors import StoreUnavailable
 from projections.addresses import Address, Host
 from projections.server import CONNECT_S, NotSentError, Server
-from projections.wire import TIMEOUT_S, CutOffError, Request, Returned, refuse
+from projections.wire import TIMEOUT_S, Check, CutOffError, Request, Returned, nobody, refuse
 
 logger: Final = logging.getLogger(__name__)
 
@@ -58,11 +58,11 @@ def slot_of(command: Sequence[Any]) -> int:
 class Cluster:
     """The servers of a cluster, by the slots they hold."""
 
-    def __init__(self, address: Address, returned: Returned) -> None:
+    def __init__(self, address: Address, returned: Returned, check: Check | None = None) -> None:
         """``address`` names some of the servers; they are asked for the others on first use. ``returned`` is as for
         Server, of any of them, and called for a slot that another server has now: it may be a replica that took over
-        and has not got all writes."""
-        self._returned = returned
+        and has not got all writes. ``check`` is as for Wire."""
+        self._returned, self._check = returned, check
         self._options = address.options
         self._seeds = address.hosts
         self._servers: dict[Host, Server] = {}
@@ -127,9 +127,7 @@ class Cluster:
         if self._closed:
             refuse(request, error)
         elif word == "ASK":
-            nobody: asyncio.Future[Any] = request.future.get_loop().create_future()
-            nobody.cancel()
-            self._named(told, host)[1].send([Request(_ASKING, nobody), request])
+            self._named(told, host)[1].send([Request(_ASKING, nobody()), request])
         elif word == "MOVED" and not request.held_until:
             slot, owner = self._named(told, host)
             if self._owners[slot] not in (owner, None):
@@ -234,6 +232,7 @@ class Cluster:
                 failed=partial(self._failed, host),
                 silent=self._mend_soon,
                 returned=self._returned,
+                check=self._check,
             )
         return self._servers[host]
 

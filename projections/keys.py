@@ -18,6 +18,8 @@ GROUPS: Final = 8
 POINTER: Final = "follows:view"
 # The highest number that a generation has had in this Redis.
 GENERATIONS: Final = "follows:generations"
+# JSON: run of a server -> keys that it had dropped of its own will when the views were last taken away for that.
+EVICTIONS: Final = "follows:evictions"
 WAKE_CHANNEL: Final = "follows:wake"
 APPLIED_CHANNEL: Final = "follows:applied"
 LATE_CHANNEL: Final = "follows:late"

@@ -13,7 +13,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from projections.wire import Failed, Request, Returned, Silent, Wire, refuse
+from projections.wire import Check, Failed, Request, Returned, Silent, Wire, refuse
 
 logger: Final = logging.getLogger(__name__)
 
@@ -36,12 +36,13 @@ class Server:
         failed: Failed = refuse,
         silent: Silent = lambda: None,
         returned: Returned = lambda: None,
+        check: Check | None = None,
     ) -> None:
         """``client`` names the server, or is told by ``sentinels`` who is master; the rest is as for Wire, but
         ``returned`` is called for a new connection in the place of a lost one, too."""
         self.client = client
         self._sentinels = sentinels
-        self._tell, self._silent, self._returned = failed, silent, returned
+        self._tell, self._silent, self._returned, self._check = failed, silent, returned, check
         self._wire: Wire | None = None
         self._queued: list[Request] = []
         self._opening: asyncio.Task[None] | None = None
@@ -83,7 +84,7 @@ class Server:
     async def _open(self) -> None:
         try:
             async with asyncio.timeout(CONNECT_S):
-                self._wire = Wire(await self._connect(), self._failed, self._silent, self._returned)
+                self._wire = Wire(await self._connect(), self._failed, self._silent, self._returned, self._check)
         except (exceptions.RedisError, OSError) as cause:
             self._note(cause)
         else:

@@ -18,8 +18,10 @@ from redis.asyncio import ConnectionPool, Redis
 from commands.errors import SettingsError, StoreUnavailable
 from projections.addresses import open_sentinels, parse_address
 from projections.cluster import Cluster, slot_of
+from projections.guard import COUNT, Guard
+from projections.keys import EVICTIONS
 from projections.server import CONNECT_S, Server
-from projections.wire import TIMEOUT_S, Request, Returned, translated
+from projections.wire import TIMEOUT_S, Check, Request, Returned, translated
 
 __all__ = ["Script", "Store", "StoreSettings", "check_store", "forgettable", "load_script", "open_store", "translated"]
 
@@ -75,8 +77,11 @@ class Store:
     In a cluster a command goes to the server that has its first key, so all keys of a command are of one lane.
     """
 
-    def __init__(self, target: Server | Cluster) -> None:
-        self._target = target
+    def __init__(self, target: Server | Cluster, guard: Guard | None = None) -> None:
+        """``guard`` is the one of the target's connections, if they have one."""
+        self._target, self._guard = target, guard
+        if guard is not None:
+            guard.ask = lambda: self._unguarded("GET", EVICTIONS)
         self.clustered = isinstance(target, Cluster)
         self._pending: list[Request] = []
         self._size = 0
@@ -100,9 +105,10 @@ class Store:
     async def connect(self) -> None:
         """Open the connections to the servers that hold keys, which are opened on first use else; raises like
         ``call``."""
-        loop = asyncio.get_running_loop()
         for slot in await self._target.slots():
-            await self._queue(loop, Request(pack_command(("PING",)), loop.create_future(), slot))
+            await self._unguarded("PING", slot=slot)
+        if self._guard is not None:
+            await self._guard.look()
 
     async def scan(self, pattern: str, count: int) -> AsyncIterator[list[bytes]]:
         """Give the keys like ``pattern``, server by server, in steps that look at some ``count`` keys each and may give
@@ -136,6 +142,12 @@ class Store:
         loop = asyncio.get_running_loop()
         slot = slot_of(command) if self.clustered else 0
         return self._queue(loop, Request(pack_command(command), loop.create_future(), slot))
+
+    def _unguarded(self, *command: Any, slot: int | None = None) -> asyncio.Future[Any]:
+        """``call``, answered by servers that have dropped keys, too."""
+        loop = asyncio.get_running_loop()
+        slot = slot if slot is not None else slot_of(command) if self.clustered else 0
+        return self._queue(loop, Request(pack_command(command), loop.create_future(), slot, unguarded=True))
 
     def batch(self, commands: Sequence[tuple[Any, ...]]) -> asyncio.Future[list[Any]]:
         """Send several commands with the others of this turn; the future gives their answers in order, or raises the
@@ -181,22 +193,27 @@ class Store:
             self._target.send(pending)
 
 
-def open_store(settings: StoreSettings, returned: Returned = lambda: None) -> Store:
+def open_store(settings: StoreSettings, returned: Returned = lambda: None, *, guarded: bool = False) -> Store:
     """Make the store of this process; connects on first use. Raises SettingsError on a URL that cannot be read.
 
     ``returned`` is called when a server is there again after it was away or silent, before anybody gets its answer.
+    ``guarded`` is for who answers clients: a server that has dropped keys of its own will is unavailable until its
+    views have been built anew.
     """
     address = parse_address(settings.redis_url)
     limits = {"socket_connect_timeout": CONNECT_S, "socket_timeout": TIMEOUT_S}
+    guard = Guard(returned) if guarded else None
+    check = Check(COUNT, guard.holds) if guard is not None else None
     match address.kind:
         case "cluster":
-            return Store(Cluster(address, returned))
+            return Store(Cluster(address, returned, check), guard)
         case "sentinel":
             sentinel = open_sentinels(address, limits)
             master = sentinel.master_for(address.master)
-            return Store(Server(master, sentinels=sentinel.sentinels, returned=returned))
+            return Store(Server(master, sentinels=sentinel.sentinels, returned=returned, check=check), guard)
         case "server":
-            return Store(Server(Redis.from_pool(ConnectionPool(**limits | address.options)), returned=returned))
+            client = Redis.from_pool(ConnectionPool(**limits | address.options))
+            return Store(Server(client, returned=returned, check=check), guard)
 
 
 async def check_store(store: Store) -> float:

@@ -55,11 +55,16 @@ class CutOffError(exceptions.ConnectionError):
     """The connection ended before the answer; the server may have obeyed the command or not."""
 
 
+class DoubtfulError(exceptions.RedisError):
+    """The server has answered, but may have dropped what was asked for."""
+
+
 class Request(msgspec.Struct, eq=False):
     """A command as it goes over the wire, who waits for its answer, and for a cluster its slot and how long it may
     still look for the slot's server (loop time; 0 when it has not had to).
 
     Several commands can be one request: ``left`` is how many answers are still to come, ``answers`` those that have.
+    What is ``unguarded`` is answered whether the server can be believed or not.
     """
 
     packed: bytes
@@ -68,6 +73,14 @@ class Request(msgspec.Struct, eq=False):
     held_until: float = 0.0
     left: int = 0
     answers: list[Any] = msgspec.field(default_factory=list)
+    unguarded: bool = False
+
+
+class Check(msgspec.Struct, frozen=True):
+    """How it is found out whether a server can be believed: ``holds`` says so of its answer to ``packed``."""
+
+    packed: bytes
+    holds: Callable[[bytes], bool]
 
 
 Failed = Callable[[Request, Exception], None]
@@ -91,6 +104,13 @@ def refuse(request: Request, error: Exception) -> None:
         request.future.set_exception(translated(error))
 
 
+def nobody() -> asyncio.Future[Any]:
+    """Who waits for an answer that concerns no caller."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.cancel()
+    return future
+
+
 def _gather(request: Request, answer: Any) -> Any:
     """Add one answer of several; give what the request as a whole is answered: the list, or the first error in it."""
     answers = request.answers
@@ -104,10 +124,18 @@ def _gather(request: Request, answer: Any) -> Any:
 class Wire(asyncio.Protocol):
     """An open connection and the requests on it, oldest first."""
 
-    def __init__(self, connection: AbstractConnection, failed: Failed, silent: Silent, returned: Returned) -> None:
+    def __init__(
+        self,
+        connection: AbstractConnection,
+        failed: Failed,
+        silent: Silent,
+        returned: Returned,
+        check: Check | None = None,
+    ) -> None:
         """Take over a connection that redis-py has opened. ``failed`` gets what has no answer, or an error for one;
         ``silent`` is called for each second in which nothing came of what was waiting, ``returned`` before anybody gets
-        the first answer after a silence, or after the server has read its file."""
+        the first answer after a silence, or after the server has read its file. With ``check`` the answers to what was
+        sent together are kept until the server has answered that behind them, and refused if it does not hold."""
         writer = connection._writer
         assert writer is not None
         self._connection = connection  # its writer would close the transport if it was collected
@@ -118,6 +146,8 @@ class Wire(asyncio.Protocol):
         self._reader = Reader(notEnoughData=_MORE, replyError=DefaultParser.parse_error)
         self._waiting: deque[Request] = deque()
         self._sent = 0
+        self._check, self._checking = check, Request(check.packed, nobody()) if check is not None else None
+        self._kept: list[tuple[Request, Any]] = []
         # How much had been answered and sent at each of the latest seconds.
         self._marks: deque[tuple[int, int]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -134,6 +164,8 @@ class Wire(asyncio.Protocol):
 
     def send(self, requests: list[Request]) -> None:
         """Send requests in one write."""
+        if self._checking is not None and not all(request.unguarded for request in requests):
+            requests = [*requests, self._checking]
         self._waiting.extend(requests)
         self._sent += len(requests)
         if self._timer is None:
@@ -146,7 +178,7 @@ class Wire(asyncio.Protocol):
 
     async def close(self) -> None:
         """Wait a moment for the answers that are under way, then end the connection."""
-        under_way = [request.future for request in self._waiting]
+        under_way = [request.future for request in self._under_way()]
         if under_way:
             await asyncio.wait(under_way, timeout=CLOSE_S)
         self.cut()
@@ -176,8 +208,12 @@ class Wire(asyncio.Protocol):
                 elif self._loading:
                     self._loading = False
                     self._returned()
-                if failed:
+                if request is self._checking:
+                    self._hand_out(answer)
+                elif failed:
                     self._failed(request, answer)
+                elif self._checking is not None and not request.unguarded:
+                    self._kept.append((request, answer))
                 elif not request.future.done():  # else who asked has gone
                     request.future.set_result(answer)
         except ProtocolError as error:
@@ -192,9 +228,24 @@ class Wire(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._connection._close()  # type: ignore[no-untyped-call]
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self._waiting, self._kept = self._under_way(), deque(), []
         for request in waiting:
             self._failed(request, CutOffError())
+
+    def _hand_out(self, checked: Any) -> None:
+        """Answer what was sent before the check, or refuse it; ``checked`` is what the server said, or an error."""
+        kept, self._kept = self._kept, []
+        assert self._check is not None
+        holds = not isinstance(checked, Exception) and self._check.holds(checked)
+        for request, answer in kept:
+            if not holds:
+                refuse(request, DoubtfulError())
+            elif not request.future.done():
+                request.future.set_result(answer)
+
+    def _under_way(self) -> list[Request]:
+        """What nobody has been answered yet, oldest first."""
+        return [*[request for request, _ in self._kept], *self._waiting]
 
     def _tick(self) -> None:
         """While something waits: count the ticks since anything came, and look closer each second."""

@@ -20,6 +20,7 @@ from commands import answers, directory, erasure
 from commands.errors import Unavailable
 from commands.postgres import Engine
 from projections.drain import Drain
+from projections.evictions import mend_evictions
 from projections.wakeup import Wakeup
 
 logger: Final = logging.getLogger(__name__)
@@ -30,6 +31,8 @@ DRAIN_S: Final = 60.0
 RELAY_S: Final = 5.0
 # So often a worker sees that a drain of its own is awake.
 KEEP_S: Final = 0.2
+# So often a worker looks whether Redis has dropped keys.
+MEND_S: Final = 1.0
 ERASE_S: Final = 30.0
 HOUSEKEEPING_S: Final = 60.0
 
@@ -90,6 +93,19 @@ async def keep_awake(ctx: dict[str, Any]) -> None:
         except Exception:
             logger.exception("the drain ended; it is started again")
         await asyncio.sleep(KEEP_S)
+
+
+async def keep_whole(ctx: dict[str, Any]) -> None:
+    """Each second: see to it that views of which Redis has dropped keys are built anew. No job, as a Redis that is full
+    may take none."""
+    while True:
+        try:
+            await mend_evictions(ctx["store"])
+        except Unavailable:
+            pass  # what is away is looked at when it is back
+        except Exception:
+            logger.exception("what Redis has dropped could not be mended; it is tried again")
+        await asyncio.sleep(MEND_S)
 
 
 async def sweep(ctx: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from projections.drain import Drain
 from projections.keys import QUEUE, REBUILD_QUEUE
 from projections.store import StoreSettings, check_store, open_store
 from projections.wakeup import QueueSettings, Wakeup, encode_job, redis_settings
-from workers.jobs import DRAIN_S, ERASE_S, Turn, drain, erase, keep_awake, quietly, sweep
+from workers.jobs import DRAIN_S, ERASE_S, Turn, drain, erase, keep_awake, keep_whole, quietly, sweep
 from workers.rebuilds import REBUILD_S, Forlorn, find_killed, rebuild
 
 # The drain, its successor waiting for it, sweeps and a few erasures.
@@ -50,15 +50,15 @@ async def start(ctx: dict[str, Any]) -> None:
     ctx["wakeup"] = Wakeup(queue)
     ctx["drain"] = Drain(ctx["engine"], ctx["store"], queue, ctx["worker"])
     ctx["housekeeping_at"] = 0.0
-    ctx["keeper"] = asyncio.create_task(keep_awake(ctx))
+    ctx["keepers"] = [asyncio.create_task(keep(ctx)) for keep in (keep_awake, keep_whole)]
 
 
 async def stop(ctx: dict[str, Any]) -> None:
     """Close what ``start`` opened, as far as it came; safe to call again."""
-    if "keeper" in ctx:
-        keeper = ctx.pop("keeper")
+    keepers = ctx.pop("keepers", [])
+    for keeper in keepers:
         keeper.cancel()
-        await asyncio.gather(keeper, return_exceptions=True)
+    await asyncio.gather(*keepers, return_exceptions=True)
     for name in ("drain", "wakeup", "store"):
         if name in ctx:
             with suppress(LogUnavailable):  # the leases run out by themselves

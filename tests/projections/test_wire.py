@@ -64,11 +64,14 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @asynccontextmanager
-async def through(proxy: Proxy, tls: ssl.SSLContext | None = None, query: str = "") -> AsyncIterator[Store]:
+async def through(
+    proxy: Proxy, tls: ssl.SSLContext | None = None, query: str = "", *, guarded: bool = False
+) -> AsyncIterator[Store]:
     """A store whose server is reached through a proxy."""
     async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls) as server:
         port = server.sockets[0].getsockname()[1]
-        store = open_store(StoreSettings(f"{'rediss' if tls else 'redis'}://127.0.0.1:{port}/0{query}"))
+        url = f"{'rediss' if tls else 'redis'}://127.0.0.1:{port}/0{query}"
+        store = open_store(StoreSettings(url), guarded=guarded)
         yield store
         await store.close()
         server.close()
@@ -108,13 +111,15 @@ async def until_answered(store: Store) -> None:
     cuts=st.lists(st.integers(0, 400) | st.integers(0, 300_000), max_size=6),
     piece=st.sampled_from([1, 7, 1_000, 65_536]),
     seed=st.integers(0, 2**32),
+    guarded=st.booleans(),
 )
-async def test_cut_at_any_byte(server_path: str, cuts: list[int], piece: int, seed: int) -> None:
-    """Turns of requests, some of which are cancelled at some moment, over a connection that is cut again and again."""
+async def test_cut_at_any_byte(server_path: str, cuts: list[int], piece: int, seed: int, guarded: bool) -> None:
+    """Turns of requests, some of which are cancelled at some moment, over a connection that is cut again and again;
+    with and without the check for dropped keys behind each turn."""
     chance = random.Random(seed)
     proxy = Proxy(server_path, [min(cut, piece * 1_000) for cut in cuts], piece)
     asked = 0
-    async with through(proxy) as store:
+    async with through(proxy, guarded=guarded) as store:
         while proxy.cuts:
             turn = []
             for _ in range(chance.randint(1, 20)):

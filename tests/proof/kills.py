@@ -17,8 +17,8 @@ from tests.servers import Service
 
 TITLE: Final = "3 random kills"
 
-# So long that there is work to kill.
-PAUSE_S: Final = (0.5, 3.5)
+# So long that there is work to kill; in the long form, that a thousand kills are about two million events.
+PAUSE_S: Final = {"short": (0.5, 3.5), "long": (1.5, 5.0)}
 # So many at least, and until so many events have gone in, as far as the clients were told.
 KILLS: Final = (6, 1_000)
 EVENTS: Final = (1, 2_000_000)
@@ -88,7 +88,7 @@ async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Cou
         kills, events = trial.times(*KILLS), trial.times(*EVENTS)
         while kills > 0 or sum(client.went_in for client in clients) < events:
             kills -= 1
-            await asyncio.sleep(chance.uniform(*PAUSE_S))
+            await asyncio.sleep(chance.uniform(*PAUSE_S[trial.scale]))
             counts.add(f"kills of {await asyncio.to_thread(killer.kill)}")
 
 

@@ -77,10 +77,13 @@ def out_of_memory(made: World, _: Trial) -> Iterator[None]:
 
 
 def wrong_policy(made: World, _: Trial) -> Iterator[None]:
-    """Somebody sets a policy under which parts of the views may be dropped; nothing starts on such a server."""
+    """Somebody sets a policy under which a full Redis drops any key, and there is no room for another one."""
     with Redis.from_url(made.servers.valkey.url) as client:
-        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory-policy", "allkeys-random")
+        client.config_set("maxmemory", client.info("memory")["used_memory"])
+        wait_until(lambda: client.info("stats")["evicted_keys"] > 0)
         yield
+        client.config_set("maxmemory", 0)
         client.config_set("maxmemory-policy", "noeviction")
 
 

@@ -15,12 +15,17 @@ from redis import Redis
 from commands.directory import Directory
 from commands.events import UserFollowed
 from commands.postgres import Engine
-from projections.store import StoreSettings, open_store
+from projections import generations
+from projections.evictions import mend_evictions
+from projections.keys import View
+from projections.store import Store, StoreSettings, open_store
 from projections.wakeup import QueueSettings, Wakeup
 from tests.breakable import Breakable
 from tests.commands.writing import append, register
+from tests.projections.dropping import drop_some
 from tests.projections.model import actual, expected
 from tests.projections.watching import level
+from tests.projections.worlds import populate
 from tests.servers import STOP_LIMIT_S
 from tests.waiting import until
 
@@ -116,6 +121,32 @@ def test_a_worker_that_must_not_start_says_why(
     with pytest.raises(AssertionError, match="older") as ended, working(database_url, fragile, tmp_path) as worker:
         worker.process.wait(STOP_LIMIT_S)
     assert worker.process.returncode == 1 and "Traceback" not in str(ended.value)
+
+
+async def test_views_of_which_redis_has_dropped_keys_are_built_anew(
+    engine: Engine, sql: psycopg.Connection[Any], database_url: str, fragile: Breakable, tmp_path: Path
+) -> None:
+    """As soon as there is room for them, with nobody's help; once, and what is left of the others is gone."""
+    store = open_store(StoreSettings(fragile.url))
+    await populate(engine)
+    with Redis.from_url(fragile.url) as redis:
+        redis.flushall()
+        with working(database_url, fragile, tmp_path) as worker:
+            before = await level(engine, store)
+            drop_some(redis)
+            await until(lambda: worker.says("set its maxmemory-policy to noeviction"))
+            redis.delete(*redis.keys("somebody else's*"))
+            await until(lambda: _is_another(store, before))
+            view = await level(engine, store)
+            assert actual(redis, view) == expected(sql, view)
+            assert not await mend_evictions(store)
+            assert await generations.found(store) == [view]
+        redis.config_set("maxmemory", 0)
+    await store.close()
+
+
+async def _is_another(store: Store, view: View) -> bool:
+    return await generations.live_view(store) not in (None, view)
 
 
 async def test_a_server_that_is_set_wrong_meanwhile_is_waited_for(

@@ -1,0 +1,19 @@
+"""Making a server drop keys of its own will."""
+
+from tests.opened import Plain
+
+BALLAST = 1_000
+
+
+def drop_some(redis: Plain) -> int:
+    """Let the server drop keys, a tenth of what it has, to have room for more of somebody else's; the memory stays
+    full. How many it has dropped by now."""
+    for number in range(BALLAST):
+        redis.set(f"somebody else's {number}", bytes(1_000))
+    redis.config_set("maxmemory-policy", "allkeys-random")
+    redis.config_set("maxmemory", redis.info("memory")["used_memory"] - BALLAST * 100)
+    redis.ping()
+    redis.config_set("maxmemory-policy", "noeviction")
+    dropped = int(redis.info("stats")["evicted_keys"])
+    assert dropped
+    return dropped
