@@ -202,15 +202,16 @@ class Wire(asyncio.Protocol):
                     if request.left:
                         continue
                 waiting.popleft()
+                if request is self._checking:  # answered also by a server that reads its file
+                    self._hand_out(answer)
+                    continue
                 failed = isinstance(answer, Exception)
                 if failed and isinstance(answer, exceptions.BusyLoadingError):
                     self._loading = True
                 elif self._loading:
                     self._loading = False
                     self._returned()
-                if request is self._checking:
-                    self._hand_out(answer)
-                elif failed:
+                if failed:
                     self._failed(request, answer)
                 elif self._checking is not None and not request.unguarded:
                     self._kept.append((request, answer))

@@ -234,8 +234,10 @@ async def test_bytes_that_are_no_answer_end_the_connection() -> None:
         await store.close()
 
 
-async def test_a_server_that_has_read_its_file_is_back() -> None:
-    """The connection was made before, and stays: no answer goes out before that is told."""
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_a_server_that_has_read_its_file_is_back(guarded: bool) -> None:
+    """The connection was made before, and stays: no answer goes out before that is told. What a server says of itself
+    meanwhile tells nothing."""
     answers = [b"-LOADING Valkey is loading the dataset in memory\r\n"] * 2 + [b"-NOSCRIPT\r\n", b"+x\r\n"]
 
     async def load(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -244,13 +246,14 @@ async def test_a_server_that_has_read_its_file_is_back() -> None:
                 head = await reader.readuntil(b"\r\n")
                 for _ in range(2 * int(head[1:])):
                     said = await reader.readuntil(b"\r\n")
-                writer.write(answers.pop(0) if said == b"x\r\n" else b"+OK\r\n")
+                about_itself = b"$16\r\nevicted_keys:0\r\n\r\n" if said == b"stats\r\n" else b"+OK\r\n"
+                writer.write(answers.pop(0) if said == b"x\r\n" else about_itself)
         writer.close()
 
     times: list[int] = []
     async with await asyncio.start_server(load, "127.0.0.1", 0) as server:
         url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        store = open_store(StoreSettings(url), lambda: times.append(len(answers)))
+        store = open_store(StoreSettings(url), lambda: times.append(len(answers)), guarded=guarded)
         for error in (StoreUnavailable, StoreUnavailable, NoScriptError):
             with pytest.raises(error):
                 await store.call("ECHO", "x")
