@@ -5,11 +5,11 @@ from tests.opened import Plain
 BALLAST = 1_000
 
 
-def drop_some(redis: Plain) -> int:
-    """Let the server drop keys, a tenth of what it has, to have room for more of somebody else's; the memory stays
-    full. How many it has dropped by now."""
+def drop_some(redis: Plain, tag: str = "") -> int:
+    """Let the server drop keys, a tenth of what it has, to have room for somebody else's, whose names begin with
+    ``tag``; the memory stays full. How many it has dropped by now."""
     for number in range(BALLAST):
-        redis.set(f"somebody else's {number}", bytes(1_000))
+        redis.set(f"{tag}somebody else's {number}", bytes(1_000))
     redis.config_set("maxmemory-policy", "allkeys-random")
     redis.config_set("maxmemory", redis.info("memory")["used_memory"] - BALLAST * 100)
     redis.ping()

@@ -12,7 +12,8 @@ from commands.errors import SettingsError, StoreUnavailable
 from commands.postgres import Engine
 from projections import generations
 from projections.cluster import Cluster, slot_of
-from projections.keys import LANES, View, member
+from projections.evictions import mend_evictions
+from projections.keys import EVICTIONS, LANES, View, member
 from projections.server import Server
 from projections.store import Store, StoreSettings, check_store, load_script, open_store
 from projections.wakeup import Progress
@@ -23,6 +24,7 @@ from queries.reader import Reader
 from tests.commands.writing import Connection
 from tests.opened import Plain
 from tests.projections import model
+from tests.projections.dropping import drop_some
 from tests.projections.spread import held
 from tests.projections.worlds import catch_up, contents, people, populate, projector_of, viewed, write
 from tests.valkey_cluster import ValkeyCluster, _cluster, cluster, wait_until
@@ -228,6 +230,25 @@ async def test_a_process_that_knew_the_slots_long_ago(cluster: ValkeyCluster, st
         source = cluster.master_of(key)
         cluster.move_slot(key_slot(key.encode()), masters[masters.index(source) - 1])
     assert await read(store, written) == []
+
+
+async def test_of_a_master_that_has_dropped_keys_nothing_is_believed(
+    cluster: ValkeyCluster, written: list[str], store: Store
+) -> None:
+    """The others go on, also the one where it is written down that this was mended."""
+    guarded = open_store(StoreSettings(cluster.url), guarded=True)
+    assert await read(guarded, written) == []
+    dropping = next(node for node in cluster.masters().values() if node != cluster.master_of(EVICTIONS))
+    theirs = [key for key in written if cluster.master_of(key) == dropping]
+    drop_some(dropping.client, f"{{{theirs[0]}}}")
+    assert await read(guarded, written) == theirs
+    dropping.client.config_set("maxmemory", 0)
+    assert await mend_evictions(store)
+    await asyncio.gather(*[store.call("SET", key, key) for key in theirs])
+    assert set(await until_all_are_read(guarded, written)) <= set(theirs)
+    assert not await mend_evictions(store)
+    await guarded.close()
+    dropping.client.config_resetstat()
 
 
 async def test_the_nodes_are_checked(cluster: ValkeyCluster, store: Store, redis_url: str) -> None:

@@ -142,6 +142,7 @@ async def test_views_of_which_redis_has_dropped_keys_are_built_anew(
             assert not await mend_evictions(store)
             assert await generations.found(store) == [view]
         redis.config_set("maxmemory", 0)
+        redis.config_resetstat()
     await store.close()
 
 
