@@ -96,7 +96,11 @@ class Cluster:
         await self._learn()
         if None in self._owners:
             raise StoreUnavailable
-        return [owner.client for owner in dict.fromkeys(self._owners) if owner is not None]
+        return [owner.client for owner in self.known()]
+
+    def known(self) -> list[Server]:
+        """The servers that held slots when somebody last looked."""
+        return [owner for owner in dict.fromkeys(self._owners) if owner is not None]
 
     async def slots(self) -> list[int]:
         """One of each server that holds slots; raises like ``masters``."""

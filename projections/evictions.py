@@ -5,59 +5,67 @@ Nobody who answers clients believes such a server until then (projections/guard.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import Any, Final
+from contextlib import suppress
+from typing import Final
 
 import msgspec
+from msgspec import DecodeError
 from redis.exceptions import RedisError, ResponseError
 
 from projections import generations
 from projections.guard import read_mended
 from projections.keys import EVICTIONS
-from projections.store import Store, translated
+from projections.store import Store
 
 logger: Final = logging.getLogger(__name__)
-
-# Under such a policy only keys that end anyway are dropped, and the views have none.
-_SPARES_VIEWS: Final = "volatile-"
 
 
 async def mend_evictions(store: Store) -> bool:
     """If servers have dropped keys since this was last done, take away every view that was there then, and write down
-    how many keys that was; give whether it was so. Raises StoreUnavailable.
+    how many keys that was; give whether it was so. Raises StoreUnavailable, also when a part of it could be done.
 
-    The views are removed first, as a full server has no room for others before. What is dropped while the next is built
-    is more than was written down, and so is found by the next look.
+    First all views lose their positions, the live one before the others are looked for: should the server be started
+    again then, it counts from zero, and would be believed. Next they are removed, as a full server has no room for
+    others before. What is dropped while the next is built is more than was written down, and so is found by the next
+    look. Who finds that another worker has written something down meanwhile leaves all as it is: what he sees may have
+    been built since.
     """
-    counts, spared = await _counts(store)
     known = await _mended(store)
+    counts = await _counts(store)
     now = {run: count for run, count in (known | counts).items() if count}
     if now == known:
         return False
-    if any(now.get(run) != known.get(run) and run not in spared for run in now):
+    if any(now.get(run, 0) not in (0, known.get(run)) for run in counts):
         logger.error("Redis has dropped keys: set its maxmemory-policy to noeviction; the views are built anew")
+        with suppress(DecodeError, ResponseError):
+            if (live := await generations.live_view(store)) is not None and await _mended(store) == known:
+                await generations.lose(store, live)
         views = await generations.found(store)
-        if await _mended(store) == now:
-            return False  # another worker was faster, and what was found may be what has been built since
+        if await _mended(store) != known:
+            return False
+        for view in views:
+            await generations.lose(store, view)
         for view in views:
             await generations.forget(store, view)
             await generations.drop(store, view)
+        if await _mended(store) != known:
+            return False
     await store.call("SET", EVICTIONS, msgspec.json.encode(now))
     return True
 
 
-async def _counts(store: Store) -> tuple[dict[str, int], set[str]]:
-    """How many keys each server with keys has dropped in its present run; and the runs whose policy spares views."""
-    counts, spared = dict[str, int](), set[str]()
-    for client in await store.masters():
-        try:
-            info: dict[str, Any] = await client.info()
-        except (RedisError, OSError) as error:
-            raise translated(error) from None
-        counts[info["run_id"]] = info["evicted_keys"]
-        if info["maxmemory_policy"].startswith(_SPARES_VIEWS):
-            spared.add(info["run_id"])
-    return counts, spared
+async def _counts(store: Store) -> dict[str, int]:
+    """How many keys each server with keys has dropped in its present run; without those that do not answer."""
+    asked = [client.info() for client in store.known_masters()]
+    counts: dict[str, int] = {}
+    for info in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(info, dict):
+            counts[info["run_id"]] = info["evicted_keys"]
+        elif not isinstance(info, RedisError | OSError):
+            raise info
+    return counts
 
 
 async def _mended(store: Store) -> dict[str, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -40,18 +41,25 @@ class Guard:
         """``returned`` is called before a server is believed again: more than views may have been dropped."""
         self._returned = returned
         self._known: dict[str, int] = {}
+        self._heard_at = float("-inf")
         self._asking: asyncio.Future[Any] | None = None
         # Asks for what is mended, past this guard.
         self.ask: Callable[[], asyncio.Future[Any]]
 
-    def holds(self, info: bytes) -> bool:
-        """Whether what a server answered before it said ``info`` (of ``COUNT``) can be believed; if not, what is mended
-        is asked for anew."""
+    def holds(self, info: bytes, asked_at: float) -> bool:
+        """Whether what a server answered before it said ``info`` (of ``COUNT``, asked for at ``asked_at``) can be
+        believed; if not, what is mended is asked for anew. What was asked before it was known to be mended may have
+        been answered before it was."""
         dropped = _field(info, b"evicted_keys:")
-        if dropped == b"0" or self._known.get(_field(info, b"run_id:").decode()) == int(dropped):
+        if dropped == b"0" and not self._known:
             return True
-        self.look()
-        return False
+        run = _field(info, b"run_id:").decode()
+        if dropped == b"0":
+            self._known.pop(run, None)  # the count was set back, and may come to that again
+        elif self._known.get(run) != int(dropped) or asked_at <= self._heard_at:
+            self.look()
+            return False
+        return True
 
     def look(self) -> asyncio.Future[Any]:
         """Ask for what is mended, unless somebody does; the answer may be an error that need not be looked at."""
@@ -66,7 +74,7 @@ class Guard:
             return
         known = read_mended(answer.result())
         if known != self._known:
-            self._known = known
+            self._known, self._heard_at = known, monotonic()
             self._returned()
 
 

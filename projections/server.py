@@ -65,6 +65,10 @@ class Server:
             self._opening = asyncio.get_running_loop().create_task(self._open(), context=Context())
             self._opening.add_done_callback(self._opened)
 
+    def known(self) -> list[Server]:
+        """The servers that hold keys, as of a Cluster; here this one."""
+        return [self]
+
     async def slots(self) -> list[int]:
         """A slot of each server that holds keys, as of a Cluster; here any one means the only server."""
         return [0]

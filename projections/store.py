@@ -98,6 +98,10 @@ class Store:
         """A plain client of each server that holds keys; raises StoreUnavailable while a part of them has none."""
         return [self.client] if isinstance(self._target, Server) else await self._target.masters()
 
+    def known_masters(self) -> list[Redis]:
+        """``masters`` as they were known last, those that are away among them, without asking anybody."""
+        return [server.client for server in self._target.known()]
+
     async def nodes(self) -> list[Redis]:
         """A plain client of each server, replicas of a cluster too."""
         return [self.client] if isinstance(self._target, Server) else await self._target.nodes()
@@ -108,7 +112,7 @@ class Store:
         for slot in await self._target.slots():
             await self._unguarded("PING", slot=slot)
         if self._guard is not None:
-            await self._guard.look()
+            await asyncio.wait([self._guard.look()])
 
     async def scan(self, pattern: str, count: int) -> AsyncIterator[list[bytes]]:
         """Give the keys like ``pattern``, server by server, in steps that look at some ``count`` keys each and may give

@@ -15,6 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
+from time import monotonic
 from typing import Any, Final
 
 import msgspec
@@ -77,10 +78,11 @@ class Request(msgspec.Struct, eq=False):
 
 
 class Check(msgspec.Struct, frozen=True):
-    """How it is found out whether a server can be believed: ``holds`` says so of its answer to ``packed``."""
+    """How it is found out whether a server can be believed: ``holds`` says so of its answer to ``packed`` and of when
+    that was asked (``time.monotonic``)."""
 
     packed: bytes
-    holds: Callable[[bytes], bool]
+    holds: Callable[[bytes, float], bool]
 
 
 Failed = Callable[[Request, Exception], None]
@@ -148,6 +150,7 @@ class Wire(asyncio.Protocol):
         self._sent = 0
         self._check, self._checking = check, Request(check.packed, nobody()) if check is not None else None
         self._kept: list[tuple[Request, Any]] = []
+        self._checked_at: deque[float] = deque()
         # How much had been answered and sent at each of the latest seconds.
         self._marks: deque[tuple[int, int]] = deque()
         self._loop = asyncio.get_running_loop()
@@ -166,6 +169,7 @@ class Wire(asyncio.Protocol):
         """Send requests in one write."""
         if self._checking is not None and not all(request.unguarded for request in requests):
             requests = [*requests, self._checking]
+            self._checked_at.append(monotonic())
         self._waiting.extend(requests)
         self._sent += len(requests)
         if self._timer is None:
@@ -235,9 +239,10 @@ class Wire(asyncio.Protocol):
 
     def _hand_out(self, checked: Any) -> None:
         """Answer what was sent before the check, or refuse it; ``checked`` is what the server said, or an error."""
-        kept, self._kept = self._kept, []
         assert self._check is not None
-        holds = not isinstance(checked, Exception) and self._check.holds(checked)
+        asked_at = self._checked_at.popleft()
+        holds = not isinstance(checked, Exception) and self._check.holds(checked, asked_at)
+        kept, self._kept = self._kept, []
         for request, answer in kept:
             if not holds:
                 refuse(request, DoubtfulError())

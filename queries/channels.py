@@ -57,18 +57,19 @@ async def channels(reader: Reader, numbers: Sequence[int], *, position: int = 0)
 
 
 async def _hydrate(reader: Reader, view: View, numbers: Sequence[int]) -> list[Channel] | None:
-    # Counts before profiles: of a view that is lost in between, the profiles are missing, and no count stands as 0.
-    calls = [reader.store.call("ZCARD", view.followers(number)) for number in numbers]
-    counting = asyncio.gather(*calls, return_exceptions=True)
-    profiles = await reader.store.get_many([view.user(number) for number in numbers])
-    found: list[Channel] = []
-    for profile, count in zip(profiles, await counting, strict=True):
-        if isinstance(count, BaseException):
-            raise count
-        if profile is None:
-            return None
-        found.append(Channel(_decoder.decode(profile), count))
-    return found
+    call = reader.store.call
+    counts = [call("ZCARD", view.followers(number)) for number in numbers]
+    profiles = [call("GET", view.user(number)) for number in numbers]
+    # The checkpoints last: of a lane that is lost in between, the checkpoint is missing, and no count stands as 0.
+    lanes = {view.lane_of(number) for number in numbers}
+    positions = [call("HGET", view.checkpoint(lane), "position") for lane in lanes]
+    answers = await asyncio.gather(*counts, *profiles, *positions)
+    if None in answers[len(numbers) :]:
+        return None
+    return [
+        Channel(_decoder.decode(profile), count)
+        for count, profile in zip(answers[: len(numbers)], answers[len(numbers) :], strict=False)
+    ]
 
 
 async def sorted_following(

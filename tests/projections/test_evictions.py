@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from time import monotonic
 from uuid import uuid4
 
 import pytest
@@ -12,7 +13,7 @@ from commands.errors import StoreUnavailable
 from commands.postgres import Engine
 from projections import generations
 from projections.evictions import mend_evictions
-from projections.guard import read_mended
+from projections.guard import Guard, read_mended
 from projections.keys import EVICTIONS, View
 from projections.store import Store, StoreSettings, check_store, load_script, open_store
 from tests.breakable import Breakable
@@ -24,6 +25,7 @@ from tests.waiting import until
 PAGE = load_script("queries", "page.lua", reads=True)
 KEYS = 500
 LISTS = 10_000
+DROPPED_FIVE = b"run_id:r\r\nevicted_keys:5\r\n"
 
 
 @pytest.fixture
@@ -147,17 +149,46 @@ async def test_every_view_that_was_there_is_taken_away(full: Plain, plain: Store
     assert not full.keys("{g*")
 
 
-async def test_a_view_of_another_worker_who_was_faster_stays(
-    engine: Engine, full: Plain, plain: Store, monkeypatch: pytest.MonkeyPatch
+async def test_no_view_is_believed_once_its_server_was_started_again_in_the_middle(
+    fragile: Breakable, full: Plain, plain: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who finds that it has been mended while he looked takes nothing away: it may have been built since."""
+    """It counts from zero then; before anything is removed, which may take minutes, no view has a position."""
+    seen, older = View(7, LANES), View(5, LANES)
+    for view in (seen, older):
+        await generations.prepare(plain, view, uuid4(), 1)
+    await generations.switch(plain, seen)
+    drop_some(full)
+    full.config_set("maxmemory", 0)
+
+    async def cut_off(*_: object) -> int:
+        fragile.restart()
+        raise StoreUnavailable
+
+    monkeypatch.setattr(generations, "drop", cut_off)
+    with pytest.raises(StoreUnavailable):
+        await mend_evictions(plain)
+    await _answered(plain, "k")
+    assert not await mend_evictions(plain)
+    for view in (seen, older):
+        assert set((await generations.checkpoints(plain, view, range(LANES))).values()) == {None}
+
+
+@pytest.mark.parametrize("more", [False, True])
+async def test_a_view_of_another_worker_who_was_faster_stays(
+    engine: Engine, full: Plain, plain: Store, monkeypatch: pytest.MonkeyPatch, more: bool
+) -> None:
+    """Who finds that it has been mended while he looked takes nothing away: it may have been built since. So also when
+    there was ``more`` to mend by then than he knows of."""
     await populate(engine)
     drop_some(full)
+    full.config_set("maxmemory", 0)
     found = generations.found
 
     async def overtaken(store: Store) -> list[View]:
         monkeypatch.undo()
-        full.config_set("maxmemory", 0)
+        if more:
+            drop_some(full)
+            full.config_set("maxmemory", 0)
         assert await mend_evictions(store)
         await viewed(engine, store)
         return await found(store)
@@ -165,12 +196,40 @@ async def test_a_view_of_another_worker_who_was_faster_stays(
     monkeypatch.setattr(generations, "found", overtaken)
     assert not await mend_evictions(plain)
     assert await generations.live_view(plain) is not None
+    assert not await mend_evictions(plain)
 
 
-async def test_a_policy_that_spares_views_costs_none(engine: Engine, full: Plain, plain: Store, guarded: Store) -> None:
-    """It drops what ends anyway, callers' positions say; the views go on, once that is known."""
+async def test_what_is_removed_too_late_takes_no_note_back(
+    engine: Engine, full: Plain, plain: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stood still while he removed what was there does not write down what has long been mended."""
+    drop_some(full)
+    full.config_set("maxmemory", 0)
     await populate(engine)
-    view = await viewed(engine, plain)
+    await viewed(engine, plain)
+    drop = generations.drop
+
+    async def overtaken(store: Store, view: View) -> int:
+        monkeypatch.undo()
+        drop_some(full)
+        full.config_set("maxmemory", 0)
+        assert await mend_evictions(store)
+        await viewed(engine, store)
+        return await drop(store, View(view.generation + 1, LANES))
+
+    monkeypatch.setattr(generations, "drop", overtaken)
+    assert not await mend_evictions(plain)
+    assert await generations.live_view(plain) is not None
+    assert not await mend_evictions(plain)
+
+
+async def test_a_policy_that_takes_only_what_ends_costs_the_views_too(
+    full: Plain, plain: Store, guarded: Store
+) -> None:
+    """By the time that anybody looks another may have been set, and nothing says under which one it was dropped."""
+    view = View(7, LANES)
+    await generations.prepare(plain, view, uuid4(), 1)
+    await generations.switch(plain, view)
     full.set("somebody's", bytes(1_000), ex=1_000)
     full.config_set("maxmemory-policy", "volatile-random")
     full.config_set("maxmemory", 1)
@@ -178,7 +237,7 @@ async def test_a_policy_that_spares_views_costs_none(engine: Engine, full: Plain
         await guarded.call("PING")
     full.config_set("maxmemory", 0)
     assert await mend_evictions(plain)
-    assert await generations.live_view(plain) == view
+    assert await generations.live_view(plain) is None
     await _answered(guarded, "k")
 
 
@@ -193,6 +252,7 @@ async def test_a_note_that_cannot_be_read_is_written_anew(
         full.lpush(EVICTIONS, "x")
     else:
         full.set(EVICTIONS, note)
+    await check_store(guarded)
     with pytest.raises(StoreUnavailable):
         await guarded.call("PING")
     assert await mend_evictions(plain)
@@ -201,22 +261,22 @@ async def test_a_note_that_cannot_be_read_is_written_anew(
 
 
 async def test_a_count_that_was_reset_says_nothing(full: Plain, plain: Store, guarded: Store, engine: Engine) -> None:
-    """CONFIG RESETSTAT costs no view; what is dropped after it is noticed, even when it is as much as before."""
-    dropped = drop_some(full)
+    """CONFIG RESETSTAT costs no view; what is dropped after it is noticed."""
+    drop_some(full)
     full.config_set("maxmemory", 0)
     assert await mend_evictions(plain)
     await populate(engine)
     view = await viewed(engine, plain)
+    await _answered(guarded, "k")
     full.config_resetstat()
     assert await guarded.call("PING") == b"PONG"
     assert await mend_evictions(plain)
     assert await generations.live_view(plain) == view
     assert read_mended(full.get(EVICTIONS)) == {}
-    while drop_some(full) < dropped:
-        full.config_set("maxmemory", 0)
+    drop_some(full)
+    full.config_set("maxmemory", 0)
     with pytest.raises(StoreUnavailable):
         await guarded.call("PING")
-    full.config_set("maxmemory", 0)
     assert await mend_evictions(plain)
     assert await generations.live_view(plain) is None
 
@@ -270,3 +330,33 @@ async def _answered(store: Store, key: str) -> bytes | None:
 
     await until(answered)
     return found[0]
+
+
+async def test_what_was_asked_before_it_was_mended_is_not_believed() -> None:
+    """It may have been answered before that, by one server of a cluster, and have come after the other's word that it
+    was mended."""
+    guard, told = Guard(lambda: told.append(1)), list[int]()
+    guard.ask = _mended_of_r
+    before = monotonic()
+    for _ in range(3):  # asked again each time, which does not make others wait
+        assert not guard.holds(DROPPED_FIVE, before)
+        await guard.look()
+    assert guard.holds(DROPPED_FIVE, monotonic()) and told == [1]
+
+
+async def test_a_count_that_comes_to_the_same_again_is_not_the_one_that_was_mended() -> None:
+    """Once it has been seen at zero."""
+    guard = Guard()
+    guard.ask = _mended_of_r
+    await guard.look()
+    assert guard.holds(DROPPED_FIVE, monotonic())
+    assert guard.holds(DROPPED_FIVE.replace(b"5", b"0"), monotonic())
+    assert not guard.holds(DROPPED_FIVE, monotonic())
+    await guard.look()
+
+
+def _mended_of_r() -> asyncio.Future[bytes]:
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[bytes] = loop.create_future()
+    loop.call_soon(told.set_result, b'{"r": 5}')
+    return told

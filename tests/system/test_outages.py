@@ -9,8 +9,11 @@ import httpx
 import pytest
 from redis import Redis
 
+from projections.evictions import mend_evictions
+from projections.store import StoreSettings, open_store
 from tests.api.in_process import InProcess, Person, environment, in_process, refusal, soon
 from tests.breakable import BreakableServers
+from tests.projections.dropping import drop_some
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,31 @@ async def test_without_postgres_commands_are_503_and_reads_go_on(
 
 async def _is_followed(one: Person, other: Person) -> bool:
     return (await one.follow(other)).status_code in (201, 409)
+
+
+async def test_once_redis_has_dropped_keys_reads_are_503_until_the_views_are_built_anew(
+    breakable: BreakableServers, service: InProcess
+) -> None:
+    """Never a list that looks empty because it was dropped; commands go on."""
+    ann, bob, cat = await service.people(3)
+    await ann.follow(bob)
+    with Redis.from_url(breakable.valkey.url) as redis:
+        try:
+            drop_some(redis)
+            redis.config_set("maxmemory", 0)
+            for path in READS:
+                answer = await ann.get(f"/v1/users/{path.format(bob.id)}")
+                assert refusal(answer) == (503, "unavailable", None) and int(answer.headers["retry-after"]) >= 1
+            assert (await ann.follow(cat)).status_code == 201
+            worker = open_store(StoreSettings(breakable.valkey.url))
+            assert await mend_evictions(worker)
+            await worker.close()
+            await service.ready()
+            assert await ann.follows(bob) and await ann.follows(cat)
+        finally:
+            redis.config_set("maxmemory", 0)
+            redis.delete(*redis.keys("somebody else's*"))
+            redis.config_resetstat()
 
 
 async def test_without_redis_reads_are_503_and_commands_go_on(breakable: BreakableServers, service: InProcess) -> None:

@@ -17,7 +17,7 @@ from commands.events import UserFollowed
 from commands.postgres import Engine
 from projections import generations
 from projections.evictions import mend_evictions
-from projections.keys import View
+from projections.keys import EVICTIONS, View
 from projections.store import Store, StoreSettings, open_store
 from projections.wakeup import QueueSettings, Wakeup
 from tests.breakable import Breakable
@@ -136,6 +136,7 @@ async def test_views_of_which_redis_has_dropped_keys_are_built_anew(
             drop_some(redis)
             await until(lambda: worker.says("set its maxmemory-policy to noeviction"))
             redis.delete(*redis.keys("somebody else's*"))
+            await until(lambda: redis.exists(EVICTIONS))
             await until(lambda: _is_another(store, before))
             view = await level(engine, store)
             assert actual(redis, view) == expected(sql, view)
