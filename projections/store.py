@@ -182,14 +182,12 @@ class Store:
         except exceptions.NoScriptError:
             return await self.call(f"EVAL{suffix}", script.text, len(keys), *keys, *arguments)
 
-    async def get_many(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Give the strings under ``keys``, which may be of any lanes, in one round trip; raises like ``call``."""
-        answer: list[bytes | None]
+    def get_many(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
+        """Ask for the strings under ``keys``, which may be of any lanes, with the others of this turn; the future gives
+        them in their order, or raises like ``call``."""
         if self.clustered:
-            answer = await asyncio.gather(*[self.call("GET", key) for key in keys])
-        else:
-            answer = await self.call("MGET", *keys)
-        return answer
+            return asyncio.gather(*[self.call("GET", key) for key in keys])
+        return self.call("MGET", *keys)
 
     def _flush(self) -> None:
         pending, self._pending, self._size = self._pending, [], 0

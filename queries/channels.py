@@ -59,17 +59,14 @@ async def channels(reader: Reader, numbers: Sequence[int], *, position: int = 0)
 async def _hydrate(reader: Reader, view: View, numbers: Sequence[int]) -> list[Channel] | None:
     call = reader.store.call
     counts = [call("ZCARD", view.followers(number)) for number in numbers]
-    profiles = [call("GET", view.user(number)) for number in numbers]
+    profiles = reader.store.get_many([view.user(number) for number in numbers])
     # The checkpoints last: of a lane that is lost in between, the checkpoint is missing, and no count stands as 0.
     lanes = {view.lane_of(number) for number in numbers}
     positions = [call("HGET", view.checkpoint(lane), "position") for lane in lanes]
-    answers = await asyncio.gather(*counts, *profiles, *positions)
-    if None in answers[len(numbers) :]:
+    found, *answers = await asyncio.gather(profiles, *counts, *positions)
+    if None in found or None in answers:
         return None
-    return [
-        Channel(_decoder.decode(profile), count)
-        for count, profile in zip(answers[: len(numbers)], answers[len(numbers) :], strict=False)
-    ]
+    return [Channel(_decoder.decode(profile), count) for profile, count in zip(found, answers, strict=False)]
 
 
 async def sorted_following(

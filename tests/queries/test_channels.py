@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from commands.errors import Invalid, UserNotFound, ViewUnavailable
 from commands.users import Broadcast, Profile
 from projections.fold import encode_profile
-from projections.generations import prepare, switch
+from projections.generations import lose, prepare, switch
 from projections.keys import View, member, score
 from projections.store import Store, StoreSettings, open_store
 from projections.wakeup import Progress
@@ -172,6 +172,19 @@ async def test_nobody_is_left_out(store: Store, monkeypatch: pytest.MonkeyPatch)
     await world.user(2, "bob")
     with pytest.raises(ViewUnavailable):
         await channels(world.reader, [2, 5])
+
+
+async def test_a_list_that_is_being_removed_has_no_length(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane loses its position first, then its keys in any order; who is left of them is not shown with nobody."""
+    monkeypatch.setattr("queries.channels.WAIT_S", 0.001)
+    world = await World(store, 3).begin()
+    await world.user(2, "bob")
+    await world.follow(2)
+    assert [one.followers for one in await channels(world.reader, [2])] == [1]
+    await lose(store, world.view)
+    await store.call("DEL", world.view.followers(2))
+    with pytest.raises(ViewUnavailable):
+        await channels(world.reader, [2])
 
 
 @pytest.mark.parametrize("lane", range(3))
