@@ -185,6 +185,7 @@ async def heal(
         await still_ours()
 
     lost = await generations.live_view(store)
+    await _make_room(engine, store, lost)
     reason = "the live view was lost or there was none"
     view = await start_or_resume(engine, store, await _usual_lanes(engine), fence, epoch, reason)
     projector = Projector(engine, store, view, dict.fromkeys(range(view.lanes), fence), epoch)
@@ -196,6 +197,15 @@ async def heal(
         await mark(engine, lost.generation, "dropped")
     await drop_rubbish(engine, store)
     return view
+
+
+async def _make_room(engine: Engine, store: Store, live: View | None) -> None:
+    """Remove what is left of the views that have no position at all, since a full server may have no room for another;
+    not while any lane of the live one can be read, which would have to wait for that."""
+    if live is None or await generations.is_nowhere(store, live):
+        for view in [View(row.number, row.lanes) for row in await registered(engine)]:
+            if await generations.is_nowhere(store, view):
+                await generations.drop(store, view)
 
 
 async def drop_rubbish(engine: Engine, store: Store) -> dict[int, int]:

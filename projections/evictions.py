@@ -14,23 +14,27 @@ import msgspec
 from msgspec import DecodeError
 from redis.exceptions import RedisError, ResponseError
 
+from commands.generations import registered
+from commands.postgres import Engine
 from projections import generations
 from projections.guard import read_mended
-from projections.keys import EVICTIONS
+from projections.keys import EVICTIONS, View
 from projections.store import Store
 
 logger: Final = logging.getLogger(__name__)
 
+# A server that does not answer for so long is passed by until the next look.
+TELL_S: Final = 1.0
 
-async def mend_evictions(store: Store) -> bool:
+
+async def mend_evictions(engine: Engine, store: Store) -> bool:
     """If servers have dropped keys since this was last done, take away every view that was there then, and write down
-    how many keys that was; give whether it was so. Raises StoreUnavailable, also when a part of it could be done.
+    how many keys that was; give whether it was so. Raises Unavailable, also when a part of it could be done.
 
-    First all views lose their positions, the live one before the others are looked for: should the server be started
-    again then, it counts from zero, and would be believed. Next they are removed, as a full server has no room for
-    others before. What is dropped while the next is built is more than was written down, and so is found by the next
-    look. Who finds that another worker has written something down meanwhile leaves all as it is: what he sees may have
-    been built since.
+    The live view goes first: should the server be started again in the middle, it counts from zero and is believed.
+    What is left of the views is removed before the next is built (``heal``). What is dropped from now on is more than
+    was written down, and so is found by the next look. Who finds that another worker has written something down
+    meanwhile leaves it at that: what he sees may have been built since.
     """
     known = await _mended(store)
     counts = await _counts(store)
@@ -42,23 +46,20 @@ async def mend_evictions(store: Store) -> bool:
         with suppress(DecodeError, ResponseError):
             if (live := await generations.live_view(store)) is not None and await _mended(store) == known:
                 await generations.lose(store, live)
-        views = await generations.found(store)
+                await generations.forget(store, live)
+        views = [View(row.number, row.lanes) for row in await registered(engine)]
         if await _mended(store) != known:
             return False
-        for view in views:
-            await generations.lose(store, view)
-        for view in views:
-            await generations.forget(store, view)
-            await generations.drop(store, view)
-        if await _mended(store) != known:
-            return False
+        await asyncio.gather(*[generations.lose(store, view) for view in views])
+    if await _mended(store) != known:
+        return False
     await store.call("SET", EVICTIONS, msgspec.json.encode(now))
     return True
 
 
 async def _counts(store: Store) -> dict[str, int]:
     """How many keys each server with keys has dropped in its present run; without those that do not answer."""
-    asked = [client.info() for client in store.known_masters()]
+    asked = [asyncio.wait_for(client.info(), TELL_S) for client in store.known_masters()]
     counts: dict[str, int] = {}
     for info in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(info, dict):

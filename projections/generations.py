@@ -161,6 +161,14 @@ async def stands_at(store: Store, view: View) -> int | None:
     return None if None in found else min(int(position) for position in found)
 
 
+async def is_nowhere(store: Store, view: View) -> bool:
+    """Whether no lane of a view has a position, live or retired, so that nobody reads it or can go back to it."""
+    rows = await asyncio.gather(
+        *[store.call("HMGET", view.checkpoint(lane), "position", "kept") for lane in range(view.lanes)]
+    )
+    return all(row == [None, None] for row in rows)
+
+
 async def highest(store: Store) -> int:
     """The highest number of a generation that this Redis has ever seen, 0 when none. A number must not come back, or
     who still goes by the old view of that number would take the beginnings of the new one for it."""

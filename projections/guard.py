@@ -2,8 +2,8 @@
 ``maxmemory-policy`` than the one it must have. A list that was dropped looks like an empty one.
 
 A server counts what it drops, so its count is asked for behind all that is read in one go, and nothing of that is
-believed unless the count is zero or one that the workers have mended (projections/evictions.py). That is exact, whoever
-changes the policy whenever, and costs some 8 us for all that is asked in one turn.
+believed unless the count is zero or one that the workers have mended (projections/evictions.py). That is exact for as
+long as the server counts on, whoever changes the policy whenever, and costs some 8 us for what is asked in one turn.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -42,13 +41,14 @@ class LivePage(msgspec.Struct, frozen=True):
 async def channels(reader: Reader, numbers: Sequence[int], *, position: int = 0) -> list[Channel]:
     """Give the channels of ``numbers``, in their order, in one round trip; ``position`` is their list's.
 
-    Erased users as in ``queries.users.profiles``. Raises ViewUnavailable rather than leave somebody out.
+    Erased users as in ``queries.users.cards``. Raises ViewUnavailable rather than leave somebody out.
     """
     if not numbers:
         return []
-    found = await _hydrate(reader, await reader.view(), numbers)
+    found = await _hydrate(reader, view := await reader.view(), numbers)
+    if found is None and (newer := await reader.view(again=True)) != view:
+        found = await _hydrate(reader, view := newer, numbers)
     if found is None:  # his lane may be a moment behind the list's
-        view = await reader.view()
         await reader.progress.wait(position, {group_of(view.lane_of(number)) for number in numbers}, WAIT_S)
         found = await _hydrate(reader, await reader.view(again=True), numbers)
     if found is None:
@@ -57,14 +57,14 @@ async def channels(reader: Reader, numbers: Sequence[int], *, position: int = 0)
 
 
 async def _hydrate(reader: Reader, view: View, numbers: Sequence[int]) -> list[Channel] | None:
-    call = reader.store.call
-    counts = [call("ZCARD", view.followers(number)) for number in numbers]
-    profiles = reader.store.get_many([view.user(number) for number in numbers])
+    counts = [("ZCARD", view.followers(number)) for number in numbers]
+    profiles = [("GET", view.user(number)) for number in numbers]
     # The checkpoints last: of a lane that is lost in between, the checkpoint is missing, and no count stands as 0.
     lanes = {view.lane_of(number) for number in numbers}
-    positions = [call("HGET", view.checkpoint(lane), "position") for lane in lanes]
-    found, *answers = await asyncio.gather(profiles, *counts, *positions)
-    if None in found or None in answers:
+    positions = [("HGET", view.checkpoint(lane), "position") for lane in lanes]
+    answers = await reader.store.batch([*counts, *profiles, *positions])
+    found, stand = answers[len(numbers) : 2 * len(numbers)], answers[2 * len(numbers) :]
+    if None in found or any(position is None or int(position) < reader.since for position in stand):
         return None
     return [Channel(_decoder.decode(profile), count) for profile, count in zip(found, answers, strict=False)]
 

@@ -100,7 +100,7 @@ async def keep_whole(ctx: dict[str, Any]) -> None:
     may take none."""
     while True:
         try:
-            await mend_evictions(ctx["store"])
+            await mend_evictions(ctx["engine"], ctx["store"])
         except Unavailable:
             pass  # what is away is looked at when it is back
         except Exception:

@@ -233,7 +233,7 @@ async def test_a_process_that_knew_the_slots_long_ago(cluster: ValkeyCluster, st
 
 
 async def test_of_a_master_that_has_dropped_keys_nothing_is_believed(
-    cluster: ValkeyCluster, written: list[str], store: Store
+    engine: Engine, cluster: ValkeyCluster, written: list[str], store: Store
 ) -> None:
     """The others go on, also the one where it is written down that this was mended."""
     guarded = open_store(StoreSettings(cluster.url), guarded=True)
@@ -244,10 +244,10 @@ async def test_of_a_master_that_has_dropped_keys_nothing_is_believed(
         drop_some(dropping.client, f"{{{theirs[0]}}}")
         assert await read(guarded, written) == theirs
         dropping.client.config_set("maxmemory", 0)
-        assert await mend_evictions(store)
+        assert await mend_evictions(engine, store)
         await asyncio.gather(*[store.call("SET", key, key) for key in theirs])
         assert set(await until_all_are_read(guarded, written)) <= set(theirs)
-        assert not await mend_evictions(store)
+        assert not await mend_evictions(engine, store)
     finally:
         dropping.client.config_set("maxmemory", 0)
         dropping.client.config_set("maxmemory-policy", "noeviction")

@@ -9,17 +9,20 @@ from uuid import uuid4
 import pytest
 from redis import Redis
 
+from commands import log
 from commands.errors import StoreUnavailable
+from commands.generations import Generation, begin_generation, mark
 from commands.postgres import Engine
-from projections import generations
+from projections import evictions, generations
+from projections.building import heal
 from projections.evictions import mend_evictions
 from projections.guard import Guard, read_mended
-from projections.keys import EVICTIONS, View
+from projections.keys import EVICTIONS, POINTER, View
 from projections.store import Store, StoreSettings, check_store, load_script, open_store
 from tests.breakable import Breakable
 from tests.opened import Plain
 from tests.projections.dropping import drop_some
-from tests.projections.worlds import LANES, populate, viewed
+from tests.projections.worlds import FENCE, LANES, populate, viewed
 from tests.waiting import until
 
 PAGE = load_script("queries", "page.lua", reads=True)
@@ -56,7 +59,7 @@ async def guarded(fragile: Breakable) -> AsyncIterator[Store]:
 
 
 async def test_no_answer_is_given_by_a_server_that_has_dropped_something(
-    full: Plain, guarded: Store, plain: Store
+    engine: Engine, full: Plain, guarded: Store, plain: Store
 ) -> None:
     """Of no kind; until the workers have mended it. Who is not guarded is answered as ever."""
     full.mset({f"k{number}": number for number in range(KEYS)})
@@ -73,9 +76,9 @@ async def test_no_answer_is_given_by_a_server_that_has_dropped_something(
     with pytest.raises(StoreUnavailable):
         await guarded.call("GET", "k1")
     full.config_set("maxmemory", 0)
-    assert await mend_evictions(plain)
+    assert await mend_evictions(engine, plain)
     assert await _answered(guarded, "k1") in (None, b"1")
-    assert not await mend_evictions(plain)
+    assert not await mend_evictions(engine, plain)
 
 
 async def test_whoever_reads_while_keys_are_dropped_gets_what_is_right_or_nothing(full: Plain, guarded: Store) -> None:
@@ -98,7 +101,9 @@ async def test_whoever_reads_while_keys_are_dropped_gets_what_is_right_or_nothin
     assert await dropping and right > KEYS
 
 
-async def test_what_was_dropped_before_is_not_believed_by_whoever_starts(fragile: Breakable, full: Plain) -> None:
+async def test_what_was_dropped_before_is_not_believed_by_whoever_starts(
+    engine: Engine, fragile: Breakable, full: Plain
+) -> None:
     """A process that comes after it does not take the state for the right one; one that comes after it was mended does,
     from the first answer on."""
     drop_some(full)
@@ -107,7 +112,7 @@ async def test_what_was_dropped_before_is_not_believed_by_whoever_starts(fragile
     with pytest.raises(StoreUnavailable):
         await late.call("PING")
     full.config_set("maxmemory", 0)
-    await mend_evictions(plain)
+    await mend_evictions(engine, plain)
     later = open_store(StoreSettings(fragile.url), guarded=True)
     await check_store(later)
     assert await later.call("PING") == b"PONG"
@@ -115,7 +120,9 @@ async def test_what_was_dropped_before_is_not_believed_by_whoever_starts(fragile
         await store.close()
 
 
-async def test_before_it_is_believed_again_all_that_was_heard_is_forgotten(fragile: Breakable, full: Plain) -> None:
+async def test_before_it_is_believed_again_all_that_was_heard_is_forgotten(
+    engine: Engine, fragile: Breakable, full: Plain
+) -> None:
     """Positions that callers' reads must hold may have been dropped, too: it is as if the server had been away."""
     told: list[int] = []
     store = open_store(StoreSettings(fragile.url), lambda: told.append(1), guarded=True)
@@ -126,51 +133,76 @@ async def test_before_it_is_believed_again_all_that_was_heard_is_forgotten(fragi
     assert not told
     full.config_set("maxmemory", 0)
     plain = open_store(StoreSettings(fragile.url))
-    await mend_evictions(plain)
+    await mend_evictions(engine, plain)
     await _answered(store, "k")
     assert told == [1]
     for opened in (store, plain):
         await opened.close()
 
 
-async def test_every_view_that_was_there_is_taken_away(full: Plain, plain: Store) -> None:
-    """The one that readers see, and those to which one could go back. Their memory is free then: a server that is still
-    as full has room for what must be written down."""
-    seen, older = View(7, LANES), View(5, LANES)
-    for view in (seen, older):
-        await generations.prepare(plain, view, uuid4(), 1)
-    await generations.switch(plain, seen)
-    assert await generations.retire(plain, older, 2)
-    await asyncio.gather(*[plain.call("ZADD", seen.followers(number), 1, number) for number in range(LISTS)])
-    drop_some(full)
-    assert await mend_evictions(plain)
-    assert await generations.live_view(plain) is None
-    assert await generations.found(plain) == []
-    assert not full.keys("{g*")
-
-
-async def test_no_view_is_believed_once_its_server_was_started_again_in_the_middle(
-    fragile: Breakable, full: Plain, plain: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It counts from zero then; before anything is removed, which may take minutes, no view has a position."""
-    seen, older = View(7, LANES), View(5, LANES)
-    for view in (seen, older):
-        await generations.prepare(plain, view, uuid4(), 1)
-    await generations.switch(plain, seen)
+async def test_every_view_that_was_there_is_taken_away(engine: Engine, full: Plain, plain: Store) -> None:
+    """The one that readers see, one that is kept to go back to, and one that is being built."""
+    views = [await begun(engine, plain) for _ in range(3)]
+    await generations.switch(plain, views[0])
+    assert await generations.retire(plain, views[1], FENCE)
     drop_some(full)
     full.config_set("maxmemory", 0)
+    assert await mend_evictions(engine, plain)
+    assert await generations.live_view(plain) is None
+    for view in views:
+        assert await generations.is_nowhere(plain, view)
 
-    async def cut_off(*_: object) -> int:
+
+async def test_the_live_view_goes_first(
+    fragile: Breakable, engine: Engine, full: Plain, plain: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is started again in the middle counts from zero, and is believed."""
+    await begun(engine, plain)
+    live = await begun(engine, plain)
+    drop_some(full)
+    full.config_set("maxmemory", 0)
+    await generations.switch(plain, live)
+
+    async def cut_off(_: Engine) -> list[Generation]:
         fragile.restart()
         raise StoreUnavailable
 
-    monkeypatch.setattr(generations, "drop", cut_off)
+    monkeypatch.setattr(evictions, "registered", cut_off)
     with pytest.raises(StoreUnavailable):
-        await mend_evictions(plain)
+        await mend_evictions(engine, plain)
     await _answered(plain, "k")
-    assert not await mend_evictions(plain)
-    for view in (seen, older):
-        assert set((await generations.checkpoints(plain, view, range(LANES))).values()) == {None}
+    assert await generations.is_nowhere(plain, live)
+
+
+async def test_a_pointer_that_cannot_be_read_is_in_nobodys_way(engine: Engine, full: Plain, plain: Store) -> None:
+    """Readers get 503 for it anyway."""
+    view = await begun(engine, plain)
+    drop_some(full)
+    full.config_set("maxmemory", 0)
+    full.set(POINTER, "nonsense")
+    assert await mend_evictions(engine, plain)
+    assert await generations.is_nowhere(plain, view)
+
+
+async def test_what_was_taken_away_makes_room_for_what_is_built(engine: Engine, full: Plain, plain: Store) -> None:
+    """On a server that is as full as it was."""
+    await populate(engine)
+    seen = await begun(engine, plain)
+    await generations.switch(plain, seen)
+    await mark(engine, seen.generation, "live")
+    await asyncio.gather(*[plain.call("ZADD", seen.followers(number), 1, number) for number in range(LISTS)])
+    drop_some(full)
+    with pytest.raises(StoreUnavailable):  # there is no room to write it down
+        await mend_evictions(engine, plain)
+
+    async def ours() -> None:
+        pass
+
+    epoch = (await log.head(engine)).epoch
+    view = await heal(engine, plain, FENCE, epoch, ours)
+    assert not full.keys(seen.pattern())
+    assert await generations.live_view(plain) == view
+    assert await mend_evictions(engine, plain)  # late, so that what has been built is built once more
 
 
 @pytest.mark.parametrize("more", [False, True])
@@ -182,53 +214,52 @@ async def test_a_view_of_another_worker_who_was_faster_stays(
     await populate(engine)
     drop_some(full)
     full.config_set("maxmemory", 0)
-    found = generations.found
+    asked = generations.live_view
 
-    async def overtaken(store: Store) -> list[View]:
+    async def overtaken(store: Store) -> View | None:
         monkeypatch.undo()
         if more:
             drop_some(full)
             full.config_set("maxmemory", 0)
-        assert await mend_evictions(store)
+        assert await mend_evictions(engine, store)
         await viewed(engine, store)
-        return await found(store)
+        return await asked(store)
 
-    monkeypatch.setattr(generations, "found", overtaken)
-    assert not await mend_evictions(plain)
+    monkeypatch.setattr(generations, "live_view", overtaken)
+    assert not await mend_evictions(engine, plain)
     assert await generations.live_view(plain) is not None
-    assert not await mend_evictions(plain)
+    assert not await mend_evictions(engine, plain)
 
 
-async def test_what_is_removed_too_late_takes_no_note_back(
+async def test_a_count_that_was_reset_hides_nothing_that_another_worker_has_mended_since(
     engine: Engine, full: Plain, plain: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that stood still while he removed what was there does not write down what has long been mended."""
-    drop_some(full)
+    """Who has seen it at zero, and stood still, does not write that down any more."""
+    before = drop_some(full)
     full.config_set("maxmemory", 0)
-    await populate(engine)
-    await viewed(engine, plain)
-    drop = generations.drop
+    assert await mend_evictions(engine, plain)
+    full.config_resetstat()
+    counts = evictions._counts
 
-    async def overtaken(store: Store, view: View) -> int:
+    async def overtaken(store: Store) -> dict[str, int]:
         monkeypatch.undo()
-        drop_some(full)
+        zero = await counts(store)
+        while drop_some(full) == before:  # as much as before would be taken for that
+            pass
         full.config_set("maxmemory", 0)
-        assert await mend_evictions(store)
-        await viewed(engine, store)
-        return await drop(store, View(view.generation + 1, LANES))
+        assert await mend_evictions(engine, store)
+        return zero
 
-    monkeypatch.setattr(generations, "drop", overtaken)
-    assert not await mend_evictions(plain)
-    assert await generations.live_view(plain) is not None
-    assert not await mend_evictions(plain)
+    monkeypatch.setattr(evictions, "_counts", overtaken)
+    assert not await mend_evictions(engine, plain)
+    assert not await mend_evictions(engine, plain)
 
 
 async def test_a_policy_that_takes_only_what_ends_costs_the_views_too(
-    full: Plain, plain: Store, guarded: Store
+    engine: Engine, full: Plain, plain: Store, guarded: Store
 ) -> None:
     """By the time that anybody looks another may have been set, and nothing says under which one it was dropped."""
-    view = View(7, LANES)
-    await generations.prepare(plain, view, uuid4(), 1)
+    view = await begun(engine, plain)
     await generations.switch(plain, view)
     full.set("somebody's", bytes(1_000), ex=1_000)
     full.config_set("maxmemory-policy", "volatile-random")
@@ -236,14 +267,14 @@ async def test_a_policy_that_takes_only_what_ends_costs_the_views_too(
     with pytest.raises(StoreUnavailable):
         await guarded.call("PING")
     full.config_set("maxmemory", 0)
-    assert await mend_evictions(plain)
+    assert await mend_evictions(engine, plain)
     assert await generations.live_view(plain) is None
     await _answered(guarded, "k")
 
 
 @pytest.mark.parametrize("note", ["nonsense", '{"other": "x"}', None])
 async def test_a_note_that_cannot_be_read_is_written_anew(
-    full: Plain, plain: Store, guarded: Store, note: str | None
+    engine: Engine, full: Plain, plain: Store, guarded: Store, note: str | None
 ) -> None:
     """Whatever has been put there: what was dropped counts as not mended."""
     dropped = drop_some(full)
@@ -255,7 +286,7 @@ async def test_a_note_that_cannot_be_read_is_written_anew(
     await check_store(guarded)
     with pytest.raises(StoreUnavailable):
         await guarded.call("PING")
-    assert await mend_evictions(plain)
+    assert await mend_evictions(engine, plain)
     assert read_mended(full.get(EVICTIONS)) == {full.info("server")["run_id"]: dropped}
     await _answered(guarded, "k")
 
@@ -264,20 +295,20 @@ async def test_a_count_that_was_reset_says_nothing(full: Plain, plain: Store, gu
     """CONFIG RESETSTAT costs no view; what is dropped after it is noticed."""
     drop_some(full)
     full.config_set("maxmemory", 0)
-    assert await mend_evictions(plain)
+    assert await mend_evictions(engine, plain)
     await populate(engine)
     view = await viewed(engine, plain)
     await _answered(guarded, "k")
     full.config_resetstat()
     assert await guarded.call("PING") == b"PONG"
-    assert await mend_evictions(plain)
+    assert await mend_evictions(engine, plain)
     assert await generations.live_view(plain) == view
     assert read_mended(full.get(EVICTIONS)) == {}
     drop_some(full)
     full.config_set("maxmemory", 0)
     with pytest.raises(StoreUnavailable):
         await guarded.call("PING")
-    assert await mend_evictions(plain)
+    assert await mend_evictions(engine, plain)
     assert await generations.live_view(plain) is None
 
 
@@ -317,6 +348,13 @@ async def test_who_closes_waits_for_the_check(full: Plain, fragile: Breakable) -
     under_way = store.call("GET", "k")
     await store.close()
     assert await under_way == b"1"
+
+
+async def begun(engine: Engine, store: Store) -> View:
+    """A view that somebody has begun to build."""
+    view = View(await begin_generation(engine, LANES, "a test"), LANES)
+    await generations.prepare(store, view, uuid4(), FENCE)
+    return view
 
 
 async def _answered(store: Store, key: str) -> bytes | None:

@@ -94,7 +94,7 @@ async def test_once_redis_has_dropped_keys_reads_are_503_until_the_views_are_bui
                 assert refusal(answer) == (503, "unavailable", None) and int(answer.headers["retry-after"]) >= 1
             assert (await ann.follow(cat)).status_code == 201
             worker = open_store(StoreSettings(breakable.valkey.url))
-            assert await mend_evictions(worker)
+            assert await mend_evictions(service.parts.engine, worker)
             await worker.close()
             await service.ready()
             assert await ann.follows(bob) and await ann.follows(cat)

@@ -17,6 +17,7 @@ from commands.events import UserFollowed
 from commands.postgres import Engine
 from projections import generations
 from projections.evictions import mend_evictions
+from projections.guard import read_mended
 from projections.keys import EVICTIONS, View
 from projections.store import Store, StoreSettings, open_store
 from projections.wakeup import QueueSettings, Wakeup
@@ -133,14 +134,14 @@ async def test_views_of_which_redis_has_dropped_keys_are_built_anew(
         redis.flushall()
         with working(database_url, fragile, tmp_path) as worker:
             before = await level(engine, store)
-            drop_some(redis)
+            dropped = drop_some(redis)
             await until(lambda: worker.says("set its maxmemory-policy to noeviction"))
             redis.delete(*redis.keys("somebody else's*"))
-            await until(lambda: redis.exists(EVICTIONS))
+            await until(lambda: dropped in read_mended(redis.get(EVICTIONS)).values())
             await until(lambda: _is_another(store, before))
             view = await level(engine, store)
             assert actual(redis, view) == expected(sql, view)
-            assert not await mend_evictions(store)
+            assert not await mend_evictions(engine, store)
             assert await generations.found(store) == [view]
         redis.config_set("maxmemory", 0)
         redis.config_resetstat()
