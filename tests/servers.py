@@ -133,10 +133,10 @@ class Service:
     processes: dict[str, subprocess.Popen[bytes]]
 
     def token(self, user: str, role: str = "user", scopes: Sequence[str] = (), **claims: object) -> str:
-        """A token of ``user`` that the service accepts for an hour."""
+        """A token of ``user`` that the service accepts for a day: some parts of the proof take hours."""
         from cli.dev_key import sign
 
-        return sign(self.folder, user, scopes=tuple(scopes), role=role, ttl_s=3600, claims=claims)
+        return sign(self.folder, user, scopes=tuple(scopes), role=role, ttl_s=86_400, claims=claims)
 
     def client(self, user: str, role: str = "user", scopes: Sequence[str] = ()) -> httpx.Client:
         """An HTTP client that acts as ``user`` through ``Authorization: Bearer``."""

@@ -201,6 +201,7 @@ class Client:
     def _note(self, status: int, headers: dict[str, str]) -> None:
         kind = "without an answer" if status == NO_ANSWER else "503" if status == 503 else "answered"
         self._counts.add(f"requests {kind}")
+        self._counts.expect(status != 401, "a good token is refused")
         self._counts.expect(status != 503 or "retry-after" in headers, "a 503 without Retry-After")
 
     def _is_known(self, target: str) -> bool:

@@ -86,7 +86,7 @@ async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Cou
     killer, chance = Killer(made, trial.chance("kills"), counts), trial.chance("pauses")
     async with acting(clients):
         kills, events = trial.times(*KILLS), trial.times(*EVENTS)
-        while kills > 0 or sum(client.went_in for client in clients) < events:
+        while not counts.wrong and (kills > 0 or sum(client.went_in for client in clients) < events):
             kills -= 1
             await asyncio.sleep(chance.uniform(*PAUSE_S[trial.scale]))
             counts.add(f"kills of {await asyncio.to_thread(killer.kill)}")
