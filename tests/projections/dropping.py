@@ -8,6 +8,7 @@ BALLAST = 1_000
 def drop_some(redis: Plain, tag: str = "") -> int:
     """Let the server drop keys, a tenth of what it has, to have room for somebody else's, whose names begin with
     ``tag``; the memory stays full. How many it has dropped by now."""
+    redis.config_set("maxmemory", 0)
     for number in range(BALLAST):
         redis.set(f"{tag}somebody else's {number}", bytes(1_000))
     redis.config_set("maxmemory-policy", "allkeys-random")
