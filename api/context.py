@@ -135,9 +135,9 @@ async def _own_position(parts: Parts, context: Context, read_at: int) -> int:
     left = context.left
     if context.caller is None or left is None:
         return 0
-    own = parts.positions.of(context.caller.id)
     if not left.done():
         await asyncio.wait([left], timeout=STORE_WAIT_S)
+    own = parts.positions.of(context.caller.id)  # now: another process may have told of it meanwhile
     if left.done() and left.exception() is None:
         own = max(own, int(left.result() or 0))
     else:

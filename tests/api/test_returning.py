@@ -12,6 +12,8 @@ from httpx import Response
 from redis import Redis
 
 from api import positions, returning
+from api.claims import Caller
+from api.context import Context, complete
 from api.returning import Returning
 from commands.events import UserFollowed, UserUnfollowed
 from commands.postgres import Engine
@@ -261,3 +263,16 @@ async def test_a_second_return(engine: Engine, monkeypatch: pytest.MonkeyPatch) 
     [third] = await append(engine, 1, 2, UserFollowed())
     return_.note()
     assert await waited_for(return_) == third.position and return_.over
+
+
+async def test_a_position_that_is_heard_of_while_redis_is_asked_counts(processes: list[InProcess]) -> None:
+    """Another process tells of it, as Redis takes no writes, and its message comes behind the question."""
+    parts = processes[0].parts
+    left: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+    context = Context("a request", {}, Caller("ann", "user", frozenset(), 0, 0), left=left)
+    completing = asyncio.create_task(complete(parts, context))
+    await asyncio.sleep(0)  # it has begun
+    parts.positions.remember("ann", 7)
+    left.set_result(None)
+    await completing
+    assert context.fresh.position >= 7
