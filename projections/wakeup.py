@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextvars import Context
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -112,7 +113,7 @@ class Wakeup:
 
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
-        self._queue: ArqRedis | None = None
+        self._opening: asyncio.Task[ArqRedis] | None = None
         self._position = 0
         self._sender: asyncio.Task[None] | None = None
 
@@ -141,13 +142,16 @@ class Wakeup:
         """Finish what is on its way and close."""
         if self._sender is not None:
             await self._sender
-        if self._queue is not None:
-            await self._queue.aclose()
+        if self._opening is not None:
+            await asyncio.wait([self._opening])
+            if self._opening.exception() is None:
+                await self._opening.result().aclose()
 
     async def _open(self) -> ArqRedis:
-        if self._queue is None:
-            self._queue = await open_queue(self._settings)
-        return self._queue
+        """One connection for all who want it at once, and whoever stops waiting leaves it to the others."""
+        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
+            self._opening = asyncio.get_running_loop().create_task(open_queue(self._settings), context=Context())
+        return await asyncio.shield(self._opening)
 
     async def _send(self) -> None:
         sent = -1

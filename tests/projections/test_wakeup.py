@@ -177,3 +177,23 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("QUEUE_URL", "redis+cluster://a:1")
     with pytest.raises(SettingsError, match="cluster"):
         QueueSettings.from_env()
+
+
+async def test_all_share_one_connection_also_with_one_who_stops_waiting_for_it(queue_url: str) -> None:
+    """Each that opened its own would leave it open for good, as would who stops in the middle."""
+    with Redis.from_url(queue_url) as redis:
+        number = redis.connection_pool.connection_kwargs["db"]
+
+        def connections() -> set[str]:
+            return {client["id"] for client in redis.client_list() if client["db"] == str(number)}
+
+        before, wakeup = connections(), Wakeup(QueueSettings(queue_url))
+        impatient = asyncio.create_task(wakeup.tell_late("ann", 1))
+        await asyncio.sleep(0)  # it has begun
+        impatient.cancel()
+        await asyncio.gather(
+            *[wakeup.tell_late("bob", position) for position in range(5)], wakeup.enqueue("x", job_id="x")
+        )
+        assert len(connections() - before) <= 6  # a pool of as many as ask at once
+        await wakeup.close()
+        assert connections() == before
