@@ -153,7 +153,7 @@ async def server() -> AsyncIterator[KeyServer]:
 
 @pytest.fixture
 async def from_url(server: KeyServer, clock: Clock) -> AsyncIterator[Keys]:
-    keys = Keys(UrlSource(server.url, limit_s=0.2), clock=clock)
+    keys = Keys(UrlSource(server.url), clock=clock)
     yield keys
     await keys.close()
 
