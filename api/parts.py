@@ -67,6 +67,7 @@ class Parts:
     unvetted: set[str] = field(default_factory=lambda: {"log", "store"})
     _vetting: asyncio.Task[None] | None = None
     _late: Listener | None = None
+    _started: bool = False
 
     @classmethod
     def from_env(cls) -> "Parts":
@@ -113,6 +114,7 @@ class Parts:
         self.committer.start()
         self._late = Listener(self.listener.settings, LATE_CHANNEL, self._hear_late)
         await asyncio.gather(self.listener.start(), self._late.start())
+        self._started = True
         if self.unvetted:
             self._vetting = asyncio.create_task(self._vet_later())
         self.leaving.heed_signals()
@@ -135,6 +137,8 @@ class Parts:
     def _hear_late(self, message: bytes | None) -> None:
         if message is not None:
             self.positions.remember(*msgspec.json.decode(message, type=tuple[str, int]))
+        elif self._started:
+            self.returning.note()  # others may have told of positions while we did not hear
 
     def must_be_vetted(self, name: str) -> None:
         """Raise Unavailable while the server ``name`` has not shown that it keeps what we promise."""

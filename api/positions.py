@@ -39,6 +39,11 @@ class Positions:
         self._store, self._wakeup = store, wakeup
         self._known, self._owed = Latest(), Latest()
         self._paying: asyncio.Task[None] | None = None
+        # Of whose position the other processes must be told, and how many such wishes there were and have been granted.
+        self._untold: set[str] = set()
+        self._wished = self._granted = 0
+        self._telling: asyncio.Task[None] | None = None
+        self._told = asyncio.Condition()
 
     def of(self, caller: str) -> int:
         """What this caller's reads must hold, 0 when this process knows of nothing."""
@@ -54,19 +59,18 @@ class Positions:
         try:
             await self._write(caller, position)
         except Exception as error:
-            _tell(error)
+            _log(error)
             self._owed.note(caller, position)
             if self._paying is None:
                 self._paying = asyncio.get_running_loop().create_task(self._pay(), context=Context())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(STORE_WAIT_S):
-                    await self._wakeup.tell_late(caller, position)
+            await self._tell_others(caller)
 
     async def close(self) -> None:
         """What Redis has not taken by now is lost: other processes ask the log for its end (``Returning``)."""
-        if self._paying is not None:
-            self._paying.cancel()
-            await asyncio.gather(self._paying, return_exceptions=True)
+        for task in (self._paying, self._telling):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
 
     async def _pay(self) -> None:
         """Leave what is owed, one first to see whether Redis takes it."""
@@ -76,7 +80,7 @@ class Positions:
             try:
                 await asyncio.gather(*[self._write(caller, position) for caller, (position, _) in some.items()])
             except Exception as error:
-                _tell(error)
+                _log(error)
                 for caller in some:  # another's server may be there
                     owed.positions[caller] = owed.positions.pop(caller)
                 at_once = 1
@@ -88,6 +92,35 @@ class Positions:
                 if owed.positions.get(caller) == noted:
                     del owed.positions[caller]
         self._paying = None
+
+    async def _tell_others(self, caller: str) -> None:
+        """Return when each process has been told, or after a moment; then it is still told as soon as may be."""
+        self._untold.add(caller)
+        self._wished += 1
+        wished = self._wished
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._tell(), context=Context())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STORE_WAIT_S), self._told:
+                await self._told.wait_for(lambda: self._granted >= wished)
+
+    async def _tell(self) -> None:
+        """Tell of all at once that wait for it, until none does; what Redis has taken meanwhile need not be told."""
+        while self._untold:
+            wished, some, self._untold = self._wished, self._untold, set()
+            if not await self._tell_of(some):
+                await asyncio.sleep(AGAIN_S)
+                self._untold |= some & self._owed.positions.keys()
+                continue
+            async with self._told:
+                self._granted = wished
+                self._told.notify_all()
+
+    async def _tell_of(self, callers: set[str]) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STORE_WAIT_S):
+                return await self._wakeup.tell_late({caller: self.of(caller) for caller in callers})
+        return False
 
     async def _write(self, caller: str, position: int) -> None:
         async with asyncio.timeout(STORE_WAIT_S):
@@ -115,7 +148,7 @@ class Latest:
             self._others = max(given_up, self._others[0]), max(until, self._others[1])
 
 
-def _tell(error: Exception) -> None:
+def _log(error: Exception) -> None:
     """A server that is away is told of elsewhere; all else is a fault, which must not fail what is done already."""
     if not isinstance(error, FollowsError | TimeoutError):
         logger.error("a position cannot be left", exc_info=error)

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from commands import leases, log, pauses
@@ -30,7 +29,7 @@ from projections.catch_up import (
 from projections.keys import APPLIED_CHANNEL, GROUPS, WAKE_CHANNEL, View, group_of
 from projections.sighting import Sighting
 from projections.store import Store
-from projections.wakeup import Listener, QueueSettings, open_queue, progress_message
+from projections.wakeup import QUEUE_S, Listener, QueueSettings, Wakeup, progress_message
 
 logger: Final = logging.getLogger(__name__)
 
@@ -48,9 +47,6 @@ BACK_S: Final = 0.1
 # What fails is tried again after this, and ever more slowly up to IDLE_S.
 PAUSE_MIN_S: Final = 0.05
 
-# The queue is of use to a drain only for speed, so it does not wait for it.
-QUEUE_S: Final = 0.5
-
 # What passes by itself, or when the lanes, the view or the leases are looked at anew.
 PASSING: Final = (Unavailable, Broken, ViewLost, Fenced, RedisError, OSError)
 
@@ -59,13 +55,13 @@ class Drain:
     """Projects the lanes that this worker can get; one per worker process."""
 
     def __init__(self, engine: Engine, store: Store, queue: QueueSettings, owner: UUID) -> None:
-        self._engine, self._store, self._queue, self._owner = engine, store, queue, owner
+        self._engine, self._store, self._owner = engine, store, owner
         self._sighting = Sighting(store)
         self._away: list[int] = []
         self._woken = asyncio.Event()
         self._listener = Listener(queue, WAKE_CHANNEL, lambda _: self._woken.set())
         self._listening = False
-        self._publisher: Redis | None = None
+        self._wakeup = Wakeup(queue)
         self._building: asyncio.Task[None] | None = None
         self._fences: dict[str, int] = {}
         self._went_well = False
@@ -99,8 +95,7 @@ class Drain:
             self._building.cancel()
             await asyncio.gather(self._building, return_exceptions=True)
         await self._listener.close()
-        if self._publisher is not None:
-            await self._publisher.aclose()
+        await self._wakeup.close()
         await leases.release(self._engine, self._owner)
 
     async def _turn(self) -> None:
@@ -207,24 +202,13 @@ class Drain:
             groups = whole_groups(projector.view, projector.fences)
             lanes = {lane: projector.stored[lane] for lane in projector.written}
             generation, changed = projector.view.generation, projector.changed
-            if await self._publish(progress_message(projector.position, groups, generation, changed, lanes)):
+            message = progress_message(projector.position, groups, generation, changed, lanes)
+            if await self._wakeup.publish(APPLIED_CHANNEL, [message]):
                 projector.changed = set()
                 projector.written.clear()
+            else:  # a queue that is away must not hold up the views; who waits looks for himself in the end
+                self._tell_from = time.monotonic() + IDLE_S
         return seen is not False
-
-    async def _publish(self, message: bytes) -> bool:
-        """Whether it went out. A queue that is away must not hold up the views; who waits for the message looks for
-        himself in the end."""
-        try:
-            async with asyncio.timeout(QUEUE_S):
-                if self._publisher is None:
-                    self._publisher = await open_queue(self._queue)
-                await self._publisher.publish(APPLIED_CHANNEL, message)
-                return True
-        except (RedisError, OSError, TimeoutError) as error:
-            self._tell_from = time.monotonic() + IDLE_S
-            logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
-        return False
 
     def _build(self, epoch: UUID) -> None:
         if not self._is_building():

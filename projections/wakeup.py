@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import Context
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 from arq.connections import ArqRedis, RedisSettings, create_pool
+from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from commands.errors import SettingsError, Unavailable
@@ -27,7 +29,15 @@ from projections.keys import GROUPS, LATE_CHANNEL, QUEUE, REBUILD_QUEUE, WAKE_CH
 
 logger: Final = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 RECONNECT_S: Final = 0.5
+# To connect, and until the server has said its first word.
+OPEN_S: Final = 2
+# The queue is of use only for speed, so nobody waits for it longer than this.
+QUEUE_S: Final = 0.5
+# A channel that has been silent for so long is asked whether it is still there, and has as long for its answer.
+SILENT_S: Final = 5.0
 # Of more changed profiles than these a message names none: to forget all is less work then.
 CHANGED_MAX: Final = 1_000
 # There is one rebuild at a time, and it is worth waiting for.
@@ -75,7 +85,7 @@ def redis_settings(settings: QueueSettings) -> RedisSettings:
     else:
         redis = RedisSettings.from_dsn(settings.queue_url)
     redis.conn_retries = 0
-    redis.conn_timeout = 2
+    redis.conn_timeout = OPEN_S
     return redis
 
 
@@ -84,13 +94,17 @@ encode_job: Final = msgspec.msgpack.Encoder(enc_hook=str).encode
 
 
 async def open_queue(settings: QueueSettings) -> ArqRedis:
-    """Connect to the queue with arq's serialisers set to msgpack (its default is pickle)."""
-    return await create_pool(
-        redis_settings(settings),
-        default_queue_name=QUEUE,
-        job_serializer=encode_job,
-        job_deserializer=msgspec.msgpack.decode,
-    )
+    """Connect to the queue with arq's serialisers set to msgpack (its default is pickle).
+
+    Raises RedisError or OSError, also when it takes longer than ``OPEN_S``.
+    """
+    async with asyncio.timeout(OPEN_S):
+        return await create_pool(
+            redis_settings(settings),
+            default_queue_name=QUEUE,
+            job_serializer=encode_job,
+            job_deserializer=msgspec.msgpack.decode,
+        )
 
 
 async def enqueue_rebuild(settings: QueueSettings, order: dict[str, Any]) -> bool:
@@ -109,7 +123,11 @@ async def enqueue_rebuild(settings: QueueSettings, order: dict[str, Any]) -> boo
 
 
 class Wakeup:
-    """The queue's connection of a process that commits; opened on first use, again after a fault."""
+    """The queue's connection of a process that has something to tell; opened on first use, again after a fault.
+
+    Nothing here raises for a queue that is away or does not answer within ``QUEUE_S``: that is logged, and what was to
+    be told may go unheard.
+    """
 
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
@@ -118,25 +136,23 @@ class Wakeup:
         self._sender: asyncio.Task[None] | None = None
 
     def send(self, position: int) -> None:
-        """Tell the drains that the log has grown to ``position``; never blocks nor raises."""
+        """Tell the drains that the log has grown to ``position``; does not wait."""
         self._position = max(self._position, position)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.get_running_loop().create_task(self._send())
 
-    async def tell_late(self, caller: str, position: int) -> None:
-        """Tell every web process that ``caller`` has been answered before the views showed ``position``; for when that
-        cannot be kept in Redis, which takes no writes but passes messages on. It may fail unheard."""
-        try:
-            await (await self._open()).publish(LATE_CHANNEL, msgspec.json.encode((caller, position)))
-        except (RedisError, OSError) as error:
-            logger.warning("the queue does not answer: %s", type(error).__name__)
+    async def publish(self, channel: str, messages: Iterable[bytes]) -> bool:
+        """Publish all of them, in order and in one round trip; whether that is certain."""
+        return await self._ask(lambda queue: _publish(queue, channel, messages)) is not None
+
+    async def tell_late(self, positions: Mapping[str, int]) -> bool:
+        """Tell every web process that these callers have been answered before the views showed their positions; for
+        when that cannot be kept in Redis, which takes no writes but passes messages on. Whether that is certain."""
+        return await self.publish(LATE_CHANNEL, [msgspec.json.encode(late) for late in positions.items()])
 
     async def enqueue(self, job: str, *arguments: Any, job_id: str) -> None:
-        """Enqueue an arq job, once per ``job_id``. It may fail unheard: a sweep must find the same work by itself."""
-        try:
-            await (await self._open()).enqueue_job(job, *arguments, _job_id=job_id)
-        except (RedisError, OSError) as error:
-            logger.warning("the queue does not answer: %s", type(error).__name__)
+        """Enqueue an arq job, once per ``job_id``; a sweep must find the same work by itself."""
+        await self._ask(lambda queue: queue.enqueue_job(job, *arguments, _job_id=job_id))
 
     async def close(self) -> None:
         """Finish what is on its way and close."""
@@ -147,6 +163,15 @@ class Wakeup:
             if self._opening.exception() is None:
                 await self._opening.result().aclose()
 
+    async def _ask(self, work: Callable[[ArqRedis], Awaitable[T]]) -> T | None:
+        """What ``work`` gives; None when the queue does not answer."""
+        try:
+            async with asyncio.timeout(QUEUE_S):
+                return await work(await self._open())
+        except (RedisError, OSError) as error:  # a timeout is one of the latter
+            logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
+            return None
+
     async def _open(self) -> ArqRedis:
         """One connection for all who want it at once, and whoever stops waiting leaves it to the others."""
         if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
@@ -154,15 +179,23 @@ class Wakeup:
         return await asyncio.shield(self._opening)
 
     async def _send(self) -> None:
-        sent = -1
-        try:
-            while sent < self._position:
-                sent = self._position
-                queue = await self._open()
-                if not await queue.publish(WAKE_CHANNEL, sent):
-                    await queue.enqueue_job("drain", _job_id="drain")
-        except (RedisError, OSError) as error:
-            logger.warning("the queue does not answer: %s", type(error).__name__)
+        sent: int | None = -1
+        while sent is not None and sent < self._position:
+            sent = await self._ask(partial(_wake, position=self._position))
+
+
+async def _publish(queue: ArqRedis, channel: str, messages: Iterable[bytes]) -> list[int]:
+    """How many have heard each."""
+    async with queue.pipeline(transaction=False) as pipeline:
+        for message in messages:
+            pipeline.publish(channel, message)
+        return await pipeline.execute()
+
+
+async def _wake(queue: ArqRedis, position: int) -> int:
+    if not await queue.publish(WAKE_CHANNEL, position):
+        await queue.enqueue_job("drain", _job_id="drain")
+    return position
 
 
 class Listener:
@@ -193,7 +226,9 @@ class Listener:
             try:
                 await self._listen()
             except (RedisError, OSError) as error:
-                logger.warning("the queue does not answer: %s", type(error).__name__)
+                logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
+            except Exception:  # nobody waits for this task, and what it tells is needed
+                logger.exception("a message could not be taken")
             await asyncio.sleep(RECONNECT_S)
 
     async def _listen(self) -> None:
@@ -201,15 +236,30 @@ class Listener:
         try:
             async with queue.pubsub() as pubsub:
                 await pubsub.subscribe(self._channel)
-                async for message in pubsub.listen():
+                while True:
+                    message = await _next(pubsub)
                     if message["type"] == "subscribe":
                         self._subscribed.set()
-                    self._hear(message["data"] if message["type"] == "message" else None)
-                    heard = True
+                        self._hear(None)
+                        heard = True
+                    elif message["type"] == "message":
+                        self._hear(message["data"])
         finally:
             if heard:
                 self._hear(None)  # from now on there may be some that we miss
             await queue.aclose()
+
+
+async def _next(pubsub: PubSub) -> Mapping[str, Any]:
+    """What comes next; raises TimeoutError when nothing does, also no answer to a ping: the server hangs, or has gone
+    without a word, which a connection that only listens would never notice."""
+    message = await pubsub.get_message(timeout=SILENT_S)
+    if message is None:
+        await pubsub.ping()
+        message = await pubsub.get_message(timeout=SILENT_S)
+    if message is None:
+        raise TimeoutError
+    return cast(Mapping[str, Any], message)
 
 
 class Watcher(Protocol):

@@ -55,6 +55,12 @@ def queue_url(servers: Servers) -> str:
 
 
 @pytest.fixture
+def server_path(redis_url: str) -> str:
+    """The socket of the run's Valkey."""
+    return redis_url.removeprefix("unix://").partition("?")[0]
+
+
+@pytest.fixture
 def service_folder(tmp_path: Path) -> Path:
     """A folder for a running service's key and logs."""
     folder = tmp_path / "service"

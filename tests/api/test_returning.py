@@ -3,9 +3,10 @@ position that his reads must wait for could be left with nobody."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from httpx import Response
@@ -219,6 +220,51 @@ async def test_a_fault_does_not_end_the_leaving(
         await until(lambda: len([line for line in caplog.messages if "cannot be left" in line]) >= 2)
         client.delete(position_of("ann"))
         await until(lambda: client.get(position_of("ann")) == b"12")
+
+
+@contextmanager
+def takes_no_writes(fragile: Breakable, *, passes_messages_on: bool = True) -> Iterator[Any]:
+    """Redis refuses what would change it, or messages, too, for the length of a block."""
+    with Redis.from_url(fragile.url) as client:
+        client.config_set("min-replicas-to-write", 1)
+        client.acl_setuser("default", enabled=True, commands=["+publish" if passes_messages_on else "-publish"])
+        try:
+            yield client
+        finally:
+            client.acl_setuser("default", enabled=True, commands=["+publish"])
+            client.config_set("min-replicas-to-write", 0)
+
+
+async def test_who_could_not_hear_what_is_told_asks_the_log(processes: list[InProcess], fragile: Breakable) -> None:
+    """Redis takes no position, and another process was not listening for a moment, but could read all the time."""
+    one, other = (process.as_("ann") for process in processes)
+    with takes_no_writes(fragile) as client:
+        client.client_kill_filter(_type="pubsub")
+        assert (await one.post(PATH)).status_code == 201
+        assert (await other.get(f"{PATH}-status")).status_code == 503  # nobody projects
+
+
+async def test_what_could_not_be_told_is_told_later(processes: list[InProcess], fragile: Breakable) -> None:
+    """Redis takes neither positions nor messages at first."""
+    one, other = (process.parts.positions for process in processes)
+    with takes_no_writes(fragile, passes_messages_on=False) as client:
+        await one.leave("ann", 12)
+        assert other.of("ann") == 0
+        client.acl_setuser("default", enabled=True, commands=["+publish"])
+        await until(lambda: other.of("ann") == 12)
+        assert not client.exists(position_of("ann"))
+        await one.leave("bob", 13)
+        assert other.of("bob") == 13
+
+
+async def test_many_are_told_of_at_once(processes: list[InProcess], fragile: Breakable) -> None:
+    """On one connection, as many as wait for it: Redis has no room for one each."""
+    one, other = (process.parts.positions for process in processes)
+    with takes_no_writes(fragile) as client:
+        before = client.info("stats")["total_connections_received"]
+        await asyncio.gather(*[one.leave(f"caller{number}", number) for number in range(1, 301)])
+        await until(lambda: all(other.of(f"caller{number}") == number for number in range(1, 301)))
+        assert client.info("stats")["total_connections_received"] - before <= 2
 
 
 async def waited_for(return_: Returning) -> int:

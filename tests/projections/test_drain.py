@@ -203,7 +203,7 @@ async def test_what_is_told_holds_for_a_redis_that_came_back(
     monkeypatch.setattr(module, "IDLE_S", 600.0)
     monkeypatch.setattr(module, "RENEW_S", 600.0)
     done: list[str] = []
-    for place, name in ((Projector, "check"), (Drain, "_publish")):
+    for place, name in ((Projector, "check"), (Wakeup, "publish")):
         monkeypatch.setattr(place, name, noting(done, getattr(place, name)))
     wakeup, progress = Wakeup(QueueSettings(queue_url)), Progress()
     listener = Listener(QueueSettings(queue_url), APPLIED_CHANNEL, progress.hear)
@@ -230,7 +230,7 @@ async def test_what_is_told_holds_for_a_redis_that_came_back(
             wakeup.send(position)
             assert await progress.wait(position, range(GROUPS), 10)
             assert actual(redis, view) == expected(sql, view)
-            assert done[:2] == ["check", "_publish"]
+            assert done[:2] == ["check", "publish"]
     await listener.close()
     await wakeup.close()
 

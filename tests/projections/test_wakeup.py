@@ -12,6 +12,7 @@ from projections import wakeup as module
 from projections.keys import GROUPS, QUEUE, WAKE_CHANNEL
 from projections.wakeup import Listener, Progress, QueueSettings, Wakeup, open_queue, progress_message
 from tests.breakable import Breakable
+from tests.proxy import Proxy, listening
 from tests.waiting import until
 
 
@@ -106,6 +107,60 @@ async def test_a_listener_that_cannot_listen_yet_goes_on_trying(
     await listener.close()
 
 
+async def test_who_listens_leaves_a_server_that_has_gone_without_a_word(
+    server_path: str, queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection stays open and says nothing any more. "There may have been some" is what it then hears."""
+    monkeypatch.setattr(module, "SILENT_S", 0.05)
+    monkeypatch.setattr(module, "RECONNECT_S", 0.02)
+    heard: list[bytes | None] = []
+    async with listening(proxy := Proxy(server_path)) as port:
+        listener = Listener(QueueSettings(f"redis://127.0.0.1:{port}/0"), "a channel of this test", heard.append)
+        await listener.start()
+        proxy.strand()
+        await until(lambda: heard == [None, None, None])  # the first begin, the end, another begin
+        with Redis.from_url(queue_url) as redis:
+            redis.publish("a channel of this test", "there")
+        await until(lambda: heard[3:] == [b"there"])
+        await listener.close()
+
+
+async def test_who_listens_to_nothing_stays_with_a_server_that_answers(
+    server_path: str, queue_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks, again and again, and is neither told that something may have been missed nor connects anew."""
+    monkeypatch.setattr(module, "SILENT_S", 0.02)
+    heard: list[bytes | None] = []
+    async with listening(proxy := Proxy(server_path)) as port:
+        listener = Listener(QueueSettings(f"redis://127.0.0.1:{port}/0"), "a channel of this test", heard.append)
+        with Redis.from_url(queue_url) as redis:
+            before = redis.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"]
+            await listener.start()
+            connections = proxy.connections
+            await until(lambda: redis.info("commandstats")["cmdstat_ping"]["calls"] > before + 9)
+            redis.publish("a channel of this test", "there")
+            await until(lambda: heard == [None, b"there"])
+        assert proxy.connections == connections
+        await listener.close()
+
+
+async def test_nobody_waits_long_for_a_queue_that_hangs(server_path: str, queue_url: str) -> None:
+    """What is told then goes unheard, and who tells it knows; the next goes on a new connection."""
+    heard: list[bytes | None] = []
+    async with listening(proxy := Proxy(server_path)) as port:
+        listener = Listener(QueueSettings(queue_url), "a channel of this test", heard.append)
+        await listener.start()
+        wakeup = Wakeup(QueueSettings(f"redis://127.0.0.1:{port}/0"))
+        assert await wakeup.publish("a channel of this test", [b"1", b"2"])
+        proxy.strand()
+        assert not await wakeup.publish("a channel of this test", [b"3"])
+        assert await wakeup.publish("a channel of this test", [b"4"])
+        await until(lambda: heard[-1] == b"4")
+        assert heard[:3] == [None, b"1", b"2"]
+        await wakeup.close()
+        await listener.close()
+
+
 def told(progress: Progress, position: int, *groups: int) -> None:
     """A worker's message."""
     progress.hear(progress_message(position, groups))
@@ -188,11 +243,11 @@ async def test_all_share_one_connection_also_with_one_who_stops_waiting_for_it(q
             return {client["id"] for client in redis.client_list() if client["db"] == str(number)}
 
         before, wakeup = connections(), Wakeup(QueueSettings(queue_url))
-        impatient = asyncio.create_task(wakeup.tell_late("ann", 1))
+        impatient = asyncio.create_task(wakeup.tell_late({"ann": 1}))
         await asyncio.sleep(0)  # it has begun
         impatient.cancel()
         await asyncio.gather(
-            *[wakeup.tell_late("bob", position) for position in range(5)], wakeup.enqueue("x", job_id="x")
+            *[wakeup.tell_late({"bob": position}) for position in range(5)], wakeup.enqueue("x", job_id="x")
         )
         assert len(connections() - before) <= 6  # a pool of as many as ask at once
         await wakeup.close()

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
@@ -21,46 +21,11 @@ from commands.errors import StoreUnavailable
 from projections import wire
 from projections.store import Store, StoreSettings, load_script, open_store
 from tests.opened import few
+from tests.proxy import Proxy, listening
 from tests.waiting import until
 
 # Answers as they could be misread: parts of the protocol, an error, an array, nothing.
 TRICKY = [b"", b"+OK\r\n", b"-ERR no\r\n", b"*2\r\n", b"$-1\r\n", b":1\r\n", b"x" * 70_000, b"\r\n" * 9]
-
-
-class Proxy:
-    """Stands between the store and its server. Of each connection's answers it passes so many bytes, then cuts; when
-    ``cuts`` is used up it passes all, in pieces of ``piece`` bytes."""
-
-    def __init__(self, path: str, cuts: Sequence[int] = (), piece: int = 65_536) -> None:
-        self.path, self.cuts, self.piece = path, list(cuts), piece
-        self.connections = 0
-        self.flowing = asyncio.Event()
-        self.flowing.set()
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection."""
-        self.connections += 1
-        left = self.cuts.pop(0) if self.cuts else None
-        server_reader, server_writer = await asyncio.open_unix_connection(self.path)
-        asks = asyncio.create_task(_pass(reader, server_writer))
-        self.tasks.add(asks)
-        while data := await server_reader.read(self.piece):
-            await self.flowing.wait()
-            if left is not None and len(data) >= left:
-                writer.write(data[:left])
-                break
-            writer.write(data)
-            await asyncio.sleep(0)
-            left = None if left is None else left - len(data)
-        for stream in (writer, server_writer):
-            stream.close()
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(65_536):
-        writer.write(data)
-    writer.close()
 
 
 @asynccontextmanager
@@ -68,20 +33,11 @@ async def through(
     proxy: Proxy, tls: ssl.SSLContext | None = None, query: str = "", *, guarded: bool = False
 ) -> AsyncIterator[Store]:
     """A store whose server is reached through a proxy."""
-    async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(proxy, tls) as port:
         url = f"{'rediss' if tls else 'redis'}://127.0.0.1:{port}/0{query}"
         store = open_store(StoreSettings(url), guarded=guarded)
         yield store
         await store.close()
-        server.close()
-    await asyncio.gather(*proxy.tasks, return_exceptions=True)
-
-
-@pytest.fixture
-def server_path(redis_url: str) -> str:
-    """The socket of the run's server."""
-    return redis_url.removeprefix("unix://").partition("?")[0]
 
 
 async def ask(store: Store, what: bytes) -> bool:
@@ -171,11 +127,11 @@ async def test_a_server_that_hangs_is_left_and_what_it_says_later_is_not_heard(
     proxy = Proxy(server_path)
     async with through(proxy) as store:
         assert await ask(store, b"fine")
-        proxy.flowing.clear()
+        proxy.strand()
         begin = asyncio.get_running_loop().time()
         assert await asyncio.gather(*[ask(store, b"%d" % number) for number in range(9)]) == [False] * 9
         assert asyncio.get_running_loop().time() - begin < 3.5
-        proxy.flowing.set()
+        proxy.resume()
         assert await asyncio.gather(*[ask(store, b"later %d" % number) for number in range(9)]) == [True] * 9
         assert proxy.connections == 2
 

@@ -126,8 +126,7 @@ class Operator:
             each.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
         await drain._listener.close()
-        if drain._publisher is not None:
-            await drain._publisher.aclose()
+        await drain._wakeup.close()
         self.start_drain()
 
     async def close(self) -> None:
