@@ -15,6 +15,8 @@ from projections.generations import checkpoints
 
 # A view that is further behind is not fit to take new traffic; a restart's backlog is worked off at some 60,000/s.
 LAG_MAX_S: Final = 60.0
+# Who asks has less patience than a command: a Postgres that does not answer at once is told as one that is away.
+LOOK_S: Final = 1.0
 OK: Final = "ok"
 STOPPING: Final = "stopping"
 
@@ -66,8 +68,7 @@ async def ready(parts: NamedDependency[Parts]) -> Response[Readiness]:
 async def _log(parts: Parts) -> tuple[str, Head | None]:
     """What Postgres is like, and the log's end."""
     try:
-        parts.must_be_vetted("log")
-        return OK, await log.head(parts.engine)
+        return OK, await parts.look_at_log(LOOK_S)
     except FollowsError as error:
         return error.message, None
 

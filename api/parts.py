@@ -12,14 +12,16 @@ from api.leaving import Leaving, LeavingSettings
 from api.positions import KEPT_S, Positions
 from api.rate_limit import RateLimit, RateSettings
 from api.returning import Returning
+from commands import log
 from commands.committer import Committer, FollowSettings
 from commands.directory import Directory
 from commands.errors import LogUnavailable, SettingsError, StoreUnavailable, Unavailable
+from commands.log import Head
 from commands.migrate import check_current
 from commands.postgres import Engine, PostgresSettings, check_durability, create_engine
 from commands.settings import whole_number
 from projections.keys import APPLIED_CHANNEL, LATE_CHANNEL
-from projections.store import Store, StoreSettings, check_store, open_store
+from projections.store import Store, StoreSettings, check_store, forgettable, open_store
 from projections.wakeup import Listener, Progress, QueueSettings, Wakeup
 from queries.reader import Reader
 
@@ -68,12 +70,13 @@ class Parts:
     _vetting: asyncio.Task[None] | None = None
     _late: Listener | None = None
     _started: bool = False
+    _looking: asyncio.Task[Head] | None = None
 
     @classmethod
     def from_env(cls) -> "Parts":
         """Make the parts, without connecting to anything; raises SettingsError."""
         postgres, queue = PostgresSettings.from_env(), QueueSettings.from_env()
-        engine = create_engine(postgres)
+        engine = create_engine(postgres, patient=False)
         progress, wakeup = Progress(), Wakeup(queue)
         returning = Returning(engine, progress, wakeup.send)
         store = open_store(StoreSettings.from_env(), returning.returned, guarded=True)
@@ -130,9 +133,24 @@ class Parts:
         await self.listener.close()
         if self._late is not None:
             await self._late.close()
+        if self._looking is not None:
+            await asyncio.wait({self._looking})
         await self.verifier.close()
         await self.store.close()
         await self.engine.dispose()
+
+    async def look_at_log(self, patience_s: float) -> Head:
+        """The log's end, for who would rather know soon that it cannot be had; raises LogUnavailable. All who look at
+        the same time share one look, which they leave to itself."""
+        self.must_be_vetted("log")
+        looking = self._looking
+        if looking is None or looking.done():
+            looking = self._looking = asyncio.create_task(log.head(self.engine))
+            forgettable(looking)
+        done, _ = await asyncio.wait({looking}, timeout=patience_s)
+        if not done:
+            raise LogUnavailable
+        return looking.result()
 
     def _hear_late(self, message: bytes | None) -> None:
         if message is not None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import psycopg
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -16,10 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from commands.errors import LogUnavailable, SettingsError
 
+T = TypeVar("T")
+
 # Long enough for a full queue of appends before us, short enough that a stuck writer shows as 503.
 LOCK_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_MS: Final = 30_000
 CONNECT_TIMEOUT_S: Final = 5
+# Who is waited for gives up on a server that hangs after so long; one that is only slow has ended the statement before.
+PATIENCE_S: Final = 10.0
+# A host that has vanished without a word is noticed by the kernel: after 10 s of silence and three probes, or when what
+# was sent has not come there for 15 s.
+VANISHED: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 # One for each committer, a few for the directory, and none to spare: more connections commit no faster.
 POOL_SIZE: Final = 6
 
@@ -58,11 +67,34 @@ def driver_url(database_url: str) -> str:
     return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
-def create_engine(settings: PostgresSettings) -> AsyncEngine:
-    """Make the engine of this process: autocommit, because each statement of ours is a whole unit by itself."""
-    options = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+class _Impatient(psycopg.AsyncConnection[Any]):
+    """Leaves a server that does not answer within ``PATIENCE_S``; after that it is not known what was done."""
+
+    async def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:  # noqa: ASYNC109
+        try:
+            return await super().wait(gen, interval, PATIENCE_S if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # no answer has come, and none is wanted now
+                self.pgconn.finish()
+            raise
+
+
+def create_engine(settings: PostgresSettings, *, patient: bool = True) -> AsyncEngine:
+    """Make the engine of this process: autocommit, because each statement of ours is a whole unit by itself.
+
+    One that is not ``patient`` is for who has somebody waiting: no statement of its takes longer than ``PATIENCE_S``.
+    """
+    limit_ms = STATEMENT_TIMEOUT_MS if patient else round(800 * PATIENCE_S)
+    url = driver_url(settings.database_url)
+    connect_args: dict[str, Any] = {
+        **{name: value for name, value in VANISHED.items() if name not in make_url(url).query},
+        "options": f"-c lock_timeout={LOCK_TIMEOUT_MS} -c statement_timeout={limit_ms}",
+        "connect_timeout": CONNECT_TIMEOUT_S,
+    }
+    if not patient:
+        connect_args["async_creator_fn"] = _Impatient.connect
     return create_async_engine(
-        driver_url(settings.database_url),
+        url,
         isolation_level="AUTOCOMMIT",
         pool_size=POOL_SIZE,
         max_overflow=2,
@@ -70,7 +102,7 @@ def create_engine(settings: PostgresSettings) -> AsyncEngine:
         pool_pre_ping=False,
         pool_reset_on_return=None,  # there is nothing to roll back, and on a lost connection it would fill the log
         hide_parameters=True,  # a failed statement is logged; what people said of themselves must not be
-        connect_args={"options": options, "connect_timeout": CONNECT_TIMEOUT_S},
+        connect_args=connect_args,
     )
 
 

@@ -13,7 +13,8 @@ class Proxy:
     def __init__(self, path: str, cuts: Sequence[int] = (), piece: int = 65_536) -> None:
         self.path, self.cuts, self.piece = path, list(cuts), piece
         self.connections = 0
-        self.tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._stranded: list[asyncio.Event] = []
         self._flowing = _set()
 
@@ -23,10 +24,22 @@ class Proxy:
         self._stranded.append(self._flowing)
         self._flowing = _set()
 
+    def hang(self) -> None:
+        """No answer comes any more on any connection, also on new ones."""
+        self._flowing.clear()
+        self._stranded.append(self._flowing)
+
     def resume(self) -> None:
         """What was held back on stranded connections comes after all."""
         for flowing in self._stranded:
             flowing.set()
+
+    async def close(self) -> None:
+        """Cut all connections, also those that a client has left open."""
+        self.resume()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
@@ -36,7 +49,8 @@ class Proxy:
         left, flowing = self.cuts.pop(0) if self.cuts else None, self._flowing
         server_reader, server_writer = await asyncio.open_unix_connection(self.path)
         asks = asyncio.create_task(_pass(reader, server_writer))
-        self.tasks |= {task, asks}
+        self._tasks |= {task, asks}
+        self._writers += [writer, server_writer]
         while data := await server_reader.read(self.piece):
             await flowing.wait()
             if left is not None and len(data) >= left:
@@ -65,7 +79,8 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 async def listening(proxy: Proxy, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Give the port of the loopback where ``proxy`` listens."""
     async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls) as server:
-        yield server.sockets[0].getsockname()[1]
-        server.close()
-    proxy.resume()
-    await asyncio.gather(*proxy.tasks, return_exceptions=True)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            await proxy.close()

@@ -1,19 +1,22 @@
 """What the write side says while Postgres is away, and that it goes on by itself when it is back."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from cli.embedded import embedded
 from cli.server_process import ServerProcess
-from commands import answers, directory, erasure, generations, leases, log, parking, pauses
-from commands.decide import Follow
+from commands import answers, directory, erasure, generations, leases, log, parking, pauses, postgres
+from commands.decide import Follow, Unfollow
 from commands.directory import Directory
 from commands.errors import LogUnavailable
 from commands.migrate import check_current, upgrade
 from commands.postgres import Engine, PostgresSettings, check_durability, create_engine
 from tests.commands.writing import committing, everything, register
+from tests.proxy import Proxy, listening
 from tests.servers import TEST_SETTINGS
 from tests.waiting import until
 
@@ -105,3 +108,29 @@ async def test_a_stopped_postgres_shows_as_unavailable_and_its_return_heals(
     assert kept.position in written and written[-1] == receipt.position
     told = [record.message for record in caplog.records if record.name == "commands.committer"]
     assert [line.partition(":")[0] for line in told] == ["the log is not available", "the log is available again"]
+
+
+async def test_a_postgres_that_hangs_shows_as_unavailable_to_who_has_somebody_waiting(
+    server: Server, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on a connection whose server has vanished without a word; the next goes on a new one. The patient wait."""
+    monkeypatch.setattr(postgres, "PATIENCE_S", 0.2)
+    dan, eve = await register(engine, "dan", "eve")
+    folder = parse_qs(urlsplit(server.url).query)["host"][0]
+    async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
+        through = PostgresSettings(f"postgresql://postgres@127.0.0.1:{port}/follows")
+        impatient, patient = create_engine(through, patient=False), create_engine(through)
+        async with committing(impatient) as committer:
+            await log.head(patient)
+            await committer.send(Follow(dan, eve))
+            proxy.strand()
+            waiting = asyncio.create_task(log.head(patient))
+            with pytest.raises(LogUnavailable):
+                await committer.send(Unfollow(dan, eve))
+            receipt = await committer.send(Unfollow(dan, eve))
+            assert receipt.position == (await everything(engine))[-1].position
+            assert not waiting.done()
+            proxy.resume()
+            assert (await waiting).position
+        await impatient.dispose()
+        await patient.dispose()

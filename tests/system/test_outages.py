@@ -4,16 +4,20 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 from redis import Redis
 
+from api import health
+from commands import postgres
 from projections.evictions import mend_evictions
 from projections.store import StoreSettings, open_store
 from tests.api.in_process import InProcess, Person, environment, in_process, refusal, soon
 from tests.breakable import BreakableServers
 from tests.projections.dropping import drop_some
+from tests.proxy import Proxy, listening
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +216,43 @@ async def test_servers_that_come_up_after_us_are_found(
             breakable.postgres.start()
         if breakable.valkey.server.child.poll() is not None:
             breakable.valkey.start()
+
+
+async def test_a_postgres_that_hangs_holds_up_no_client_for_long(
+    breakable: BreakableServers,
+    service: InProcess,
+    settings: dict[str, str],
+    keys: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Commands are 503 after a while, whichever part of Postgres they need; reads go on, and so does who looks whether
+    the process is ready. Nothing that was answered is lost, and it heals by itself."""
+    monkeypatch.setattr(postgres, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(postgres, "CONNECT_TIMEOUT_S", 2)
+    monkeypatch.setattr(health, "LOOK_S", 0.1)
+    ann, bob, cat = await service.people(3)
+    folder = parse_qs(urlsplit(breakable.postgres.url).query)["host"][0]
+    async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
+        through = {**settings, "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{port}/follows"}
+        async with in_process(through, keys, drain=False) as hanging:
+            one = hanging.as_(ann.id, scope="user_follows_edit")
+            assert (await one.follow(bob)).status_code == 201
+            proxy.hang()
+            for asking in (
+                one.follow(cat),
+                hanging.platform.put(f"/v1/users/{bob.id}", json={"bio": "x"}),
+                one.put(f"/kraken/users/{ann.id}/follows/channels/{cat.id}"),
+            ):
+                answer = await asking
+                assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+            assert await one.follows(bob)
+            monkeypatch.setattr(postgres, "PATIENCE_S", 30.0)
+            ready = await hanging.anybody.get("/health/ready")
+            assert ready.status_code == 200 and ready.json()["postgres"] != "ok"
+            assert hanging.parts._looking is not None and not hanging.parts._looking.done()
+            proxy.resume()
+            await soon(lambda: _is_followed(one, cat))
+            assert await ann.follows(bob) and await ann.follows(cat)
 
 
 @pytest.mark.parametrize("wrong", [{"maxmemory": "1"}, {"min-replicas-to-write": "1"}], ids=["full", "read-only"])
