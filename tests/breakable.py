@@ -1,9 +1,10 @@
 """Servers that a test may kill, freeze and start again, without harm to those of the other tests."""
 
+import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +59,15 @@ class Breakable:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Stopped for the length of a block: connections stay open, and nothing answers."""
-        self.server.child.send_signal(signal.SIGSTOP)
+        """Stopped with all its processes for the length of a block: connections stay open, and nothing answers."""
+        parent = self.server.child.pid
+        os.kill(parent, signal.SIGSTOP)  # first, so that there are no new ones
+        stopped = [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
         try:
+            _tell(stopped, signal.SIGSTOP)
             yield
         finally:
-            self.server.child.send_signal(signal.SIGCONT)
+            _tell(stopped, signal.SIGCONT)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,12 @@ def breakable_servers(folder: Path) -> Iterator[BreakableServers]:
         postgres = Breakable(database, named["postgres"], signal.SIGQUIT, lambda: _answers_sql(database))
         valkey = Breakable(views, named["valkey"], signal.SIGKILL, lambda: _answers_ping(views))
         yield BreakableServers(postgres, valkey, running.queue)
+
+
+def _tell(processes: Iterable[int], what: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):  # it was about to end
+            os.kill(process, what)
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None:

@@ -119,6 +119,13 @@ def log_restarted(made: World, _: Trial) -> Iterator[None]:
         yield
 
 
+def log_cut_off(made: World, trial: Trial) -> Iterator[None]:
+    """Postgres does not say a word in the middle of everything; its connections stay, and reads go on."""
+    with made.servers.postgres.frozen():
+        made.reads_go_on(trial.times(1, int(CUT_OFF_S)))
+        yield
+
+
 def log_full_of_connections(made: World, _: Trial) -> Iterator[None]:
     """Others have taken every connection that Postgres gives."""
     with ExitStack() as taken:
@@ -175,6 +182,7 @@ FAULTS: Final[dict[str, Fault]] = {
         slow,
         cut_off,
         log_restarted,
+        log_cut_off,
         log_full_of_connections,
         disk_full,
         slow_commit,
