@@ -30,7 +30,7 @@ from commands.errors import (
 )
 from commands.events import Recorded
 from commands.log import Draft, PairState
-from commands.postgres import translated_errors
+from commands.postgres import PATIENCE_S, translated_errors
 from commands.settings import whole_number
 
 logger: Final = logging.getLogger(__name__)
@@ -81,6 +81,9 @@ class _Request(msgspec.Struct, eq=False):
         if not self.answered.done():
             self.answered.set_exception(error)
 
+    def give_up(self) -> None:
+        self.fail(LogUnavailable())
+
 
 class Committer:
     """Takes follow commands and answers each when it is durable; one per process."""
@@ -118,8 +121,8 @@ class Committer:
     async def send(self, command: FollowCommand, key: CommandKey | None = None) -> Receipt:
         """Have ``command`` decided and, where it says so, appended.
 
-        Raises the refusals of ``decide``, UserNotFound, CallerErased, KeyReused, and LogUnavailable, after which it is
-        not known whether the command was written.
+        Raises the refusals of ``decide``, UserNotFound, CallerErased, KeyReused, and LogUnavailable, within
+        ``PATIENCE_S``, after which it is not known whether the command was written.
         """
         if self._closing or len(self._waiting) >= QUEUE_MAX:
             raise LogUnavailable
@@ -128,7 +131,11 @@ class Committer:
         request = _Request(command, key, asyncio.get_running_loop().create_future(), pair, names)
         self._waiting.append(request)
         self._arrived.set()
-        return await request.answered
+        timer = asyncio.get_running_loop().call_later(PATIENCE_S, request.give_up)
+        try:
+            return await request.answered
+        finally:
+            timer.cancel()
 
     async def _run(self) -> None:
         while not (self._closing and not self._waiting):

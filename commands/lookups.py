@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from commands.errors import LogUnavailable
-from commands.postgres import translated_errors
+from commands.postgres import PATIENCE_S, translated_errors
 
 BATCH_MAX: Final = 500
 
@@ -38,13 +38,18 @@ class Lookups:
         self._task: asyncio.Task[None] | None = None
 
     async def find(self, sought: str) -> Known | None:
-        """Give the user as he is in the directory now, None when there is none; raises LogUnavailable."""
+        """Give the user as he is in the directory now, None when there is none; raises LogUnavailable, within
+        ``PATIENCE_S``."""
         future = self._waiting.get(sought)
         if future is None:
             future = self._waiting[sought] = asyncio.get_running_loop().create_future()
         if self._task is None:
             self._task = asyncio.create_task(self._run(), context=Context())  # for all who wait, not for the first
-        return await asyncio.shield(future)  # who goes away does not take the answer from others
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await asyncio.shield(future)  # who goes away does not take the answer from others
+        except TimeoutError:
+            raise LogUnavailable from None
 
     async def _run(self) -> None:
         try:

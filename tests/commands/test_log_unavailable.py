@@ -2,14 +2,26 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from cli.embedded import embedded
 from cli.server_process import ServerProcess
-from commands import answers, directory, erasure, generations, leases, log, parking, pauses, postgres
+from commands import (
+    answers,
+    committer,
+    directory,
+    erasure,
+    generations,
+    leases,
+    log,
+    lookups,
+    parking,
+    pauses,
+    postgres,
+)
 from commands.decide import Follow, Unfollow
 from commands.directory import Directory
 from commands.errors import LogUnavailable
@@ -66,12 +78,12 @@ async def test_a_stopped_postgres_shows_as_unavailable_and_its_return_heals(
     caplog.set_level("INFO", "commands.committer")
     alice, bob, carol = await register(engine, "alice", "bob", "carol")
     people = Directory(engine)
-    async with committing(engine) as committer:
-        kept = await committer.send(Follow(alice, bob))
+    async with committing(engine) as commits:
+        kept = await commits.send(Follow(alice, bob))
         server.kill()
         for _ in range(3):  # with connections that were open, and without
             with pytest.raises(LogUnavailable):
-                await committer.send(Follow(alice, carol))
+                await commits.send(Follow(alice, carol))
         for call in (
             log.head(engine),
             log.read_after(engine, 0, 10),
@@ -103,7 +115,7 @@ async def test_a_stopped_postgres_shows_as_unavailable_and_its_return_heals(
                 return False
 
         await until(is_back)
-        receipt = await committer.send(Follow(alice, carol))
+        receipt = await commits.send(Follow(alice, carol))
     written = [event.position for event in await everything(engine)]
     assert kept.position in written and written[-1] == receipt.position
     told = [record.message for record in caplog.records if record.name == "commands.committer"]
@@ -120,17 +132,45 @@ async def test_a_postgres_that_hangs_shows_as_unavailable_to_who_has_somebody_wa
     async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
         through = PostgresSettings(f"postgresql://postgres@127.0.0.1:{port}/follows")
         impatient, patient = create_engine(through, patient=False), create_engine(through)
-        async with committing(impatient) as committer:
+        async with committing(impatient) as commits:
             await log.head(patient)
-            await committer.send(Follow(dan, eve))
+            await commits.send(Follow(dan, eve))
             proxy.strand()
             waiting = asyncio.create_task(log.head(patient))
             with pytest.raises(LogUnavailable):
-                await committer.send(Unfollow(dan, eve))
-            receipt = await committer.send(Unfollow(dan, eve))
+                await commits.send(Unfollow(dan, eve))
+            receipt = await commits.send(Unfollow(dan, eve))
             assert receipt.position == (await everything(engine))[-1].position
             assert not waiting.done()
             proxy.resume()
             assert (await waiting).position
         await impatient.dispose()
         await patient.dispose()
+
+
+async def test_nobody_waits_longer_behind_others_for_a_postgres_that_hangs(
+    server: Server, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for the batch before his, either. What was sent is done in the end, or not; who comes later is answered."""
+    for waiting in (committer, lookups):
+        monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
+    fay, gus, hal = await register(engine, "fay", "gus", "hal")
+    folder = parse_qs(urlsplit(server.url).query)["host"][0]
+    async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
+        own = create_engine(PostgresSettings(f"postgresql://postgres@127.0.0.1:{port}/follows"), patient=False)
+        people = Directory(own)
+        async with committing(own, tasks=1) as commits:
+            await asyncio.gather(commits.send(Follow(fay, gus)), people.find("fay"))
+            proxy.hang()
+            asked: list[Awaitable[object]] = [commits.send(Follow(fay, hal)), commits.send(Follow(gus, hal))]
+            for awaited in (*asked, people.find("gus"), people.find("hal")):
+                with pytest.raises(LogUnavailable):
+                    await awaited
+            assert commits._under_way and people._by_id._task is not None  # they still wait for Postgres
+            proxy.resume()
+            monkeypatch.setattr(committer, "PATIENCE_S", 30.0)
+            receipt = await commits.send(Follow(hal, fay))
+            assert receipt.position == (await everything(engine))[-1].position
+            known = await people.find("hal")
+            assert known is not None and known.number == hal
+        await own.dispose()
