@@ -106,12 +106,15 @@ class Positions:
 
     async def _tell(self) -> None:
         """Tell of all at once that wait for it, until none does; what Redis has taken meanwhile need not be told."""
+        again_s = AGAIN_S
         while self._untold:
             wished, some, self._untold = self._wished, self._untold, set()
             if not await self._tell_of(some):
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(again_s)
+                again_s = min(2 * again_s, AGAIN_MAX_S)
                 self._untold |= some & self._owed.positions.keys()
                 continue
+            again_s = AGAIN_S
             async with self._told:
                 self._granted = wished
                 self._told.notify_all()

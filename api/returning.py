@@ -106,12 +106,13 @@ class Returning:
 
     async def _answer(self) -> None:
         """Return when the log's end is known as it was after this call, or later; or as it was after the return, when
-        the log is away now: then nobody commits anything."""
+        the log is away now: then nobody commits anything. Raises StoreUnavailable when neither is known: a log that
+        only does not answer us may go on for others."""
         wanted = self._wanted
         with suppress(TimeoutError):
             async with asyncio.timeout(WAIT_S), self._answered:
                 await self._answered.wait_for(lambda: max(self._covered, self._tried) >= wanted)
-        if self._covered < self._noted:
+        if self._covered < self._noted or max(self._covered, self._tried) < wanted:
             raise StoreUnavailable
 
     async def _ask(self) -> None:

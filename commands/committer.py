@@ -156,6 +156,8 @@ class Committer:
         seen = set(self._under_way)
         while self._waiting and len(batch) < BATCH_MAX:
             request = self._waiting.popleft()
+            if request.answered.done():  # nobody waits any more
+                continue
             (batch if seen.isdisjoint(request.names) else later).append(request)
             seen |= request.names
         self._waiting.extendleft(reversed(later))

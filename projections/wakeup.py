@@ -24,7 +24,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from commands.errors import SettingsError, Unavailable
-from projections.addresses import parse_address
+from projections.addresses import open_sentinels, parse_address
 from projections.keys import GROUPS, LATE_CHANNEL, QUEUE, REBUILD_QUEUE, WAKE_CHANNEL
 
 logger: Final = logging.getLogger(__name__)
@@ -34,10 +34,13 @@ T = TypeVar("T")
 RECONNECT_S: Final = 0.5
 # To connect, and until the server has said its first word.
 OPEN_S: Final = 2
+# A sentinel that does not answer is left for the next one after so long, so that two are asked within QUEUE_S.
+SENTINEL_S: Final = 0.2
 # The queue is of use only for speed, so nobody waits for it longer than this.
 QUEUE_S: Final = 0.5
-# A channel that has been silent for so long is asked whether it is still there, and has as long for its answer.
+# A channel that has been silent for so long is asked whether it is still there, and has so long for its answer.
 SILENT_S: Final = 5.0
+PONG_S: Final = 5.0
 # Of more changed profiles than these a message names none: to forget all is less work then.
 CHANGED_MAX: Final = 1_000
 # There is one rebuild at a time, and it is worth waiting for.
@@ -98,13 +101,24 @@ async def open_queue(settings: QueueSettings) -> ArqRedis:
 
     Raises RedisError or OSError, also when it takes longer than ``OPEN_S``.
     """
+    usual: dict[str, Any] = {
+        "default_queue_name": QUEUE,
+        "job_serializer": encode_job,
+        "job_deserializer": msgspec.msgpack.decode,
+    }
     async with asyncio.timeout(OPEN_S):
-        return await create_pool(
-            redis_settings(settings),
-            default_queue_name=QUEUE,
-            job_serializer=encode_job,
-            job_deserializer=msgspec.msgpack.decode,
-        )
+        address = parse_address(settings.queue_url, "QUEUE_URL")
+        if address.kind != "sentinel":
+            return await create_pool(redis_settings(settings), **usual)
+        # arq would wait for a sentinel whose host has vanished until the kernel gives up, before it asks the next.
+        sentinels = open_sentinels(address, {"socket_connect_timeout": SENTINEL_S, "socket_timeout": OPEN_S})
+        for sentinel in sentinels.sentinels:
+            sentinel.connection_pool.connection_kwargs["socket_timeout"] = SENTINEL_S
+        queue: ArqRedis = sentinels.master_for(address.master, redis_class=ArqRedis)
+        for name, value in usual.items():
+            setattr(queue, name, value)
+        await queue.ping()
+        return queue
 
 
 async def enqueue_rebuild(settings: QueueSettings, order: dict[str, Any]) -> bool:
@@ -235,18 +249,20 @@ class Listener:
         queue, heard = await open_queue(self.settings), False
         try:
             async with queue.pubsub() as pubsub:
-                await pubsub.subscribe(self._channel)
-                while True:
-                    message = await _next(pubsub)
-                    if message["type"] == "subscribe":
-                        self._subscribed.set()
-                        self._hear(None)
-                        heard = True
-                    elif message["type"] == "message":
-                        self._hear(message["data"])
+                try:
+                    await pubsub.subscribe(self._channel)
+                    while True:
+                        message = await _next(pubsub)
+                        if message["type"] == "subscribe":
+                            self._subscribed.set()
+                            self._hear(None)
+                            heard = True
+                        elif message["type"] == "message":
+                            self._hear(message["data"])
+                finally:
+                    if heard:
+                        self._hear(None)  # from now on there may be some that we miss
         finally:
-            if heard:
-                self._hear(None)  # from now on there may be some that we miss
             await queue.aclose()
 
 
@@ -256,7 +272,7 @@ async def _next(pubsub: PubSub) -> Mapping[str, Any]:
     message = await pubsub.get_message(timeout=SILENT_S)
     if message is None:
         await pubsub.ping()
-        message = await pubsub.get_message(timeout=SILENT_S)
+        message = await pubsub.get_message(timeout=PONG_S)
     if message is None:
         raise TimeoutError
     return cast(Mapping[str, Any], message)

@@ -61,9 +61,10 @@ class Breakable:
     def frozen(self) -> Iterator[None]:
         """Stopped with all its processes for the length of a block: connections stay open, and nothing answers."""
         parent = self.server.child.pid
-        os.kill(parent, signal.SIGSTOP)  # first, so that there are no new ones
-        stopped = [parent, *map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())]
+        stopped = [parent]
         try:
+            os.kill(parent, signal.SIGSTOP)  # first, so that there are no new ones
+            stopped += map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
             _tell(stopped, signal.SIGSTOP)
             yield
         finally:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from httpx import Response
@@ -16,8 +17,10 @@ from api import positions, returning
 from api.claims import Caller
 from api.context import Context, complete
 from api.returning import Returning
+from commands import log
+from commands.errors import StoreUnavailable
 from commands.events import UserFollowed, UserUnfollowed
-from commands.postgres import Engine
+from commands.postgres import Engine, PostgresSettings, create_engine
 from projections.keys import GROUPS, position_of
 from projections.server import Server
 from projections.wakeup import Progress, progress_message
@@ -26,6 +29,7 @@ from tests.breakable import Breakable
 from tests.commands.writing import append
 from tests.opened import engine as engine
 from tests.opened import fragile as fragile
+from tests.proxy import Proxy, listening
 from tests.waiting import until
 
 PATH = "/v1/users/bob/follow"
@@ -280,6 +284,28 @@ async def test_what_others_answer_for_a_moment_after_the_return(engine: Engine) 
     assert await waited_for(return_) == 0
     [event] = await append(engine, 1, 2, UserFollowed())
     assert not return_.over and await waited_for(return_) == event.position
+
+
+async def test_a_log_that_only_does_not_answer_is_not_taken_for_one_that_is_away(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may commit while it hangs for us alone: what was its end before is not enough."""
+    monkeypatch.setattr(returning, "WAIT_S", 0.3)
+    monkeypatch.setattr(returning, "MOMENT_S", 60.0)
+    parts = urlsplit(database_url)
+    folder = parse_qs(parts.query)["host"][0]
+    async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
+        own = create_engine(PostgresSettings(f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}"))
+        await log.head(own)
+        return_ = Returning(own, Progress())
+        return_.note()
+        assert await waited_for(return_) == 0
+        proxy.hang()
+        with pytest.raises(StoreUnavailable):
+            await return_.position()
+        proxy.resume()
+        await return_.close()
+        await own.dispose()
 
 
 async def test_a_second_return(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

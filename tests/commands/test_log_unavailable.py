@@ -126,7 +126,6 @@ async def test_a_postgres_that_hangs_shows_as_unavailable_to_who_has_somebody_wa
     server: Server, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also on a connection whose server has vanished without a word; the next goes on a new one. The patient wait."""
-    monkeypatch.setattr(postgres, "PATIENCE_S", 0.2)
     dan, eve = await register(engine, "dan", "eve")
     folder = parse_qs(urlsplit(server.url).query)["host"][0]
     async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
@@ -135,6 +134,7 @@ async def test_a_postgres_that_hangs_shows_as_unavailable_to_who_has_somebody_wa
         async with committing(impatient) as commits:
             await log.head(patient)
             await commits.send(Follow(dan, eve))
+            monkeypatch.setattr(postgres, "PATIENCE_S", 1.0)
             proxy.strand()
             waiting = asyncio.create_task(log.head(patient))
             with pytest.raises(LogUnavailable):
@@ -152,8 +152,6 @@ async def test_nobody_waits_longer_behind_others_for_a_postgres_that_hangs(
     server: Server, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not for the batch before his, either. What was sent is done in the end, or not; who comes later is answered."""
-    for waiting in (committer, lookups):
-        monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
     fay, gus, hal = await register(engine, "fay", "gus", "hal")
     folder = parse_qs(urlsplit(server.url).query)["host"][0]
     async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
@@ -161,6 +159,8 @@ async def test_nobody_waits_longer_behind_others_for_a_postgres_that_hangs(
         people = Directory(own)
         async with committing(own, tasks=1) as commits:
             await asyncio.gather(commits.send(Follow(fay, gus)), people.find("fay"))
+            for waiting in (committer, lookups):
+                monkeypatch.setattr(waiting, "PATIENCE_S", 0.2)
             proxy.hang()
             asked: list[Awaitable[object]] = [commits.send(Follow(fay, hal)), commits.send(Follow(gus, hal))]
             for awaited in (*asked, people.find("gus"), people.find("hal")):
@@ -168,7 +168,8 @@ async def test_nobody_waits_longer_behind_others_for_a_postgres_that_hangs(
                     await awaited
             assert commits._under_way and people._by_id._task is not None  # they still wait for Postgres
             proxy.resume()
-            monkeypatch.setattr(committer, "PATIENCE_S", 30.0)
+            for waiting in (committer, lookups):
+                monkeypatch.setattr(waiting, "PATIENCE_S", 30.0)
             receipt = await commits.send(Follow(hal, fay))
             assert receipt.position == (await everything(engine))[-1].position
             known = await people.find("hal")

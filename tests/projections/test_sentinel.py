@@ -80,6 +80,24 @@ async def test_the_queue_is_found_too(watched: Watched) -> None:
         await sentinel.aclose()  # arq leaves them to the garbage collector
 
 
+async def test_a_sentinel_that_says_nothing_keeps_nobody_from_the_next(watched: Watched) -> None:
+    """Its host has vanished, and perhaps the master with it: the queue is found on the first try."""
+    silent = asyncio.Event()
+
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await silent.wait()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        queue = await open_queue(QueueSettings(watched.url.replace("://", f"://127.0.0.1:{port},", 1)))
+        assert await queue.ping()
+        await queue.aclose()
+        for sentinel in queue.connection_pool.sentinel_manager.sentinels:  # type: ignore[attr-defined]
+            await sentinel.aclose()
+        silent.set()
+
+
 async def test_a_failover_under_load_that_loses_writes(
     watched: Watched, store: Store, database_url: str, queue_url: str, sql: Connection
 ) -> None:

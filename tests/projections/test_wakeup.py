@@ -112,16 +112,17 @@ async def test_who_listens_leaves_a_server_that_has_gone_without_a_word(
 ) -> None:
     """Its connection stays open and says nothing any more. "There may have been some" is what it then hears."""
     monkeypatch.setattr(module, "SILENT_S", 0.05)
+    monkeypatch.setattr(module, "PONG_S", 1.0)
     monkeypatch.setattr(module, "RECONNECT_S", 0.02)
     heard: list[bytes | None] = []
     async with listening(proxy := Proxy(server_path)) as port:
         listener = Listener(QueueSettings(f"redis://127.0.0.1:{port}/0"), "a channel of this test", heard.append)
         await listener.start()
         proxy.strand()
-        await until(lambda: heard == [None, None, None])  # the first begin, the end, another begin
+        await until(lambda: heard[:3] == [None, None, None])  # the first begin, the end, another begin
         with Redis.from_url(queue_url) as redis:
             redis.publish("a channel of this test", "there")
-        await until(lambda: heard[3:] == [b"there"])
+            await until(lambda: b"there" in heard)
         await listener.close()
 
 
@@ -130,6 +131,7 @@ async def test_who_listens_to_nothing_stays_with_a_server_that_answers(
 ) -> None:
     """It asks, again and again, and is neither told that something may have been missed nor connects anew."""
     monkeypatch.setattr(module, "SILENT_S", 0.02)
+    monkeypatch.setattr(module, "PONG_S", 30.0)
     heard: list[bytes | None] = []
     async with listening(proxy := Proxy(server_path)) as port:
         listener = Listener(QueueSettings(f"redis://127.0.0.1:{port}/0"), "a channel of this test", heard.append)
@@ -151,6 +153,7 @@ async def test_nobody_waits_long_for_a_queue_that_hangs(server_path: str, queue_
         listener = Listener(QueueSettings(queue_url), "a channel of this test", heard.append)
         await listener.start()
         wakeup = Wakeup(QueueSettings(f"redis://127.0.0.1:{port}/0"))
+        await wakeup._open()
         assert await wakeup.publish("a channel of this test", [b"1", b"2"])
         proxy.strand()
         assert not await wakeup.publish("a channel of this test", [b"3"])

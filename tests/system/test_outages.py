@@ -227,8 +227,6 @@ async def test_a_postgres_that_hangs_holds_up_no_client_for_long(
 ) -> None:
     """Commands are 503 after a while, whichever part of Postgres they need; reads go on, and so does who looks whether
     the process is ready. Nothing that was answered is lost, and it heals by itself."""
-    monkeypatch.setattr(postgres, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(postgres, "CONNECT_TIMEOUT_S", 2)
     monkeypatch.setattr(health, "LOOK_S", 0.1)
     ann, bob, cat = await service.people(3)
     folder = parse_qs(urlsplit(breakable.postgres.url).query)["host"][0]
@@ -237,6 +235,7 @@ async def test_a_postgres_that_hangs_holds_up_no_client_for_long(
         async with in_process(through, keys, drain=False) as hanging:
             one = hanging.as_(ann.id, scope="user_follows_edit")
             assert (await one.follow(bob)).status_code == 201
+            monkeypatch.setattr(postgres, "PATIENCE_S", 0.3)
             proxy.hang()
             for asking in (
                 one.follow(cat),
