@@ -109,7 +109,7 @@ class Positions:
         again_s = AGAIN_S
         while self._untold:
             wished, some, self._untold = self._wished, self._untold, set()
-            if not await self._tell_of(some):
+            if not await self._wakeup.tell_late({caller: self.of(caller) for caller in some}):
                 await asyncio.sleep(again_s)
                 again_s = min(2 * again_s, AGAIN_MAX_S)
                 self._untold |= some & self._owed.positions.keys()
@@ -118,12 +118,6 @@ class Positions:
             async with self._told:
                 self._granted = wished
                 self._told.notify_all()
-
-    async def _tell_of(self, callers: set[str]) -> bool:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STORE_WAIT_S):
-                return await self._wakeup.tell_late({caller: self.of(caller) for caller in callers})
-        return False
 
     async def _write(self, caller: str, position: int) -> None:
         async with asyncio.timeout(STORE_WAIT_S):

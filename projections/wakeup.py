@@ -182,8 +182,8 @@ class Wakeup:
         try:
             async with asyncio.timeout(QUEUE_S):
                 return await work(await self._open())
-        except (RedisError, OSError) as error:  # a timeout is one of the latter
-            logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
+        except (RedisError, OSError) as error:  # a timeout is one of the latter; its words may be those of a message
+            logger.warning("the queue does not answer: %s", type(error).__name__)
             return None
 
     async def _open(self) -> ArqRedis:
@@ -240,7 +240,7 @@ class Listener:
             try:
                 await self._listen()
             except (RedisError, OSError) as error:
-                logger.warning("the queue does not answer: %s", str(error) or type(error).__name__)
+                logger.warning("the queue does not answer: %s", type(error).__name__)
             except Exception:  # nobody waits for this task, and what it tells is needed
                 logger.exception("a message could not be taken")
             await asyncio.sleep(RECONNECT_S)

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from urllib.parse import parse_qs, urlsplit
 
 
 class Proxy:
@@ -61,6 +62,17 @@ class Proxy:
             left = None if left is None else left - len(data)
         for stream in (writer, server_writer):
             stream.close()
+
+
+def postgres_socket(url: str) -> str:
+    """Where the PostgreSQL at ``url`` listens."""
+    return f"{parse_qs(urlsplit(url).query)['host'][0]}/.s.PGSQL.5432"
+
+
+def through_port(url: str, port: int) -> str:
+    """The same database, reached by a port of the loopback."""
+    parts = urlsplit(url)
+    return f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}"
 
 
 def _set() -> asyncio.Event:

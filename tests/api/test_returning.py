@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from httpx import Response
@@ -29,7 +28,7 @@ from tests.breakable import Breakable
 from tests.commands.writing import append
 from tests.opened import engine as engine
 from tests.opened import fragile as fragile
-from tests.proxy import Proxy, listening
+from tests.proxy import Proxy, listening, postgres_socket, through_port
 from tests.waiting import until
 
 PATH = "/v1/users/bob/follow"
@@ -292,10 +291,8 @@ async def test_a_log_that_only_does_not_answer_is_not_taken_for_one_that_is_away
     """Others may commit while it hangs for us alone: what was its end before is not enough."""
     monkeypatch.setattr(returning, "WAIT_S", 0.3)
     monkeypatch.setattr(returning, "MOMENT_S", 60.0)
-    parts = urlsplit(database_url)
-    folder = parse_qs(parts.query)["host"][0]
-    async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
-        own = create_engine(PostgresSettings(f"postgresql://{parts.username}@127.0.0.1:{port}{parts.path}"))
+    async with listening(proxy := Proxy(postgres_socket(database_url))) as port:
+        own = create_engine(PostgresSettings(through_port(database_url, port)))
         await log.head(own)
         return_ = Returning(own, Progress())
         return_.note()

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -28,7 +27,7 @@ from commands.errors import LogUnavailable
 from commands.migrate import check_current, upgrade
 from commands.postgres import Engine, PostgresSettings, check_durability, create_engine
 from tests.commands.writing import committing, everything, register
-from tests.proxy import Proxy, listening
+from tests.proxy import Proxy, listening, postgres_socket, through_port
 from tests.servers import TEST_SETTINGS
 from tests.waiting import until
 
@@ -127,9 +126,8 @@ async def test_a_postgres_that_hangs_shows_as_unavailable_to_who_has_somebody_wa
 ) -> None:
     """Also on a connection whose server has vanished without a word; the next goes on a new one. The patient wait."""
     dan, eve = await register(engine, "dan", "eve")
-    folder = parse_qs(urlsplit(server.url).query)["host"][0]
-    async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
-        through = PostgresSettings(f"postgresql://postgres@127.0.0.1:{port}/follows")
+    async with listening(proxy := Proxy(postgres_socket(server.url))) as port:
+        through = PostgresSettings(through_port(server.url, port))
         impatient, patient = create_engine(through, patient=False), create_engine(through)
         async with committing(impatient) as commits:
             await log.head(patient)
@@ -153,9 +151,8 @@ async def test_nobody_waits_longer_behind_others_for_a_postgres_that_hangs(
 ) -> None:
     """Not for the batch before his, either. What was sent is done in the end, or not; who comes later is answered."""
     fay, gus, hal = await register(engine, "fay", "gus", "hal")
-    folder = parse_qs(urlsplit(server.url).query)["host"][0]
-    async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
-        own = create_engine(PostgresSettings(f"postgresql://postgres@127.0.0.1:{port}/follows"), patient=False)
+    async with listening(proxy := Proxy(postgres_socket(server.url))) as port:
+        own = create_engine(PostgresSettings(through_port(server.url, port)), patient=False)
         people = Directory(own)
         async with committing(own, tasks=1) as commits:
             await asyncio.gather(commits.send(Follow(fay, gus)), people.find("fay"))

@@ -4,7 +4,6 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -17,7 +16,7 @@ from projections.store import StoreSettings, open_store
 from tests.api.in_process import InProcess, Person, environment, in_process, refusal, soon
 from tests.breakable import BreakableServers
 from tests.projections.dropping import drop_some
-from tests.proxy import Proxy, listening
+from tests.proxy import Proxy, listening, postgres_socket, through_port
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +228,8 @@ async def test_a_postgres_that_hangs_holds_up_no_client_for_long(
     the process is ready. Nothing that was answered is lost, and it heals by itself."""
     monkeypatch.setattr(health, "LOOK_S", 0.1)
     ann, bob, cat = await service.people(3)
-    folder = parse_qs(urlsplit(breakable.postgres.url).query)["host"][0]
-    async with listening(proxy := Proxy(f"{folder}/.s.PGSQL.5432")) as port:
-        through = {**settings, "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{port}/follows"}
+    async with listening(proxy := Proxy(postgres_socket(breakable.postgres.url))) as port:
+        through = {**settings, "DATABASE_URL": through_port(breakable.postgres.url, port)}
         async with in_process(through, keys, drain=False) as hanging:
             one = hanging.as_(ann.id, scope="user_follows_edit")
             assert (await one.follow(bob)).status_code == 201
