@@ -247,8 +247,10 @@ async def test_who_could_not_hear_what_is_told_asks_the_log(processes: list[InPr
         assert (await other.get(f"{PATH}-status")).status_code == 503  # nobody projects
 
 
-async def test_what_could_not_be_told_is_told_later(processes: list[InProcess], fragile: Breakable) -> None:
-    """Redis takes neither positions nor messages at first."""
+async def test_what_could_not_be_told_is_told_later(
+    processes: list[InProcess], fragile: Breakable, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis takes neither positions nor messages at first; the log says so, and not of whom."""
     one, other = (process.parts.positions for process in processes)
     with takes_no_writes(fragile, passes_messages_on=False) as client:
         await one.leave("ann", 12)
@@ -258,6 +260,8 @@ async def test_what_could_not_be_told_is_told_later(processes: list[InProcess], 
         assert not client.exists(position_of("ann"))
         await one.leave("bob", 13)
         assert other.of("bob") == 13
+    told = [line for line in caplog.messages if line.startswith("the queue does not answer")]
+    assert told and not any("ann" in line for line in told)
 
 
 async def test_many_are_told_of_at_once(processes: list[InProcess], fragile: Breakable) -> None:
