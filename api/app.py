@@ -12,81 +12,83 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api import health, openapi
 from api.context import request_headers
-from api.kraken import errors as kraken_errors
-from api.kraken.asked import is_kraken
-from api.kraken.gate import gate as kraken_gate
-from api.kraken.routes import router as kraken_router
-from api.leaving import saying_goodbye
-from api.parts import Parts
-from api.request_ids import begin_request, log_with_ids, named
-from api.slow_clients import timely
-from api.starting import Starting
-from api.v1 import errors as v1_errors
-from api.v1.gate import gate as v1_gate
-from api.v1.gate import is_v1
-from api.v1.routes import router as v1_router
+from api.head import as_get, without_body
+from api.kraken.errors import handle_kraken_error
+from api.kraken.middleware import kraken_middleware
+from api.kraken.request import is_kraken
+from api.kraken.routes import kraken_router
+from api.lifespan import Startup
+from api.request_id import begin_request, configure_logging, with_request_id
+from api.services import Services
+from api.shutdown import closing_connection
+from api.timeouts import BODY_TIMEOUT_S, with_body_timeout
+from api.v1.errors import handle_v1_error
+from api.v1.middleware import is_v1, v1_middleware
+from api.v1.routes import v1_router
 from commands.errors import SettingsError
 
-# No body of either dialect comes near it; what is larger is refused before it is read.
+# No body of either dialect comes near this size; a larger one is refused before it is read.
 BODY_MAX = 64 * 1024
-# New objects before the collector of cycles looks at them; Python's own 700 are a few requests.
+# New objects before a garbage collection; Python's own 700 are a few requests.
 COLLECT_AFTER = 50_000
 
 
-def handle(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """Answer what no router saw (unknown paths, wrong methods) in the form of the dialect the path belongs to."""
-    if is_kraken(request.scope["path"]):
-        return kraken_errors.handle(request, error)
-    return v1_errors.handle(request, error)
+def handle_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Answer what has no route (unknown paths, wrong methods) in the form of the dialect that the path belongs to."""
+    return (handle_kraken_error if is_kraken(request.scope["path"]) else handle_v1_error)(request, error)
 
 
-def create_app(parts: Parts) -> ASGIApp:
-    """Put the application together around ``parts``, which it starts and closes."""
+def create_app(services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S) -> ASGIApp:
+    """Return the application around ``services``, which it starts and closes."""
 
-    starting = Starting(parts)
+    startup = Startup(services)
 
-    def provide_parts() -> Parts:
-        return parts
+    def provide_services() -> Services:
+        return services
 
     litestar = Litestar(
         route_handlers=[v1_router, kraken_router, health.live, health.ready, *openapi.assets()],
-        dependencies={"parts": Provide(provide_parts, sync_to_thread=False)},
-        exception_handlers={Exception: handle},
-        lifespan=[starting.lifespan],
+        dependencies={"services": Provide(provide_services, sync_to_thread=False)},
+        exception_handlers={Exception: handle_error},
+        lifespan=[startup.lifespan],
         request_max_body_size=BODY_MAX,
         openapi_config=openapi.config(),
         logging_config=None,
     )
-    v1 = v1_gate(litestar, parts)
-    kraken = kraken_gate(litestar, parts, BODY_MAX)
+    v1 = v1_middleware(litestar, services)
+    kraken = kraken_middleware(litestar, services, BODY_MAX)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
         if str(scope["type"]) == "lifespan":
-            await starting.run(litestar, scope, receive, send)
+            await startup.run(litestar, scope, receive, send)
             return
-        if parts.leaving.begun:
-            send = saying_goodbye(send)
+        if services.shutdown.begun:
+            send = closing_connection(send)
+        if scope["type"] == ScopeType.HTTP and scope["method"] == "HEAD":
+            scope, send = as_get(scope), without_body(send)
+        elif scope["type"] == ScopeType.HTTP and scope["method"] == "OPTIONS" and health.is_health(path):
+            scope = as_get(scope)  # HAProxy's checks are OPTIONS unless it is told otherwise
         if scope["type"] == ScopeType.HTTP and is_v1(path):
-            await v1(scope, timely(receive), send)
+            await v1(scope, with_body_timeout(receive, body_timeout_s), send)
         elif scope["type"] == ScopeType.HTTP and is_kraken(path):
-            await kraken(scope, timely(receive), send)
+            await kraken(scope, with_body_timeout(receive, body_timeout_s), send)
         else:
-            await litestar(scope, receive, named(begin_request(request_headers(scope)), send))
+            await litestar(scope, receive, with_request_id(begin_request(request_headers(scope)), send))
 
     return app
 
 
 def __getattr__(name: str) -> Any:
-    """Make ``app`` when the server asks for it, so that importing this module needs no settings."""
+    """Make ``app`` when the server asks for it: importing this module needs no settings."""
     if name == "app":
-        log_with_ids(os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"))
+        configure_logging(os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"))
         try:
-            app = create_app(Parts.from_env())
+            app = create_app(Services.from_env())
         except SettingsError as error:
             sys.exit(f"error: {error.message}")
-        # Requests leave hardly any cycles behind, and a look at all that was imported costs milliseconds: a tenth of
-        # the CPU of a read.
+        # Requests leave hardly any cycles, and a collection that visits every imported object takes milliseconds: a
+        # tenth of the CPU of a read.
         gc.freeze()
         gc.set_threshold(COLLECT_AFTER, 20, 50)
         return app

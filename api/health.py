@@ -1,4 +1,4 @@
-"""Health for whoever runs the service: alive, and ready with reasons."""
+"""Health checks for operators and balancers: alive, and ready with reasons."""
 
 from typing import Final
 
@@ -7,22 +7,26 @@ from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 
-from api.parts import Parts
-from commands import log
+from api.services import Services
 from commands.errors import FollowsError, LogUnavailable, ViewUnavailable
-from commands.log import Head
-from projections.generations import checkpoints
+from commands.log import event_log as log
+from commands.log.event_log import Head
+from projections.keys import View
+from projections.views.generations import checkpoints
 
-# A view that is further behind is not fit to take new traffic; a restart's backlog is worked off at some 60,000/s.
-LAG_MAX_S: Final = 60.0
-# Who asks has less patience than a command: a Postgres that does not answer at once is told as one that is away.
-LOOK_S: Final = 1.0
+# With a view that is further behind, a process should get no new traffic; a backlog is projected at some 60,000/s.
+READY_LAG_MAX_S: Final = 60.0
+# Health checks have short timeouts: a Postgres that does not answer in this time is reported as unavailable.
+LOG_TIMEOUT_S: Final = 1.0
 OK: Final = "ok"
 STOPPING: Final = "stopping"
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether traffic should come here, and what each part says; ``lag_events`` and ``lag_s`` are the view's."""
+    """Whether the process should get traffic, and each part's state; ``lag_events`` and ``lag_s`` are the view's.
+
+    ``lag_s`` is None when it is not known.
+    """
 
     ready: bool
     process: str
@@ -33,9 +37,14 @@ class Readiness(msgspec.Struct, frozen=True):
     lag_s: float | None = None
 
 
+def is_health(path: str) -> bool:
+    """Return whether a path is one of these checks, read as the router reads it."""
+    return path.lstrip("/").partition("/")[0] == "health"
+
+
 @get("/health/live", summary="The process answers", sync_to_thread=False)
 def live() -> dict[str, str]:
-    """Alive: says nothing of other servers."""
+    """Return 200: the process answers, whatever other servers do."""
     return {"status": "alive"}
 
 
@@ -44,45 +53,48 @@ def live() -> dict[str, str]:
     summary="The process can serve",
     responses={503: ResponseSpec(Readiness, generate_examples=False, description="Not now: see what is not `ok`")},
 )
-async def ready(parts: NamedDependency[Parts]) -> Response[Readiness]:
-    """Ready: 200, or 503 with what is missing. Reads go on without Postgres, so that alone does not make unready."""
-    postgres, head = await _log(parts)
-    redis, view, position = await _views(parts)
+async def ready(services: NamedDependency[Services]) -> Response[Readiness]:
+    """Return 200, or 503 with what is missing. Without Postgres alone the process is ready: reads go on."""
+    postgres, head = await _log(services)
+    redis, view, live_view, position = await _views(services)
     lag_events: int | None = None
     lag_s: float | None = None
-    if head is not None and position is not None:
+    if head is not None and live_view is not None and position is not None:
         lag_events = max(0, head.position - position)
         try:
-            since = await log.recorded_after(parts.engine, position) if lag_events else None
-            lag_s = 0.0 if since is None else max(0, head.now - since) / 1_000_000
+            since = await log.time_after(services.engine, position) if lag_events else None
+            age_us = None if since is None else head.now - since
+            lag_s = services.lag_clock.lag_s(live_view, position, head.position, age_us)
         except LogUnavailable as error:
             postgres = error.message
-        if lag_s is not None and lag_s > LAG_MAX_S:
+        if lag_s is not None and lag_s > READY_LAG_MAX_S:
             view = "far behind"
-    process = STOPPING if parts.leaving.begun else OK
+    process = STOPPING if services.shutdown.begun else OK
     good = process == redis == view == OK
     body = Readiness(good, process, postgres, redis, view, lag_events, lag_s)
     return Response(body, status_code=200 if good else 503, headers={} if good else {"Retry-After": "1"})
 
 
-async def _log(parts: Parts) -> tuple[str, Head | None]:
-    """What Postgres is like, and the log's end."""
+async def _log(services: Services) -> tuple[str, Head | None]:
+    """Return the state of Postgres, and the log's end."""
     try:
-        return OK, await parts.look_at_log(LOOK_S)
+        return OK, await services.read_log_head(LOG_TIMEOUT_S)
     except FollowsError as error:
         return error.message, None
 
 
-async def _views(parts: Parts) -> tuple[str, str, int | None]:
-    """What Redis is like, what the view is like, and the position that all of its lanes have reached."""
+async def _views(services: Services) -> tuple[str, str, View | None, int | None]:
+    """Return the states of Redis and of the view, the view, and the position of its last partition."""
     try:
-        parts.must_be_vetted("store")
-        view = await parts.reader.view(again=True)
-        found = await checkpoints(parts.store, view, range(view.lanes))
-    except ViewUnavailable as error:
-        return OK, error.message, None
+        services.require("views")
+        view = await services.reader.view(refresh=True)
+        found = await checkpoints(services.redis, view, range(view.partitions))
     except FollowsError as error:
-        return error.message, "unknown", None
+        problem = services.watch.problem  # shown without the server's name, since any caller may ask
+        if problem is not None and "views" not in services.unchecked:
+            return f"Redis {problem.reason}", "unknown", None, None
+        states = (OK, error.message) if isinstance(error, ViewUnavailable) else (error.message, "unknown")
+        return *states, None, None
     if None in found.values():
-        return OK, "a lane is lost", None
-    return OK, OK, min(checkpoint.position for checkpoint in found.values() if checkpoint)
+        return OK, "a partition is lost", view, None
+    return OK, OK, view, min(checkpoint.position for checkpoint in found.values() if checkpoint)

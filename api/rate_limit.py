@@ -1,4 +1,4 @@
-"""How often one caller may ask: a fixed window a minute long, counted in Redis for all processes together."""
+"""The rate limit: requests per caller and minute, counted in Redis for all processes together."""
 
 import asyncio
 import ipaddress
@@ -12,42 +12,41 @@ from functools import lru_cache
 
 from redis.exceptions import RedisError
 
-from api.auth import Caller
-from commands.errors import SettingsError, StoreUnavailable, Unavailable
-from commands.settings import whole_number
+from api.auth.tokens import Caller
+from commands.errors import SettingsError, Unavailable, ViewsUnavailable
+from commands.settings import number_from_env
 from projections import keys
-from projections.store import Store, forgettable
+from projections.client.client import RedisClient, ignore_failure
+from projections.outages import Outage
 
 logger = logging.getLogger(__name__)
 
-WINDOW_S = 60  # API.md counts per minute
-COUNT_LIMIT_S = 0.5  # the longest a request waits for its count: a command needs no Redis and should not hang on it
-LOG_EVERY_S = 10.0  # a store that is down is worth a line now and then, not one per request
-IPV6_HOST_BITS = 64  # one subscriber has a whole /64 to count from
+RATE_WINDOW_S = 60  # the limits are per minute
+COUNT_TIMEOUT_S = 0.5  # the longest a request waits for its count: commands do not need Redis and must not wait for it
+IPV6_HOST_BITS = 64  # one subscriber has a whole /64
 
-
-# Of a limit this part is taken from Redis at a time, so that who may ask often does not cost a count each time. What a
-# process has taken and does not use, others cannot: with 20 processes at most 2 % of a limit.
-SHARE = 1_000
-LIMIT_MAX = 999_999_999
-# Callers of the window that a process remembers a part of; some 3 MB.
-CALLERS_MAX = 20_000
+# A process takes 1/1000 of a limit from Redis at a time, so that large limits do not cost a round trip per request.
+# Other processes cannot use what it has taken: with 20 processes at most 2 % of a limit.
+PARTS_PER_LIMIT = 1_000
+PER_MINUTE_MAX = 999_999_999
+# Callers whose parts a process keeps: some 3 MB.
+RATED_CALLERS_MAX = 20_000
 
 
 @dataclass(frozen=True)
 class RateSettings:
-    """Requests a minute by kind of caller, 0 for no limit; what happens when nobody can count."""
+    """Requests a minute by kind of caller, 0 for no limit; and what happens while Redis cannot count."""
 
     per_user: int = 100
     per_service: int = 60_000  # the platform's own services act for all users at once
-    per_address: int = 1_200  # callers without a token; many people can sit behind one address
+    per_address: int = 1_200  # callers without a token; many people may share one address
     fail_open: bool = True
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "RateSettings":
-        """From FOLLOWS_RATE_LIMIT, _SERVICES, _ADDRESS and _FAIL. Raises `SettingsError`.
+        """Read FOLLOWS_RATE_LIMIT, _SERVICES, _ADDRESS and _FAIL. Raises `SettingsError`.
 
-        FOLLOWS_RATE_LIMIT=0 switches off those of the others that are not set.
+        FOLLOWS_RATE_LIMIT=0 also removes the other limits that are not set.
         """
         fail = env.get("FOLLOWS_RATE_LIMIT_FAIL") or "open"
         if fail not in ("open", "closed"):
@@ -62,8 +61,8 @@ class RateSettings:
 
 
 @dataclass(slots=True)
-class Verdict:
-    """Where a caller stands after this request; `retry_after_s` is set when it was one too many."""
+class RateLimitResult:
+    """A caller's quota after this request. `retry_after_s` is set when the request was over the limit."""
 
     limit: int
     remaining: int
@@ -72,146 +71,165 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class _Taken:
-    """What a process has taken of a caller's limit in this window: ``used`` by all, ``left`` of our own part."""
+class _Part:
+    """The part of a caller's limit that this process has taken from Redis in one window.
+
+    ``used`` is the count in Redis, of all processes; ``left`` are requests that this process may still let through.
+    """
 
     window: int
     used: int = 0
     left: int = 0
-    asking: bool = False
+    requested: bool = False
 
 
 @dataclass(slots=True)
-class Count:
-    """A request that is being counted: the verdict, or what Redis is asked for it and how many at once."""
+class PendingCount:
+    """A request being counted: its result, and the pending answer of Redis if it must be asked for ``amount`` more."""
 
-    verdict: Verdict
-    taken: _Taken | None = None
-    asked: "asyncio.Future[list[int]] | None" = None
-    part: int = 1
+    result: RateLimitResult
+    part: _Part | None = None
+    answer: "asyncio.Future[list[int]] | None" = None
+    amount: int = 1
 
 
 class RateLimit:
     """Counts requests in windows that begin with each minute of the epoch.
 
-    The window comes from this process's clock: processes on one machine agree exactly, machines under NTP
-    to milliseconds (which tokens need as well), and no round trip is spent on asking Redis for the time.
+    Windows go by the process's clock, which saves a round trip for the time of Redis: processes on one machine agree
+    exactly, machines under NTP to milliseconds (tokens need that, too).
     """
 
     def __init__(
-        self, store: Store, settings: RateSettings | None = None, *, now: Callable[[], float] = time.time
+        self,
+        redis: RedisClient,
+        settings: RateSettings | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        timeout_s: float = COUNT_TIMEOUT_S,
     ) -> None:
-        self._store = store
+        self._redis = redis
         self._settings = settings or RateSettings()
         self._now = now
-        self._logged_at = -math.inf
-        self._taken: dict[str, _Taken] = {}
+        self._timeout_s = timeout_s
+        self._outage = Outage(logger, "Redis counts requests again")
+        self._parts: dict[str, _Part] = {}
+        # Whose keys are counted in; without an id until the log has told its own.
+        self.names = keys.LogNames()
 
-    def account(self, caller: Caller | None, address: str | None = None) -> tuple[str, int]:
-        """Whose count a request goes to, and the limit of it: the caller's, or without one its address's."""
+    def key_and_limit(self, caller: Caller | None, address: str | None = None) -> tuple[str, int]:
+        """Return (key, limit) of the count that a request adds to: the caller's, or without a caller its address's."""
         if caller is None:
             return _address_key(address), self._settings.per_address
         if caller.role in ("service", "admin"):
-            return caller.id, self._settings.per_service
-        return caller.id, self._settings.per_user
+            return f"caller:{caller.id}", self._settings.per_service
+        return f"caller:{caller.id}", self._settings.per_user
 
-    async def hit(self, caller_key: str, limit: int) -> Verdict:
-        """Count one request. Raises `StoreUnavailable` where nobody can count and the setting is closed."""
-        return await self.judge(self.begin(caller_key, limit))
-
-    def begin(self, caller_key: str, limit: int) -> Count:
-        """Begin to count a request: what has to be asked of Redis goes out with the other commands of this turn."""
-        now = self._now()
-        window = int(now // WINDOW_S)
-        verdict = Verdict(limit, limit, (window + 1) * WINDOW_S)
+    def start(self, key: str, limit: int) -> PendingCount:
+        """Start to count a request, in one round trip with the caller's other commands of this turn of the loop."""
+        window = int(self._now() // RATE_WINDOW_S)
+        result = RateLimitResult(limit, limit, (window + 1) * RATE_WINDOW_S)
         if limit == 0:
-            return Count(verdict)
-        taken = self._taken_in(caller_key, window)
-        if taken.left:
-            taken.left -= 1
-            verdict.remaining = max(0, limit - taken.used + taken.left)
-            return Count(verdict)
-        part = 1 if taken.asking else max(1, limit // SHARE)
-        taken.asking = True
-        key = keys.rate(caller_key, window)
-        # The count outlives its window by one: a machine whose clock is behind must not begin at 0.
-        asked = self._store.batch((("INCRBY", key, part), ("EXPIRE", key, 2 * WINDOW_S)))
-        return Count(verdict, taken, forgettable(asked), part)
+            return PendingCount(result)
+        part = self._part(key, window)
+        if part.left:
+            part.left -= 1
+            result.remaining = max(0, limit - part.used + part.left)
+            return PendingCount(result)
+        amount = 1 if part.requested else max(1, limit // PARTS_PER_LIMIT)
+        part.requested = True
+        name = self.names.rate(key, window)
+        # The count outlives its window by one, so that a machine whose clock is behind does not start at 0.
+        answer = self._redis.batch((("INCRBY", name, amount), ("EXPIRE", name, 2 * RATE_WINDOW_S)))
+        return PendingCount(result, part, ignore_failure(answer), amount)
 
-    async def judge(self, count: Count) -> Verdict:
-        """Give the verdict on a request that has begun to be counted. Raises as ``hit``."""
-        if count.asked is None or count.taken is None:
-            return count.verdict
-        verdict, taken, part = count.verdict, count.taken, count.part
+    async def finish(self, count: PendingCount) -> RateLimitResult:
+        """Return the result of a count. Raises `ViewsUnavailable` if Redis cannot count and the setting is closed."""
+        if count.answer is None or count.part is None:
+            return count.result
+        result, part, amount = count.result, count.part, count.amount
         try:
-            used = await self._answer(count.asked)
+            used = await self._used(count.answer)
         finally:
-            taken.asking = False
+            part.requested = False
         if used is None:
-            return verdict
-        spare = max(0, min(part, verdict.limit - (used - part)))  # of our part, what is within the limit
-        taken.used, taken.left = used, taken.left + max(0, spare - 1)
-        verdict.remaining = max(0, verdict.limit - used + taken.left)
-        if not spare:
-            verdict.retry_after_s = max(1, math.ceil(verdict.reset_at_epoch_s - self._now()))
-        return verdict
+            return result
+        granted = max(0, min(amount, result.limit - (used - amount)))  # the part of ``amount`` within the limit
+        part.used, part.left = used, part.left + max(0, granted - 1)
+        result.remaining = max(0, result.limit - used + part.left)
+        if not granted:
+            result.retry_after_s = max(1, math.ceil(result.reset_at_epoch_s - self._now()))
+        return result
 
-    def _taken_in(self, caller_key: str, window: int) -> _Taken:
-        taken = self._taken.get(caller_key)
-        if taken is None or taken.window != window:
-            if len(self._taken) >= CALLERS_MAX:
-                self._taken.clear()  # what was left of their parts is counted as used
-            taken = self._taken[caller_key] = _Taken(window)
-        return taken
+    def charge(self, key: str, limit: int, requests: int) -> None:
+        """Count a request that costs more as that many further ones, without waiting. It is answered all the same, and
+        the caller's next ones may be over the limit."""
+        if limit == 0 or requests == 0:
+            return
+        window = int(self._now() // RATE_WINDOW_S)
+        part = self._part(key, window)
+        taken = min(part.left, requests)
+        part.left -= taken
+        if further := requests - taken:
+            part.used += further
+            name = self.names.rate(key, window)
+            ignore_failure(self._redis.batch((("INCRBY", name, further), ("EXPIRE", name, 2 * RATE_WINDOW_S))))
 
-    async def _answer(self, asked: "asyncio.Future[list[int]]") -> int | None:
-        """How many requests the window has seen, this one included; None when nobody can say and that lets through."""
+    def _part(self, key: str, window: int) -> _Part:
+        part = self._parts.get(key)
+        if part is None or part.window != window:
+            if len(self._parts) >= RATED_CALLERS_MAX:
+                self._parts.clear()  # what was left in them counts as used
+            part = self._parts[key] = _Part(window)
+        return part
+
+    async def _used(self, answer: "asyncio.Future[list[int]]") -> int | None:
+        """Return the requests in this window, this one included; None if they cannot be counted but are let through."""
         try:
-            if not asked.done():
-                async with asyncio.timeout(COUNT_LIMIT_S):
-                    await asyncio.wait([asked])
-            return asked.result()[0]
-        except (Unavailable, RedisError, OSError) as error:  # OSError: the time limit too
-            self._log(error)
+            if not answer.done():
+                async with asyncio.timeout(self._timeout_s):
+                    await asyncio.wait([answer])
+            used = answer.result()[0]
+        except (Unavailable, RedisError, OSError) as error:  # OSError: also the timeout
+            action = "let through" if self._settings.fail_open else "refused"
+            self._outage.begin(
+                error, "Redis cannot count requests; they are %s: %s", action, error or type(error).__name__
+            )
             if self._settings.fail_open:
                 return None
-            raise StoreUnavailable from None
-
-    def _log(self, error: Exception) -> None:
-        now = self._now()
-        if now >= self._logged_at + LOG_EVERY_S:
-            self._logged_at = now
-            then = "let through" if self._settings.fail_open else "refused"
-            logger.warning("requests cannot be counted and are %s: %s", then, error or type(error).__name__)
+            raise ViewsUnavailable from None
+        self._outage.end()
+        return used
 
 
-def headers(verdict: Verdict) -> dict[str, str]:
-    """The X-RateLimit-* headers of an answer, with Retry-After when the request was one too many."""
-    if verdict.limit == 0:
-        return {}
-    named = {
-        "X-RateLimit-Limit": str(verdict.limit),
-        "X-RateLimit-Remaining": str(verdict.remaining),
-        "X-RateLimit-Reset": str(verdict.reset_at_epoch_s),
-    }
-    if verdict.retry_after_s is not None:
-        named["Retry-After"] = str(verdict.retry_after_s)
-    return named
+def rate_limit_headers(result: RateLimitResult) -> list[tuple[bytes, bytes]]:
+    """Return the x-ratelimit-* headers of an answer, and retry-after if the request was over the limit, as ASGI sends
+    them."""
+    if result.limit == 0:
+        return []
+    headers = [
+        (b"x-ratelimit-limit", b"%d" % result.limit),
+        (b"x-ratelimit-remaining", b"%d" % result.remaining),
+        (b"x-ratelimit-reset", b"%d" % result.reset_at_epoch_s),
+    ]
+    if result.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % result.retry_after_s))
+    return headers
 
 
 @lru_cache(maxsize=10_000)
 def _address_key(address: str | None) -> str:
-    """An address as a count's name. It holds a dot or a colon, which no user id can."""
+    """Return the key for an address; those of users begin with another word."""
     try:
         parsed = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:  # a Unix socket, or a proxy that names no address
-        return "address.unknown"
+    except ValueError:  # a Unix socket, or a proxy that sends no address
+        return "address:unknown"
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        return str(ipaddress.ip_network((parsed, 128 - IPV6_HOST_BITS), strict=False).network_address)
-    return str(parsed)
+            return f"address:{parsed.ipv4_mapped}"
+        return f"address:{ipaddress.ip_network((parsed, 128 - IPV6_HOST_BITS), strict=False).network_address}"
+    return f"address:{parsed}"
 
 
 def _limit(env: Mapping[str, str], name: str, otherwise: int) -> int:
-    return whole_number(name, otherwise, LIMIT_MAX, "a whole number of requests a minute (0 = no limit)", env)
+    return number_from_env(name, otherwise, PER_MINUTE_MAX, "a whole number of requests a minute (0 = no limit)", env)

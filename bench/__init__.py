@@ -1,1 +1,1 @@
-"""Measures the service against floors and peers: `make bench`. Nothing of the product imports this package."""
+"""The benchmark, `make bench`: the service against floors and peers. Nothing of the product imports this package."""

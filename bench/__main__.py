@@ -1,4 +1,4 @@
-"""`make bench`: choose rows, run them one after the other, print the table and save it."""
+"""`make bench`: run the chosen rows one after the other, print the table and save it."""
 
 import shutil
 import tempfile
@@ -11,7 +11,6 @@ from typing import Final
 import click
 import msgspec
 
-from bench.pace import FULL, QUICK
 from bench.report import earlier, line, machine, new_report, save
 from bench.result import Result
 from bench.rows import (
@@ -19,6 +18,7 @@ from bench.rows import (
     deep,
     lists,
     logs,
+    longest,
     mixed,
     peers,
     process,
@@ -29,16 +29,18 @@ from bench.rows import (
     visible,
     writes,
 )
-from bench.stage import Stage, open_stage
+from bench.settings import FULL, QUICK
+from bench.testbed import Testbed, open_testbed
 
 RESULTS: Final = Path(__file__).with_name("results")
-ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
+ROWS: Final[dict[str, Callable[[Testbed], Iterator[Result]]]] = {
     "status": status.run,
     "page": lists.run,
     "kraken": lists.run_kraken,
     "follow": writes.run,
     "cold": writes.run_cold,
     "deep": deep.run,
+    "longest": longest.run,
     "peers": peers.run,
     "mixed": mixed.run,
     "visible": visible.run,
@@ -59,26 +61,26 @@ ROWS: Final[dict[str, Callable[[Stage], Iterator[Result]]]] = {
 @click.option("--rows", default="", metavar="NAME,...", help="Only these, in this order.")
 @click.option("--quick", is_flag=True, help="Shorter and less exact.")
 @click.option("--graph", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Edges to measure on, CSV.")
-@click.option("--minutes", default=19.0, show_default=True, help="Rows that have not begun by then are left out.")
-@click.option("--keep", is_flag=True, help="Keep what an earlier run saved of the rows that are not run now.")
+@click.option("--minutes", default=19.0, show_default=True, help="Rows that have not started by then are not run.")
+@click.option("--keep", is_flag=True, help="Keep the saved results of rows that are not run now.")
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), default=RESULTS, help="Where to save.")
 def main(rows: str, quick: bool, graph: Path | None, minutes: float, keep: bool, results: Path) -> None:
-    """Runs everything; exit code 1 when a row is invalid."""
+    """Run the rows; exit with 1 when one is invalid."""
     names = [name for name in rows.split(",") if name] or list(ROWS)
     if unknown := set(names) - set(ROWS):
         raise click.UsageError(f"there is no row {', '.join(sorted(unknown))}")
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="follows-bench-"))
     folder.chmod(0o711)
-    pace = QUICK if quick else FULL
+    settings = QUICK if quick else FULL
     found: list[Result] = []
     try:
-        with open_stage(folder, msgspec.structs.replace(pace, graph=graph)) as stage:
-            about = machine(stage.settings())
+        with open_testbed(folder, msgspec.structs.replace(settings, graph=graph)) as testbed:
+            about = machine(testbed.server_settings())
             for name in names:
                 if time.monotonic() - began > minutes * 60:
                     found.append(Result(name, name, "", "", [], invalid=f"not run: {minutes:g} minutes were over"))
                 else:
-                    found += _run(stage, name)
+                    found += _run(testbed, name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if found:
@@ -89,11 +91,11 @@ def main(rows: str, quick: bool, graph: Path | None, minutes: float, keep: bool,
         raise SystemExit(1)
 
 
-def _run(stage: Stage, name: str) -> list[Result]:
-    """One row; one that fails is told and leaves the others alone."""
+def _run(testbed: Testbed, name: str) -> list[Result]:
+    """Run one row; one that fails is reported and does not stop the others."""
     began, found = time.monotonic(), []
     try:
-        for result in ROWS[name](stage):
+        for result in ROWS[name](testbed):
             found.append(result)
             click.echo(line(result))
     except Exception as error:

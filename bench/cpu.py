@@ -7,23 +7,23 @@ import psutil
 
 
 def seconds(pid: int) -> float:
-    """CPU seconds of a process, its children now, and those that it has waited for."""
+    """Return the CPU seconds of a process, of its children, and of ended children that it has waited for."""
     return sum(_own(process) for process in family(pid))
 
 
 def resident(pid: int) -> int:
-    """Resident bytes of a process and its children."""
+    """Return the resident bytes of a process and its children."""
     return sum(_resident(process) for process in family(pid))
 
 
 def peak(pid: int) -> int:
-    """The most resident bytes that a single process ever had."""
+    """Return the highest resident bytes of a process, without its children."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and its descendants; none when it is gone."""
+    """Return a process and its descendants; nothing when it has ended."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]
@@ -32,14 +32,14 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 class Meter:
-    """What named processes have used since this was made."""
+    """The CPU time that named processes have used since the meter was made."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = dict(pids)
         self._before = {name: seconds(pid) for name, pid in self._pids.items()}
 
     def used(self) -> dict[str, float]:
-        """Name -> CPU seconds."""
+        """Return name -> CPU seconds."""
         return {name: seconds(pid) - self._before[name] for name, pid in self._pids.items()}
 
 

@@ -1,8 +1,8 @@
 """A load generator in a process of its own: ``python -m bench.generator SPEC``; prints one line of JSON.
 
-Closed (each connection sends its next request when it has its answer) or open (requests leave at fixed times, and
-latency counts from the time a request was due, so that a server that stalls cannot hide it). Answers are counted by
-status. It understands just enough HTTP for the servers here: every answer has a Content-Length or no body.
+A closed run sends the next request of a connection when its answer is there. An open run sends requests at fixed times
+and counts latency from the time a request was due, so that a stall of the server is not hidden. Answers are counted by
+status. The HTTP here is enough for the servers of this benchmark: each answer has a Content-Length or no body.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ LENGTH = b"content-length: "
 
 
 class Spec(msgspec.Struct, frozen=True):
-    """What to send where: ``rate`` is requests/s of an open run, None for a closed one."""
+    """One run. ``rate`` is requests/s of an open run, None for a closed one; ``requests`` and ``tokens`` are files."""
 
     port: int
     connections: int
@@ -35,7 +35,7 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """``latencies_ms`` by kind, sorted; ``statuses`` counts answers; ``broken``: cut connections, late requests."""
+    """``latencies_ms`` by kind, sorted; answers by status; ``broken`` counts lost connections and late requests."""
 
     requests: int
     seconds: float
@@ -47,7 +47,7 @@ class Outcome(msgspec.Struct):
 
 
 class Run:
-    """What the connections share: the requests in turn, and what came of them."""
+    """What the connections of a run share: the requests to send, and the results so far."""
 
     def __init__(self, spec: Spec) -> None:
         self.requests = read(Path(spec.requests), Path(spec.tokens), f"{spec.host}:{spec.port}")
@@ -60,13 +60,13 @@ class Run:
         self.stopped = False
 
     def next(self) -> tuple[str, bytes]:
-        """The next request; after the last comes the first."""
+        """Return the next request; the first one follows the last."""
         found = self.requests[self.issued % len(self.requests)]
         self.issued += 1
         return found
 
     def free(self, connection: "Connection") -> None:
-        """A connection has its answer: it sends what is due, or waits for it."""
+        """Let a connection send the next request that is due, or wait for one."""
         if self.stopped:
             return
         if self.rate is None:
@@ -77,7 +77,10 @@ class Run:
             self.idle.append(connection)
 
     def end(self, took: float, connections: "Sequence[Connection]") -> Outcome:
-        """What came of it; of an open run, more than a second's requests still under way or waiting are broken."""
+        """Close the connections and return the outcome.
+
+        In an open run, requests without an answer count as broken if they are more than those of one second.
+        """
         self.stopped = True
         for connection in connections:
             connection.transport.close()
@@ -89,7 +92,7 @@ class Run:
 
 
 class Connection(asyncio.Protocol):
-    """One connection with one request under way at most."""
+    """One connection, with at most one request under way."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.buffer, self.missing = run, b"", 0
@@ -98,22 +101,22 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps what it sends through."""
+        """Keep the transport."""
         self.transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from asyncio's
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A server that hangs up before the end is a broken run."""
+        """Count a connection that the server closes before the end."""
         if not self.run.stopped:
             self.run.broken += 1
 
     def send(self, began: float) -> None:
-        """Sends the next request; its latency counts from ``began``."""
+        """Send the next request; its latency counts from ``began``."""
         self.kind, request = self.run.next()
         self.began, self.busy = began, True
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Takes a part of an answer; at its end the connection is free again."""
+        """Read a part of an answer; at the answer's end the connection is free again."""
         run = self.run
         run.bytes += len(data)
         if self.missing:
@@ -137,11 +140,11 @@ class Connection(asyncio.Protocol):
             run.free(self)
 
     def answered(self) -> None:
-        """For those who do something with an answer."""
+        """Do nothing; a subclass may look at the answer."""
 
 
 async def main(spec: Spec) -> Outcome:
-    """Runs it for the given time and gives what came of it."""
+    """Run for the given time and return the outcome."""
     run = Run(spec)
     loop = asyncio.get_running_loop()
     connections = [
@@ -154,12 +157,12 @@ async def main(spec: Spec) -> Outcome:
     if spec.rate is None:
         await asyncio.sleep(spec.seconds)
     else:
-        await keep_time(run, began, spec.rate, spec.seconds)
+        await send_at_rate(run, began, spec.rate, spec.seconds)
     return run.end(time.perf_counter() - began, connections)
 
 
-async def keep_time(run: Run, began: float, rate: float, seconds: float) -> None:
-    """Lets requests go at their times; those that find no free connection wait, and their wait counts."""
+async def send_at_rate(run: Run, began: float, rate: float, seconds: float) -> None:
+    """Send requests at a fixed rate; those without a free connection wait, and the wait counts as latency."""
     sent = 0
     while (elapsed := time.perf_counter() - began) < seconds:
         while sent < elapsed * rate:

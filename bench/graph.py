@@ -1,4 +1,4 @@
-"""The graph that is measured on: made up from a seed with a heavy tail, or the edges of a file. No servers here."""
+"""The graph of users and follows: generated from a seed with a heavy tail, or read from a file."""
 
 import csv
 import gzip
@@ -10,14 +10,14 @@ from typing import IO, Final
 
 import msgspec
 
-from commands.bulk import FollowRow
-from commands.bulk_users import UserRow
+from commands.bulk_follows import ImportedFollow
+from commands.bulk_users import ImportedUser
 from commands.users import UserChanges
 
 SEED: Final = 2013
 USERS: Final = 20_000
-# The n-th most followed user has LARGEST / n ** TAIL followers: some 380,000 follows in all, nearly as many for each
-# user as in a real graph of a million (27).
+# The n-th most followed user has LARGEST / n ** TAIL followers: some 380,000 follows in all, nearly as many per user
+# (27) as in a real graph of a million.
 LARGEST: Final = 13_000
 TAIL: Final = 0.8
 LISTED: Final = 500
@@ -27,51 +27,51 @@ STEP_US: Final = 731_000_000
 
 
 class Graph(msgspec.Struct, frozen=True, dict=True):
-    """Users by place (0 is the first), and follows as (follower's place, followed's place), oldest first."""
+    """Users by place (from 0), and follows as (follower's place, followed's place), oldest first."""
 
     ids: list[str]
     edges: list[tuple[int, int]]
 
     def login(self, place: int) -> str:
-        """The user's name in /kraken."""
+        """Return the user's name in /kraken."""
         return f"u{place}"
 
     def created_at(self, edge: int) -> int:
-        """When the ``edge``-th follow began, in us since 1970."""
+        """Return when the follow number ``edge`` began, in us since 1970."""
         return FIRST_US + edge * STEP_US
 
     @cached_property
     def following(self) -> dict[int, list[int]]:
-        """Follower's place -> the edges he made, oldest first."""
+        """Follower's place -> numbers of their edges, oldest first."""
         return _grouped(self.edges, 0)
 
     @cached_property
     def followers(self) -> dict[int, list[int]]:
-        """Followed's place -> the edges that reach him, oldest first."""
+        """Followed's place -> numbers of their edges, oldest first."""
         return _grouped(self.edges, 1)
 
     @cached_property
     def by_followers(self) -> list[int]:
-        """Places, the most followed first."""
+        """Places, the most followed user first."""
         return sorted(self.followers, key=lambda place: -len(self.followers[place]))
 
     @cached_property
     def most_followed(self) -> list[int]:
-        """Those whose lists are asked for; nobody begins to follow them here, so that their lists stay as they are."""
+        """Users whose lists are read. No row adds followers to them, so that their lists stay the same."""
         return self.by_followers[:LISTED]
 
     @cached_property
     def open_to_follow(self) -> list[int]:
-        """All others, in no order."""
+        """All other users, shuffled."""
         return random.Random(SEED).sample(self.by_followers[LISTED:], len(self.by_followers) - LISTED)
 
-    def users(self) -> Iterator[UserRow]:
-        """Every user as the bulk import takes him."""
+    def users(self) -> Iterator[ImportedUser]:
+        """Yield every user as a row of the bulk import."""
         for place, id_ in enumerate(self.ids):
-            yield UserRow(place + 1, id_, self.profile(place))
+            yield ImportedUser(place + 1, id_, self.profile(place))
 
     def profile(self, place: int) -> UserChanges:
-        """What is known of a user: about as much as real ones fill in."""
+        """Return a profile with about as many fields as real users fill in."""
         login = self.login(place)
         return UserChanges(
             username=login,
@@ -83,39 +83,39 @@ class Graph(msgspec.Struct, frozen=True, dict=True):
             status="Another try" if place % 5 == 0 else None,
         )
 
-    def follows(self) -> Iterator[FollowRow]:
-        """Every follow as the bulk import takes it."""
+    def follows(self) -> Iterator[ImportedFollow]:
+        """Yield every follow as a row of the bulk import."""
         for edge, (follower, followed) in enumerate(self.edges):
-            yield FollowRow(edge + 1, self.ids[follower], self.ids[followed], self.created_at(edge), edge % 5 == 0)
+            yield ImportedFollow(edge + 1, self.ids[follower], self.ids[followed], self.created_at(edge), edge % 5 == 0)
 
 
-def made_up(seed: int = SEED, users: int = USERS, largest: int = LARGEST) -> Graph:
-    """A graph with a heavy tail, always the same for the same arguments."""
-    chance = random.Random(seed)
-    ids = ["01" + "".join(chance.choices(ALPHABET, k=24)) for _ in range(users)]
+def generate_graph(seed: int = SEED, users: int = USERS, largest: int = LARGEST) -> Graph:
+    """Return a graph with a heavy tail, the same for the same arguments."""
+    rng = random.Random(seed)
+    ids = ["01" + "".join(rng.choices(ALPHABET, k=24)) for _ in range(users)]
     edges = []
     for rank in range(users):
-        for follower in chance.sample(range(users), _followers(rank, users, largest)):
+        for follower in rng.sample(range(users), _followers(rank, users, largest)):
             if follower != rank:
                 edges.append((follower, rank))
-    chance.shuffle(edges)
+    rng.shuffle(edges)
     return Graph(ids, edges)
 
 
 def _followers(rank: int, users: int, largest: int) -> int:
-    """How many follow the user of this rank; of the last fifth, one."""
+    """Return the number of followers of the user of this rank; users of the last fifth have one."""
     return min(users - 1, max(1, int(largest / (rank + 1) ** TAIL))) if rank < users * 4 // 5 else 1
 
 
 def read(path: Path, seed: int = SEED) -> Graph:
-    """The graph of a CSV file (or .gz) with a line of names, then ``follower,followed`` integers."""
-    chance = random.Random(seed)
+    """Return the graph of a CSV file (or .gz): a header line, then ``follower,followed`` integers."""
+    rng = random.Random(seed)
     places: dict[str, int] = {}
     with _opened(path) as file:
         rows = csv.reader(file)
         next(rows)
         edges = [(places.setdefault(a, len(places)), places.setdefault(b, len(places))) for a, b, *_ in rows]
-    ids = ["01" + "".join(chance.choices(ALPHABET, k=24)) for _ in places]
+    ids = ["01" + "".join(rng.choices(ALPHABET, k=24)) for _ in places]
     return Graph(ids, edges)
 
 

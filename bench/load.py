@@ -1,4 +1,4 @@
-"""Runs the load generator (wrk where it is installed, else our own) against a port of this machine."""
+"""Runs of the load generator (wrk if it is installed, else our own) against a local port."""
 
 import re
 import shutil
@@ -16,12 +16,12 @@ from bench.requests import Requests
 SCRIPT: Final = Path(__file__).with_name("wrk.lua")
 ROOT: Final = Path(__file__).resolve().parents[1]
 WRK: Final = shutil.which("wrk")
-# What a run may take beyond its own time: reading the requests, and the last answers.
+# A run may take this much longer than its own time: it reads the requests, and waits for the last answers.
 SLACK_S: Final = 60
 
 
 class Load(msgspec.Struct):
-    """What came of a run; ``bad`` are answers outside of 2xx and 3xx and broken connections, together."""
+    """The result of a run. ``bad`` counts answers outside of 2xx and 3xx, and lost connections."""
 
     requests: int
     seconds: float
@@ -53,15 +53,15 @@ class _Wrk(msgspec.Struct):
 
 
 def generator() -> str:
-    """Which generator closed runs use, with its version."""
+    """Return the name and version of the generator of closed runs."""
     if WRK is None:
         return "bench.generator"
-    said = subprocess.run([WRK, "-v"], capture_output=True, text=True, check=False).stdout
-    return " ".join(said.split()[:2])
+    output = subprocess.run([WRK, "-v"], capture_output=True, text=True, check=False).stdout
+    return " ".join(output.split()[:2])
 
 
 def closed(port: int, requests: Requests, seconds: float, connections: int, folder: Path, *, own: bool = False) -> Load:
-    """Each of ``connections`` sends its next request when it has its answer; with our ``own`` generator if wanted."""
+    """Run with each connection sending its next request after its answer; ``own`` forces our own generator."""
     files = requests.write(folder)
     if WRK is None or own:
         load = _summary(run_own(Spec(port, connections, seconds, *files), folder))
@@ -69,12 +69,12 @@ def closed(port: int, requests: Requests, seconds: float, connections: int, fold
         load = _wrk(WRK, port, files, seconds, connections)
     requests.sent += load.issued
     if requests.once and requests.sent > len(requests.items):
-        raise RuntimeError(f"{len(requests.items)} requests that cannot be repeated were too few")
+        raise RuntimeError(f"all {len(requests.items)} requests were sent, and they cannot be repeated: make more")
     return load
 
 
 def open_run(port: int, requests: Requests, seconds: float, connections: int, rate: float, folder: Path) -> Outcome:
-    """Requests at fixed times, ``rate`` a second; the latencies are those of every request, by kind."""
+    """Run with ``rate`` requests a second at fixed times; return the latency of every request, by kind."""
     spec = Spec(port, connections, seconds, *requests.write(folder), rate=rate)
     outcome = run_own(spec, folder)
     requests.sent += outcome.issued
@@ -82,7 +82,7 @@ def open_run(port: int, requests: Requests, seconds: float, connections: int, ra
 
 
 def run_own(spec: Spec, folder: Path) -> Outcome:
-    """Our generator in a process of its own."""
+    """Run our own generator in a process of its own."""
     path = folder / "spec.json"
     path.write_bytes(msgspec.json.encode(spec))
     done = _run([sys.executable, "-m", "bench.generator", str(path)], spec.seconds)
@@ -90,18 +90,18 @@ def run_own(spec: Spec, folder: Path) -> Outcome:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that ``share`` of the sorted ``values`` do not exceed; 0 when there are none."""
+    """Return the value that ``share`` of the sorted ``values`` do not exceed; 0 without values."""
     return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
 def _wrk(wrk: str, port: int, files: tuple[str, str], seconds: float, connections: int) -> Load:
-    whole = max(1, round(seconds))  # wrk knows whole seconds only
+    whole = max(1, round(seconds))  # wrk takes whole seconds only
     url = f"http://127.0.0.1:{port}/"
     command = [wrk, "-t1", f"-c{connections}", f"-d{whole}s", "--timeout", "10s", "-s", str(SCRIPT), url, "--"]
-    said = _run([*command, *files], seconds).decode()
-    found = re.search(r"^RESULT (.*)$", said, re.MULTILINE)
+    output = _run([*command, *files], seconds).decode()
+    found = re.search(r"^RESULT (.*)$", output, re.MULTILINE)
     if found is None:
-        raise RuntimeError(f"wrk said nothing of its result: {said}")
+        raise RuntimeError(f"wrk printed no result: {output}")
     run = msgspec.json.decode(found[1], type=_Wrk)
     return Load(
         run.requests, run.seconds, run.bytes, run.bad_status + run.broken,

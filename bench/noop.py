@@ -1,4 +1,4 @@
-"""The floor of every HTTP row: routes of the same framework that do nothing; served as the product is."""
+"""The floor of every HTTP row: routes of the same framework that do nothing, served in the same way as the product."""
 
 import msgspec
 from litestar import Litestar, get, post
@@ -6,14 +6,14 @@ from litestar.params import FromPath
 
 
 class Nothing(msgspec.Struct, frozen=True):
-    """As large as the answer of follow-status."""
+    """A body of the size of follow-status."""
 
     is_following: bool
     followed_at: str
 
 
 class Made(msgspec.Struct, frozen=True):
-    """As large as the answer to a follow."""
+    """A body of the size of the answer to a follow."""
 
     follower_id: str
     followed_id: str
@@ -25,13 +25,13 @@ NOTHING = Nothing(True, "2026-03-15T10:00:00Z")
 
 @get("/v1/users/{user_id:str}/follow-status")
 async def read(user_id: FromPath[str]) -> Nothing:
-    """Answers at once."""
+    """Return a fixed answer."""
     return NOTHING
 
 
 @post("/v1/users/{user_id:str}/follow")
 async def write(user_id: FromPath[str]) -> Made:
-    """Answers at once, 201."""
+    """Return a fixed answer with 201."""
     return Made("01JN2XF5G6H7I8J9K0L1M2N3O4", user_id, "2026-03-15T10:00:00Z")
 
 

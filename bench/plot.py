@@ -1,4 +1,4 @@
-"""Draws the ratios as an SVG: a bar for each from least to most with its median, the aim as a line. Logarithmic."""
+"""The ratios as an SVG, logarithmic: a bar from minimum to maximum, the median as a dot, the aim as a line."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ COLOURS: Final = {"met": "#2a7f4f", "not met": "#c2571a", "reported": "#4a6fa5",
 
 
 def bars(results: Sequence[Result]) -> str:
-    """The picture of all results that have a ratio."""
+    """Return the SVG of all results that have a ratio."""
     shown = [result for result in results if result.ratios]
     values = [value for result in shown for value in [*result.ratios, *_aims(result)] if value > 0]
     low, high = _decades(values)
@@ -61,6 +61,6 @@ def _aims(result: Result) -> list[float]:
 
 
 def _decades(values: Sequence[float]) -> tuple[float, float]:
-    """Powers of ten around all values, at least one apart."""
+    """Return two powers of ten around all values, at least one decade apart."""
     low = math.floor(math.log10(min(values, default=0.1)))
     return 10.0**low, 10.0 ** max(low + 1, math.ceil(math.log10(max(values, default=1.0))))

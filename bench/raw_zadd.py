@@ -1,7 +1,7 @@
-"""The floor of a projection: the same sorted sets written by a raw socket with nothing else around.
+"""The floor of a projection: the same sorted sets written over a raw socket.
 
-Both directions of every follow, with the product's keys, members and scores, grouped by key within batches as large as
-a rebuild's, packed beforehand, sent while the server still answers the batch before.
+Both directions of every follow, with the product's keys, members and scores. Commands are grouped by key within batches
+of a rebuild's size, packed beforehand, and sent while the server still answers the previous batch.
 """
 
 import socket
@@ -12,16 +12,16 @@ from typing import Final
 
 from hiredis import pack_command as _pack
 
-from projections.catch_up import REBUILD_BATCH
-from projections.keys import LANES, View, member, score
+from projections.keys import PARTITIONS, View, member, score
+from projections.projector.projector import REBUILD_BATCH
 
-# A generation that no build gets to.
-VIEW: Final = View(999_999, LANES)
+# A generation that no build reaches.
+VIEW: Final = View(999_999, PARTITIONS)
 Edge = tuple[int, int, int, bool]
 
 
 def packed(edges: Sequence[Edge], batch: int = REBUILD_BATCH) -> list[tuple[bytes, int]]:
-    """(bytes, number of commands) of each batch of (follower, followed, created_at, notifications)."""
+    """Return (bytes, number of commands) for each batch of (follower, followed, created_at, notifications)."""
     rows = iter(edges)
     batches = []
     while part := list(islice(rows, batch)):
@@ -31,7 +31,7 @@ def packed(edges: Sequence[Edge], batch: int = REBUILD_BATCH) -> list[tuple[byte
 
 
 def send(path: str, database: int, batches: Sequence[tuple[bytes, int]]) -> float:
-    """Seconds from the first byte sent to the last answer; the keys are removed afterwards."""
+    """Return the seconds from the first byte sent to the last answer; delete the keys afterwards."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
         _ask(connection, packed_command(("SELECT", database)))
@@ -39,7 +39,7 @@ def send(path: str, database: int, batches: Sequence[tuple[bytes, int]]) -> floa
         for data, commands in batches:
             connection.sendall(data)
             waiting += commands
-            while waiting > commands:  # at most the batch just sent is unanswered
+            while waiting > commands:  # only the batch just sent is unanswered
                 waiting -= _answers(connection)
         while waiting:
             waiting -= _answers(connection)
@@ -49,13 +49,13 @@ def send(path: str, database: int, batches: Sequence[tuple[bytes, int]]) -> floa
 
 
 def packed_command(words: Sequence[str | int]) -> bytes:
-    """A command as it goes over the wire."""
+    """Return a command in the wire protocol."""
     data: bytes = _pack(tuple(words))  # type: ignore[arg-type] # its stub wants a tuple of one
     return data
 
 
 def _commands(part: Sequence[Edge]) -> Iterator[bytes]:
-    """One ZADD for each key of the batch."""
+    """Yield one ZADD for each key of the batch."""
     lists: dict[str, list[str | int]] = {}
     for follower, followed, created_at, notifications in part:
         value = score(created_at, notifications)
@@ -66,10 +66,10 @@ def _commands(part: Sequence[Edge]) -> Iterator[bytes]:
 
 
 def _answers(connection: socket.socket) -> int:
-    """How many answers came now; each is a line, and an error is none that was asked for."""
+    """Return the number of answers received now; each is a line. Raises RuntimeError for an error."""
     data = connection.recv(1 << 16)
     if b"-" in data or not data:
-        raise RuntimeError(f"the server refused: {data[:200]!r}")
+        raise RuntimeError(f"Valkey refused a command: {data[:200]!r}")
     return data.count(b"\n")
 
 

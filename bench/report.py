@@ -1,4 +1,4 @@
-"""Writes the results: JSON with everything, Markdown and SVG to look at."""
+"""The saved results: JSON with everything, a Markdown table and an SVG plot."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ LIBRARIES: Final = ("litestar", "granian", "msgspec", "redis", "hiredis", "psyco
 
 
 class Report(msgspec.Struct):
-    """A whole run."""
+    """The results of a run, and the machine it ran on."""
 
     at: str
     seconds: float
@@ -27,7 +27,7 @@ class Report(msgspec.Struct):
 
 
 def machine(settings: dict[str, str]) -> dict[str, Any]:
-    """What the run stood on: processor, versions, and the servers' ``settings``."""
+    """Return what the run ran on: processor, versions, and the servers' ``settings``."""
     libraries = {name: version(name) for name in LIBRARIES}
     model = next(
         (
@@ -50,7 +50,7 @@ def machine(settings: dict[str, str]) -> dict[str, Any]:
 
 
 def save(folder: Path, report: Report) -> None:
-    """Writes ``latest.json``, ``latest.md`` and ``latest.svg``."""
+    """Write ``latest.json``, ``latest.md`` and ``latest.svg``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latest.json").write_bytes(msgspec.json.format(msgspec.json.encode(_with_spreads(report))) + b"\n")
     (folder / "latest.md").write_text(markdown(report))
@@ -58,7 +58,7 @@ def save(folder: Path, report: Report) -> None:
 
 
 def earlier(folder: Path, without: Sequence[str]) -> list[Result]:
-    """What was saved of other rows than these; each says in its details when it was measured."""
+    """Return the saved results of other rows, each with the time of its measurement in its details."""
     path = folder / "latest.json"
     if not path.exists():
         return []
@@ -69,12 +69,12 @@ def earlier(folder: Path, without: Sequence[str]) -> list[Result]:
 
 
 def new_report(results: list[Result], seconds: float, about: dict[str, Any]) -> Report:
-    """The report of a run that ends now."""
+    """Return the report of a run that ends now."""
     return Report(datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"), round(seconds, 1), about, results)
 
 
 def markdown(report: Report) -> str:
-    """The table, and below it what each line stood on."""
+    """Return the table with the details of each line below it."""
     about = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     lines = [
         f"# `make bench`, {report.at}",
@@ -90,13 +90,13 @@ def markdown(report: Report) -> str:
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """The lines of the Markdown table."""
+    """Return the lines of the Markdown table."""
     head = ["| what | against | ours | theirs | ratio: min, median, max | aim | |", "|---|---|---|---|---|---|---|"]
     return head + [line(result) for result in results]
 
 
 def line(result: Result) -> str:
-    """One result as a line of the table."""
+    """Return one result as a line of the table."""
     ratios = spread(result.ratios)
     ratio = "" if ratios is None else f"{figure(ratios.min)}, **{figure(ratios.median)}**, {figure(ratios.max)}"
     aim = "" if result.aim is None else f"{result.aim}" + (f" {result.unit}" if result.aim.of == "ours" else "")
@@ -106,7 +106,7 @@ def line(result: Result) -> str:
 
 
 def figure(value: float) -> str:
-    """A number with as many digits as mean something."""
+    """Return a number with three significant digits, or as a whole number from 100 on."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -120,16 +120,16 @@ def _cpu(result: Result) -> str:
     for side in ("ours", "theirs"):
         used = result.details.get(side, {}).get("cpu_us_per_request")
         if used:
-            told = ", ".join(f"{name} {spent:.1f}" for name, spent in used.items())
-            parts.append(f"CPU us per request of {side}: {told}")
+            costs = ", ".join(f"{name} {spent:.1f}" for name, spent in used.items())
+            parts.append(f"CPU us per request of {side}: {costs}")
     rest = {name: value for name, value in result.details.items() if name not in ("ours", "theirs")}
     return "; ".join([*parts, *(f"{name} {value}" for name, value in rest.items())]) or "no details"
 
 
 def _with_spreads(report: Report) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(report)
-    for row, result in zip(told["results"], report.results, strict=True):
+    built: dict[str, Any] = msgspec.to_builtins(report)
+    for row, result in zip(built["results"], report.results, strict=True):
         row |= {"verdict": result.verdict, "ratio": msgspec.to_builtins(spread(result.ratios))}
         row["ours_spread"] = msgspec.to_builtins(spread(result.ours))
         row["theirs_spread"] = msgspec.to_builtins(spread(result.theirs))
-    return told
+    return built

@@ -1,4 +1,4 @@
-"""Requests as data: which paths with which tokens, written to a file that every load generator reads."""
+"""Requests as data, paths and tokens, in files that every load generator reads."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ import msgspec
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One request; ``token`` is the place of its token in the list, -1 for none, ``kind`` groups latencies."""
+    """One request. ``token`` is the index of its token, -1 for none; ``kind`` groups latencies."""
 
     path: str
     token: int = -1
@@ -16,9 +16,9 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Requests(msgspec.Struct):
-    """Requests in the order in which they are sent, and how many of them were sent already.
+    """Requests in the order of sending, and the number of them already sent.
 
-    With ``once`` they cannot be repeated (a second follow would be a conflict); else they start over.
+    With ``once`` they are not repeated (a second follow would be a conflict); else the first follows the last.
     """
 
     items: Sequence[Request]
@@ -27,7 +27,7 @@ class Requests(msgspec.Struct):
     sent: int = 0
 
     def write(self, folder: Path) -> tuple[str, str]:
-        """Writes the requests that are left, and the tokens, each a line; gives the files' paths."""
+        """Write the remaining requests and the tokens, one a line; return the paths of both files."""
         left = self.items[self.sent :] if self.once else self.items
         requests, tokens = folder / "requests.txt", folder / "tokens.txt"
         requests.write_text("".join(_lines(left)))
@@ -40,7 +40,7 @@ def _lines(items: Iterable[Request]) -> Iterable[str]:
 
 
 def read(requests: Path, tokens: Path, host: str) -> list[tuple[str, bytes]]:
-    """(kind, bytes to send) of each request of the files."""
+    """Return (kind, bytes to send) of each request in the files."""
     texts = tokens.read_text().splitlines()
     found = []
     for line in requests.read_text().splitlines():

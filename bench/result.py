@@ -1,4 +1,4 @@
-"""What a row gives: values of ours and of what it is measured against, turn by turn, and the aim. Pure arithmetic."""
+"""The result of a row: our values and those compared with, round by round, and the aim. Pure arithmetic."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Aim(msgspec.Struct, frozen=True):
-    """``ratio`` compares ours / theirs of each turn, ``ours`` our value itself; the median decides."""
+    """The bound of a median: that of ours / theirs in each round (``ratio``), or that of our values (``ours``)."""
 
     of: Literal["ratio", "ours"]
     relation: Literal[">=", "<="]
@@ -19,7 +19,7 @@ class Aim(msgspec.Struct, frozen=True):
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Of several values."""
+    """Minimum, median and maximum of several values."""
 
     min: float
     median: float
@@ -27,7 +27,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct):
-    """One line of the table. ``invalid`` says why nothing may be concluded from it; such a line is never met."""
+    """One line of the table. ``invalid`` says why nothing can be concluded from it; then its aim is never met."""
 
     row: str
     what: str
@@ -41,12 +41,12 @@ class Result(msgspec.Struct):
 
     @property
     def ratios(self) -> list[float]:
-        """Ours / theirs of each turn; a turn in which they did nothing at all is no turn."""
+        """Ours / theirs of each round, without rounds in which theirs is 0."""
         return [ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=False) if theirs]
 
     @property
     def verdict(self) -> Literal["met", "not met", "reported", "invalid"]:
-        """Whether the aim is met."""
+        """The aim against the median; "reported" without an aim."""
         if self.invalid or not self.ours:
             return "invalid"
         values = self.ours if self.aim is None or self.aim.of == "ours" else self.ratios
@@ -57,5 +57,5 @@ class Result(msgspec.Struct):
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Minimum, median and maximum; None of nothing."""
+    """Return minimum, median and maximum; None without values."""
     return Spread(min(values), median(values), max(values)) if values else None

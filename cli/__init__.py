@@ -1,1 +1,1 @@
-"""The `follows` command line: it may import anything, and nobody imports it."""
+"""The `follows` command line: it may import every package, and none imports it."""

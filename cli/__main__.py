@@ -1,4 +1,4 @@
-"""`python -m cli`: the same as the `follows` command, whatever else on this machine is called that."""
+"""`python -m cli`: the `follows` command, also where another program of that name is installed."""
 
 from cli.main import main
 

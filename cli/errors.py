@@ -1,4 +1,4 @@
-"""What a command says when PostgreSQL fails it: the reason in one line, where the service would only say "not now"."""
+"""PostgreSQL's errors as a command prints them: with the reason, which the service keeps to itself."""
 
 import logging
 from collections.abc import Iterator
@@ -19,5 +19,5 @@ def plain_database_errors(advice: str = "") -> Iterator[None]:
 
 
 def without_log_lines() -> None:
-    """Keep the service's warnings off the terminal: a command tells by itself what did not answer."""
+    """Keep the service's warnings off the terminal: the command itself reports what does not answer."""
     logging.getLogger().addHandler(logging.NullHandler())

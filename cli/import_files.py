@@ -1,9 +1,9 @@
-"""Files to import from: plain or .gz or standard input, cut into numbered lines, CSV records or NDJSON lines."""
+"""Files to import: plain, .gz or standard input, split into numbered lines and CSV records."""
 
-import csv
 import gzip
 import io
 import os
+import re
 import sys
 import zlib
 from collections import deque
@@ -14,27 +14,33 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 import click
 
-# What is longer is not a line of ours; reading it whole would let one missing newline fill the memory.
+# No valid line is longer. Without a limit, one missing newline would read the whole file into memory.
 LINE_MAX: Final = 1 << 20
-# A quoted field may go over several lines; one that does not end within so much has lost its closing quote.
+LINE_ENDS: Final = "\r\n"
+TOO_LONG: Final = f"longer than {LINE_MAX >> 20} MiB"
+# A quoted field may span lines; one that is longer than this has lost its closing quote. It is more than a user of the
+# directory can have, whose texts may be all quotes and line breaks.
 RECORD_CHARACTERS_MAX: Final = 1 << 16
-RECORD_LINES_MAX: Final = 1_000
 
 Line = tuple[int, str | None]
-Record = tuple[int, list[str] | str]
+# The fields of a record, or why it is bad. An empty cell is None, and "" is the empty text.
+Record = tuple[int, list[str | None] | str]
+
+# A field in quotes, or one without, which may have quotes behind its first character.
+_FIELD: Final = re.compile(r'"([^"]*(?:""[^"]*)*)"|((?:[^",\r\n][^,\r\n]*)?)')
 
 
-class Source(NamedTuple):
-    """An open file: its text, how many bytes it has (None: not known), and a count of those read so far."""
+class ImportFile(NamedTuple):
+    """An open file: its text, its size in bytes (None: unknown), and a reader that counts the bytes read so far."""
 
     text: io.TextIOWrapper
-    total: int | None
-    counted: "Counted"
+    size: int | None
+    reader: "CountingReader"
     is_json: bool
 
 
-class Counted(io.RawIOBase):
-    """Passes a file's bytes on and counts them: of a .gz the packed ones, whose number is known beforehand."""
+class CountingReader(io.RawIOBase):
+    """A file's bytes and their count; of a .gz the compressed ones, whose total is known beforehand."""
 
     def __init__(self, file: Any) -> None:
         self.file, self.count = file, 0
@@ -50,19 +56,21 @@ class Counted(io.RawIOBase):
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Source]:
-    """Open ``path``, or standard input for "-". What it holds is seen from its first bytes, and its name.
+def open_import(path: str) -> Iterator[ImportFile]:
+    """Open ``path``, or standard input for "-". Its name and first bytes tell the format.
 
-    Bytes that are not UTF-8 become lone surrogates, so that they spoil their own line only.
+    Bytes that are not UTF-8 become lone surrogates, so that only their own line is bad. Raises ClickException for a
+    damaged .gz file.
     """
     with ExitStack() as stack:
         file = sys.stdin.buffer if path == "-" else stack.enter_context(Path(path).open("rb"))
-        counted = Counted(file)
-        packed = io.BufferedReader(counted)
+        reader = CountingReader(file)
+        packed = io.BufferedReader(reader)
         try:
             plain = _unpacked(packed)
-            text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape")
-            yield Source(text, _size(file), counted, _is_json(path, plain))
+            # Line breaks are kept as they are, since those in quotes belong to a text.
+            text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline="")
+            yield ImportFile(text, _size(file), reader, _is_json(path, plain))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise click.ClickException(f"{path} is a damaged .gz file: {error}") from None
 
@@ -88,28 +96,28 @@ def _size(file: BinaryIO) -> int | None:
 
 
 def lines(text: io.TextIOWrapper) -> Iterator[Line]:
-    """Give (number, line) with its newline, from 1; None for a line that is too long."""
+    """Yield (number, line) with its end (LF, CR or CRLF), counted from 1; None instead of a line that is too long."""
     number = 0
     while line := text.readline(LINE_MAX):
         number += 1
-        if len(line) < LINE_MAX or line[-1] == "\n":
+        if len(line) < LINE_MAX or line[-1] in LINE_ENDS:
             yield number, line
             continue
-        while line and line[-1] != "\n":
+        while line and line[-1] not in LINE_ENDS:
             line = text.readline(LINE_MAX)
         yield number, None
 
 
 def csv_records(numbered: Iterator[Line]) -> Iterator[Record]:
-    """Give (number of the first line, fields), or (number, reason) for what is no record. Leaves blank lines out."""
+    """Yield (number of the first line, fields), or (number, reason) for a bad record. Blank lines are left out."""
     ahead: deque[Line] = deque()
     while (line := ahead.popleft() if ahead else next(numbered, None)) is not None:
         number, text = line
         if text is None:
-            yield number, too_long
+            yield number, TOO_LONG
         elif '"' not in text:
             if not text.isspace():
-                yield number, text.rstrip("\n").split(",")
+                yield number, [field or None for field in text.rstrip(LINE_ENDS).split(",")]
         elif text.count('"') % 2 == 0:
             yield number, _quoted(text)
         elif (whole := _joined(text, numbered, ahead)) is not None:
@@ -118,14 +126,11 @@ def csv_records(numbered: Iterator[Line]) -> Iterator[Record]:
             yield number, "a quote is not closed"
 
 
-too_long: Final = f"longer than {LINE_MAX >> 20} MiB"
-
-
 def _joined(text: str, numbered: Iterator[Line], ahead: deque[Line]) -> str | None:
-    """The lines up to the one that closes the quote; when there is none, they stay ``ahead``, each for itself."""
+    """Return the lines up to the closing quote as one; None when there is none, with the lines put back ``ahead``."""
     taken: list[Line] = []
     size = len(text)
-    while size < RECORD_CHARACTERS_MAX and len(taken) < RECORD_LINES_MAX:
+    while size < RECORD_CHARACTERS_MAX:
         line = ahead.popleft() if ahead else next(numbered, None)
         if line is None:
             break
@@ -139,8 +144,17 @@ def _joined(text: str, numbered: Iterator[Line], ahead: deque[Line]) -> str | No
     return None
 
 
-def _quoted(text: str) -> list[str] | str:
-    try:
-        return next(csv.reader([text], strict=True))
-    except csv.Error as error:
-        return str(error)
+def _quoted(text: str) -> list[str | None] | str:
+    """Return the fields of a record that has quotes, or why it is bad."""
+    text = text.rstrip(LINE_ENDS)
+    fields: list[str | None] = []
+    at = 0
+    while (field := _FIELD.match(text, at)) is not None:
+        quoted, plain = field.groups()
+        fields.append(plain or None if quoted is None else quoted.replace('""', '"'))
+        at = field.end() + 1
+        if at > len(text):
+            return fields
+        if text[at - 1] != ",":
+            break
+    return "',' expected after '\"'"

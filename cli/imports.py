@@ -1,80 +1,99 @@
-"""`follows import`: users and follows out of a file into the log, in batches, with memory flat for any size."""
+"""`follows import`: users and follows from a file into the log, in batches and in constant memory."""
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, TypeVar
 
 import click
+import msgspec
 
+from cli.connect import run_on_log
 from cli.errors import plain_database_errors, without_log_lines
-from cli.import_files import Source, opened
-from cli.import_rows import USER_COLUMNS, follow_rows, user_rows
+from cli.import_files import ImportFile, open_import
+from cli.import_rows import follow_rows, user_rows
 from cli.import_run import Tally, outcomes
-from cli.progress import Meter
-from commands.bulk import BadLine, Bulk, FollowRow, Outcome, bulk, import_follows
-from commands.bulk_users import UserRow, import_users
+from cli.progress import LINE_EVERY_S, Meter
+from commands.bulk_follows import (
+    IMPORT_BATCH,
+    BadLine,
+    ImportConnection,
+    ImportedFollow,
+    ImportResult,
+    connect_import,
+    import_follows,
+)
+from commands.bulk_users import ImportedUser, import_users
+from commands.db.migrate import check_current
+from commands.db.postgres import Engine, PostgresSettings
 from commands.errors import SettingsError
-from commands.migrate import check_current
-from commands.postgres import PostgresSettings, check_durability, create_engine
-from projections.wakeup import QueueSettings, Wakeup
+from commands.log.export import USER_COLUMNS
+from projections.signals.job_queue import QueueSettings
+from projections.signals.wakeups import Wakeup
 
-AGAIN: Final = "; what was added stays, and running the import again adds the rest"
+RESUME_ADVICE: Final = "; added lines stay, and running the import again adds the rest"
 
-Row = TypeVar("Row", FollowRow, UserRow)
+_Row = TypeVar("_Row", ImportedFollow, ImportedUser)
 
 file_argument = click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 strict_option = click.option("--strict", is_flag=True, help="Stop at the first bad line.")
-url_option = click.option("--database-url", metavar="URL", help="Where the log is.  [DATABASE_URL]")
+url_option = click.option("--database-url", metavar="URL", help="Import into this database.  [DATABASE_URL]")
 
 USERS_HELP: Final = f"""Add the users of FILE and change those that differ.
 
 Columns or keys: id, and any of {", ".join(USER_COLUMNS[1:])}.
 
-A field that is left out stays as it is, and so does one with an empty cell in CSV; null in NDJSON clears it.
-Who brings no username gets one made of the id. An erased user stays erased.
+A field that is missing, or an empty cell in CSV, leaves the user's value unchanged; null in NDJSON clears it. "" in CSV
+is the empty text, for fields that may be empty. A user without a username gets one made of the id. An erased user stays
+erased.
 """
+
+
+class ImportSettings(msgspec.Struct, frozen=True):
+    """Lines in a batch, and the seconds between two lines of progress; a caller's click context may hold others."""
+
+    batch_size: int = IMPORT_BATCH
+    progress_every_s: float = LINE_EVERY_S
 
 
 @click.group()
 def imports() -> None:
-    """Read users or follows from a file.
+    """Import users or follows from a file.
 
-    FILE is CSV with a line of column names, or NDJSON; it may be packed as .gz, and - is standard input.
-    Everything goes through the log, in large batches; running an import twice changes nothing.
+    FILE is CSV whose first line names the columns, or NDJSON, either of them plain or .gz; - is standard input.
+    Everything is appended to the log in large batches; running an import twice changes nothing.
     """
 
 
-@imports.command(short_help="Add the follows of a file.")
+@imports.command("follows", short_help="Import the follows of a file.")
 @file_argument
-@click.option("--create-users", is_flag=True, help="Register users that do not exist instead of refusing the line.")
+@click.option("--create-users", is_flag=True, help="Register unknown users instead of refusing the line.")
 @strict_option
 @url_option
-def follows(file: str, create_users: bool, strict: bool, database_url: str | None) -> None:
-    """Add the follows of FILE that are not there yet.
+def import_follows_file(file: str, create_users: bool, strict: bool, database_url: str | None) -> None:
+    """Add the follows of FILE that do not exist yet.
 
     \b
     Columns or keys:
       follower, followed  user ids
-      created_at          when it began: RFC 3339 with an offset, as in
+      created_at          RFC 3339 with an offset, as in
                           2026-03-15T10:00:00.25Z, or a whole number of
-                          microseconds since 1970; left out, it begins now
-      notifications       true, false, 1 or 0; false when left out
+                          microseconds since 1970  [default: now]
+      notifications       true, false, 1 or 0  [default: false]
     """
 
-    def append(opened_bulk: Bulk, rows: list[FollowRow]) -> Outcome:
+    def append(opened_bulk: ImportConnection, rows: list[ImportedFollow]) -> ImportResult:
         return import_follows(opened_bulk, rows, create_users=create_users, strict=strict)
 
     _import("follows", file, follow_rows, append, strict, _settings(database_url))
 
 
-@imports.command(short_help="Add or change the users of a file.", help=USERS_HELP)
+@imports.command("users", short_help="Import the users of a file.", help=USERS_HELP)
 @file_argument
 @strict_option
 @url_option
-def users(file: str, strict: bool, database_url: str | None) -> None:
-    def append(opened_bulk: Bulk, rows: list[UserRow]) -> Outcome:
+def import_users_file(file: str, strict: bool, database_url: str | None) -> None:
+    def append(opened_bulk: ImportConnection, rows: list[ImportedUser]) -> ImportResult:
         return import_users(opened_bulk, rows, strict=strict)
 
     _import("users", file, user_rows, append, strict, _settings(database_url))
@@ -90,41 +109,38 @@ def _settings(database_url: str | None) -> PostgresSettings:
 def _import(
     unit: str,
     file: str,
-    read: Callable[[Source], Iterator[Row | BadLine]],
-    append: Callable[[Bulk, list[Row]], Outcome],
+    read: Callable[[ImportFile], Iterator[_Row | BadLine]],
+    append: Callable[[ImportConnection, list[_Row]], ImportResult],
     strict: bool,
     settings: PostgresSettings,
 ) -> None:
-    """Run an import to its end; raises ClickException when it stopped early or nothing of the file could be used."""
-    with plain_database_errors():
-        asyncio.run(_check(settings))
-    with plain_database_errors(AGAIN), opened(file) as source, bulk(settings) as connection:
-        meter = Meter(f"Importing {unit}", unit, source.total)
+    """Import a file. Raises ClickException when it stopped early or no line was usable."""
+    sizes = click.get_current_context().find_object(ImportSettings) or ImportSettings()
+    run_on_log(check_current)
+    with plain_database_errors(RESUME_ADVICE), open_import(file) as source, connect_import(settings) as connection:
+        meter = Meter(f"Importing {unit}", unit, source.size, line_every_s=sizes.progress_every_s)
         tally = Tally(unit)
         try:
             with meter:
-                for outcome in outcomes(read(source), lambda rows: append(connection, rows), strict):
+                for outcome in outcomes(read(source), lambda rows: append(connection, rows), strict, sizes.batch_size):
                     tally.take(outcome, meter.say)
-                    meter.reached(source.counted.count, tally.read)
+                    meter.reached(source.reader.count, tally.read)
         finally:
             click.echo(tally.summary(meter.seconds))
-            asyncio.run(_wake(tally.position))
+            if tally.position is not None:
+                _wake(tally.position)
     tally.judge(file, strict)
 
 
-async def _check(settings: PostgresSettings) -> None:
-    engine = create_engine(settings)
-    try:
-        await check_durability(engine, settings)
-        await check_current(engine)
-    finally:
-        await engine.dispose()
+def _wake(position: int) -> None:
+    """Wake the workers, where a queue is configured; without it they find the events within a second."""
 
+    async def work(engine: Engine) -> None:
+        await queue.learn_names(engine)
+        wakeup = Wakeup(queue)
+        wakeup.send(position)
+        await wakeup.close()
 
-async def _wake(position: int | None) -> None:
-    """Tell the workers, where a queue is known; they look by themselves each second anyway."""
-    if position is not None:
-        with suppress(SettingsError):
-            wakeup = Wakeup(QueueSettings.from_env())
-            wakeup.send(position)
-            await wakeup.close()
+    with suppress(SettingsError):
+        queue = QueueSettings.from_env()
+        run_on_log(work)

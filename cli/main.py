@@ -1,56 +1,64 @@
-"""The `follows` command: finds its sub-commands when they are asked for, and ends every error in one line."""
+"""The `follows` command: imports a sub-command when it is called, and prints every error in one line."""
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from cli.running import adopt_running_servers
+from cli.dev.server_note import adopt_running_servers
 from commands.errors import FollowsError
 
-# Name -> (module:attribute, what the list of commands says). Written down here, so that `follows --help` has
-# nothing to import and answers at once; tests/cli/test_main.py compares the words with the commands' own.
+# Name -> (module:attribute, short help). The help is repeated here so that `follows --help` imports no command;
+# tests/cli/test_main.py compares it with the commands' own.
 COMMANDS = {
-    "up": ("cli.up:up", "Run the whole product on this machine until Ctrl-C."),
+    "up": ("cli.dev.up:up", "Run the whole product on this machine until Ctrl-C."),
     "migrate": ("cli.migrate:migrate", "Bring the database's schema up to date."),
     "token": ("cli.token:token", "Print a token signed with the development key."),
-    "import": ("cli.imports:imports", "Read users or follows from a file."),
-    "status": ("cli.status:status", "Show the log's head and how far the views are."),
-    "lag": ("cli.lag:lag", "Show how far the lanes are behind the log, and who projects them."),
-    "rebuild": ("cli.rebuild:rebuild", "Build the views anew beside the live ones."),
-    "undo-switch": ("cli.rebuild:undo_switch", "Make readers see the generation before this one again."),
+    "import": ("cli.imports:imports", "Import users or follows from a file."),
+    "status": (
+        "cli.status:status_command",
+        "Show the log's end, how far the views are behind it, and which workers project them.",
+    ),
+    "rebuild": ("cli.rebuild:rebuild_command", "Build new views and switch readers to them."),
+    "undo-switch": ("cli.rebuild:undo_switch", "Switch readers back to the previous generation."),
     "generations": ("cli.generations:generations", "Show the generations of views."),
-    "pause": ("cli.pausing:pause", "Stop the projection within two seconds."),
-    "resume": ("cli.pausing:resume", "Let the projection go on."),
-    "parked": ("cli.parked:parked", "Show the events that could not be projected, and those behind them."),
-    "verify": ("cli.verify:verify_", "Compare the views with the log."),
-    "as-of": ("cli.as_of:as_of", "Show whom a user followed at some moment, and who followed him."),
-    "history": ("cli.history:history", "Show what has happened to a user."),
-    "export": ("cli.exporting:export", "Write follows or users to a file."),
+    "adopt": ("cli.adopt:adopt_command", "Let this database feed this Redis."),
+    "pause": ("cli.pause:pause_command", "Stop the projection within two seconds."),
+    "resume": ("cli.pause:resume_command", "Start the projection again after `follows pause`."),
+    "parked": (
+        "cli.parked:parked_command",
+        "Show events that could not be projected, and later events of their pairs.",
+    ),
+    "verify": ("cli.verify:verify_command", "Compare the views with the log."),
+    "erase": ("cli.erase:erase_command", "Erase again who was erased, after a restore."),
+    "as-of": ("cli.as_of:as_of", "Show a user's following and followers as of a moment."),
+    "history": ("cli.history:history", "Show a user's events."),
+    "export": ("cli.export:export", "Write follows or users to a file."),
 }
 
 
-# What a shell says of whoever writes into a pipe that nobody reads any more: 128 and the number of SIGPIPE.
-UNREAD = 141
+# A shell's exit code for a process that was ended by SIGPIPE: 128 and the signal's number.
+OUTPUT_CLOSED = 141
 
 
-class NobodyReadsError(Exception):
-    """Standard output was closed by who read it, as `| head` does. click itself would call that a failure."""
+class OutputClosedError(Exception):
+    """The reader of standard output has closed it, as `| head` does; click itself would report a failure."""
 
 
 class LazyCommands(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A group that imports a command when it is called."""
 
     def make_context(self, *arguments: Any, **named: Any) -> click.Context:
-        with _until_nobody_reads():
+        with _noticing_closed_output():
             return super().make_context(*arguments, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _until_nobody_reads():
+        with _noticing_closed_output():
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
@@ -72,30 +80,30 @@ class LazyCommands(click.Group):
 
 
 @contextmanager
-def _until_nobody_reads() -> Iterator[None]:
+def _noticing_closed_output() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        raise NobodyReadsError from error
+        raise OutputClosedError from error
 
 
 @click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="follows", message="%(prog)s %(version)s")
 @click.pass_context
 def follows(context: click.Context) -> None:
-    """Follows: who follows whom, kept in one log and served over two dialects of HTTP.
+    """Follows, a follow service: one log, views in Redis, and two dialects of HTTP.
 
-    `follows up` runs everything; the other commands then find its servers by themselves. DATABASE_URL,
-    REDIS_URL and QUEUE_URL name other servers.
+    `follows up` runs everything, and the other commands find its servers by themselves. DATABASE_URL, REDIS_URL and
+    QUEUE_URL name other servers.
     """
     if context.invoked_subcommand != "up":
         adopt_running_servers()
 
 
-def main() -> None:
-    """Runs a command; exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 its reader left."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 output closed."""
     try:
-        sys.exit(follows.main(prog_name="follows", standalone_mode=False) or 0)
+        sys.exit(follows.main(arguments, prog_name="follows", standalone_mode=False) or 0)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except click.ClickException as refused:
@@ -105,15 +113,26 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except FollowsError as refused:
-        fail(refused.message)
-    except NobodyReadsError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python still wants to be rid of what it has not written
-        sys.exit(UNREAD)
+        exit_with_error(refused.message)
+    except OutputClosedError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes its buffer at exit, which must not fail
+        sys.exit(OUTPUT_CLOSED)
     except OSError as error:
-        fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        exit_with_error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    except Exception as error:
+        _exit_with_unexpected(error)
 
 
-def fail(message: str) -> None:
-    """One line on standard error, whatever the message held, and exit code 1."""
+def _exit_with_unexpected(error: Exception) -> NoReturn:
+    """Exit with one line about an error that no command has words for: PostgreSQL refused a statement, or a bug."""
+    if os.environ.get("FOLLOWS_LOG_LEVEL") == "DEBUG":
+        traceback.print_exception(error)
+    cause = getattr(error, "orig", None) or error  # SQLAlchemy's own text has the whole statement
+    words = next(iter(str(cause).splitlines()), "")
+    exit_with_error(f"{type(cause).__name__}: {words} (FOLLOWS_LOG_LEVEL=DEBUG shows where)")
+
+
+def exit_with_error(message: str) -> NoReturn:
+    """Print the message as one line on standard error and exit with 1."""
     click.echo(f"follows: {' '.join(message.split())}", err=True)
     sys.exit(1)

@@ -1,19 +1,37 @@
-"""`follows migrate`: the database's schema as this version needs it."""
+"""`follows migrate`: bringing the database to this version's schema."""
 
 import click
 
 from cli.errors import plain_database_errors
-from commands.migrate import newest_revision, upgrade
-from commands.postgres import PostgresSettings, translated_errors
+from commands.db.migrate import MIGRATION_TRIES, newest_revision, upgrade_database
+from commands.db.postgres import PostgresSettings
 
 
 @click.command()
-def migrate() -> None:
+@click.option(
+    "--tries",
+    type=click.IntRange(1),
+    default=MIGRATION_TRIES,
+    show_default=True,
+    metavar="N",
+    help="Give up after N tries, three seconds each.",
+)
+def migrate(tries: int) -> None:
     """Bring the database's schema up to date.
 
     Safe to run twice, from several places at once, and while the service is running. DATABASE_URL names the database.
+
+    A database that is newer than this version is left as it is. The exit code is 0 when this version may run on it.
+
+    A table's lock is waited for one second at most, so that commands do not queue up behind the migration. Then it
+    is tried again; a line names the session that holds the lock. The exit code is 1 when all tries were in vain.
     """
     settings = PostgresSettings.from_env()
-    with plain_database_errors(), translated_errors():
-        upgrade(settings.database_url)
-    click.echo(f"the database is at revision {newest_revision()}")
+    with plain_database_errors():
+        found = upgrade_database(settings.database_url, tries=tries, on_wait=lambda line: click.echo(line, err=True))
+    if found == newest_revision():
+        click.echo(f"the database is at revision {found}")
+    else:
+        click.echo(
+            f"the database is newer than this version, which may run on it: revision {found}; nothing was changed"
+        )

@@ -1,110 +1,113 @@
-"""`follows parked`: the events that the views do not hold, trying them again, or leaving one out for good."""
+"""`follows parked`: the events that could not be projected; `retry` and `skip` unpark them."""
 
 import click
 import msgspec
 
-from cli.tools import print_json, run, who
-from commands import parking
+from cli.arguments import json_option, print_json, who_option
+from cli.connect import require_live_view, run, run_on_log
+from commands.coordination import parked as parked_pairs
+from commands.coordination.parked import ParkedEvent
+from commands.db.postgres import Engine
 from commands.errors import Invalid
-from commands.parking import Parked
-from commands.postgres import Engine
-from projections.catch_up import ViewLost
-from projections.generations import live_view
+from projections.client.client import RedisClient
+from projections.errors import StillParked, ViewLost
+from projections.feeding.feeders import require_feeder
 from projections.keys import View
-from projections.store import Store
-from projections.unparking import StillParked
-from projections.unparking import retry as mend
-from projections.unparking import skip as leave_out
+from projections.verify.retry_parked import retry as retry_pair
+from projections.verify.retry_parked import skip as skip_event
 
-Pair = tuple[int, int]
+_Pair = tuple[int, int]
 
 
-class Outcome(msgspec.Struct):
-    """What came of a pair: how many of its events were let go, and if not all, why."""
+class PairResult(msgspec.Struct):
+    """A pair after `retry` or `skip`: how many of its events were unparked, and the error that left the others."""
 
     subject: int
     object: int
-    let_go: int = 0
+    unparked: int = 0
     error: str | None = None
 
 
-@click.group(invoke_without_command=True)
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.option("--skipped", is_flag=True, help="Also show what was left out for good.")
-@click.pass_context
-def parked(context: click.Context, as_json: bool, skipped: bool) -> None:
-    """Show the events that could not be projected, and those behind them.
+skipped_option = click.option("--skipped", is_flag=True, help="Also show events that were skipped.")
 
-    An event that the views cannot take is parked, and later events of its pair (follower, followed) wait behind it.
-    Everything else goes on. `retry` mends the pair when the cause is gone; `skip` leaves an event out for good.
+
+@click.group("parked", invoke_without_command=True)
+@json_option
+@skipped_option
+@click.pass_context
+def parked_command(context: click.Context, as_json: bool, skipped: bool) -> None:
+    """Show events that could not be projected, and later events of their pairs.
+
+    An event that cannot be projected is parked, and so are later events of its pair (follower, followed). All other
+    pairs go on. `retry` repairs a pair once the cause is gone; `skip` leaves an event out for ever.
     """
     if context.invoked_subcommand is None:
         _show(skipped, as_json)
 
 
-@parked.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-@click.option("--skipped", is_flag=True, help="Also show what was left out for good.")
-def list_(as_json: bool, skipped: bool) -> None:
-    """The same as without a word."""
+@parked_command.command("list")
+@json_option
+@skipped_option
+def list_command(as_json: bool, skipped: bool) -> None:
+    """Show the parked events, as `follows parked` does."""
     _show(skipped, as_json)
 
 
-@parked.command()
+@parked_command.command("retry")
 @click.argument("positions", type=int, nargs=-1, metavar="[POSITION]...")
-@click.option("--all", "everything", is_flag=True, help="All that is parked.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def retry(positions: tuple[int, ...], everything: bool, as_json: bool) -> None:
-    """Bring the pairs of these events into the views again, as the log has them.
+@click.option("--all", "everything", is_flag=True, help="Retry all parked events.")
+@json_option
+def retry_command(positions: tuple[int, ...], everything: bool, as_json: bool) -> None:
+    """Repair the pairs of these parked events.
 
-    The exit code is 1 when a pair still cannot be brought in.
+    The views of each pair are made equal to the log, and its events are unparked. The exit code is 1 when a pair still
+    cannot be repaired.
     """
     if bool(positions) == everything:
         raise click.UsageError("give positions or --all")
 
-    async def work(engine: Engine, store: Store) -> list[Outcome]:
-        rows = await parking.parked(engine)
+    async def work(engine: Engine, redis: RedisClient) -> list[PairResult]:
+        rows = await parked_pairs.read_parked(engine)
         pairs = dict.fromkeys(_pair(row) for row in (rows if everything else _chosen(rows, positions)))
-        view = await _view(store)
-        return [await _retry(engine, store, view, pair) for pair in pairs]
+        await require_feeder(engine, redis)
+        view = await require_live_view(redis)
+        return [await _retry(engine, redis, view, pair) for pair in pairs]
 
-    _tell(run(work), as_json)
+    _report(run(work), as_json)
 
 
-@parked.command()
+@parked_command.command("skip")
 @click.argument("position", type=int)
-@click.option("--reason", required=True, help="Why; kept with your name.")
-@click.option("--who", "name", default=who, show_default="you", help="Who decided it.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def skip(position: int, reason: str, name: str, as_json: bool) -> None:
-    """Leave an event out of the views for good, as if it were not in the log, and let those behind it go."""
+@click.option("--reason", required=True, metavar="REASON", help="Give the reason; `parked --skipped` shows it.")
+@who_option
+@json_option
+def skip_command(position: int, reason: str, name: str, as_json: bool) -> None:
+    """Leave an event out of the views for ever.
 
-    async def work(engine: Engine, store: Store) -> Outcome:
-        (row,) = _chosen(await parking.parked(engine), (position,))
+    The views are made, and commands decided, as if the event were not in the log, and later events of its pair are
+    unparked.
+    """
+
+    async def work(engine: Engine, redis: RedisClient) -> PairResult:
+        await require_feeder(engine, redis)
+        (row,) = _chosen(await parked_pairs.read_parked(engine), (position,))
         try:
-            count = await leave_out(engine, store, await _view(store), row, name, reason)
+            count = await skip_event(engine, redis, await require_live_view(redis), row, name, reason)
         except (StillParked, ViewLost) as error:
-            return Outcome(*_pair(row), error=error.message)
-        return Outcome(*_pair(row), count)
+            return PairResult(*_pair(row), error=error.message)
+        return PairResult(*_pair(row), count)
 
-    _tell([run(work)], as_json)
+    _report([run(work)], as_json)
 
 
-async def _retry(engine: Engine, store: Store, view: View, pair: Pair) -> Outcome:
+async def _retry(engine: Engine, redis: RedisClient, view: View, pair: _Pair) -> PairResult:
     try:
-        return Outcome(*pair, await mend(engine, store, view, *pair))
+        return PairResult(*pair, await retry_pair(engine, redis, view, *pair))
     except (StillParked, ViewLost) as error:
-        return Outcome(*pair, error=error.message)
+        return PairResult(*pair, error=error.message)
 
 
-async def _view(store: Store) -> View:
-    view = await live_view(store)
-    if view is None:
-        raise Invalid("there is no view yet: it is being built, or no worker runs")
-    return view
-
-
-def _chosen(rows: list[Parked], positions: tuple[int, ...]) -> list[Parked]:
+def _chosen(rows: list[ParkedEvent], positions: tuple[int, ...]) -> list[ParkedEvent]:
     by_position = {row.position: row for row in rows}
     for position in positions:
         if position not in by_position:
@@ -112,33 +115,35 @@ def _chosen(rows: list[Parked], positions: tuple[int, ...]) -> list[Parked]:
     return [by_position[position] for position in positions]
 
 
-def _pair(row: Parked) -> Pair:
+def _pair(row: ParkedEvent) -> _Pair:
     return row.subject, row.object
 
 
-def _show(skipped: bool, as_json: bool) -> None:
-    async def work(engine: Engine, _: Store) -> list[Parked]:
-        return await parking.parked(engine, skipped=skipped)
+def _pair_name(subject: int, object_: int) -> str:
+    return f"#{subject}" if subject == object_ else f"#{subject} and #{object_}"
 
-    rows = run(work)
+
+def _show(skipped: bool, as_json: bool) -> None:
+    rows = run_on_log(lambda engine: parked_pairs.read_parked(engine, skipped=skipped))
     if as_json:
         print_json(rows)
         return
     for row in rows:
-        left_out = f"; left out by {row.skipped_by}: {row.skipped_why}" if row.skipped else ""
-        pair = f"#{row.subject}" if row.subject == row.object else f"#{row.subject} and #{row.object}"
-        click.echo(f"{row.position:>10}  {row.parked_at:%Y-%m-%d %H:%M}  {pair}: {row.reason}{left_out}")
+        skip = f"; skipped by {row.skipped_by}: {row.skipped_why}" if row.skipped else ""
+        names = _pair_name(*_pair(row))
+        click.echo(f"{row.position:>10}  {row.parked_at:%Y-%m-%d %H:%M}  {names}: {row.reason}{skip}")
     if not rows:
         click.echo("nothing is parked")
 
 
-def _tell(outcomes: list[Outcome], as_json: bool) -> None:
+def _report(outcomes: list[PairResult], as_json: bool) -> None:
     if as_json:
         print_json(outcomes)
     else:
         for one in outcomes:
-            pair = f"#{one.subject}" if one.subject == one.object else f"#{one.subject} and #{one.object}"
-            click.echo(f"{pair}: {one.error or f'mended, {one.let_go:,} events let go'}")
+            click.echo(
+                f"{_pair_name(one.subject, one.object)}: {one.error or f'repaired, {one.unparked:,} events unparked'}"
+            )
         if not outcomes:
             click.echo("nothing is parked")
     if any(one.error for one in outcomes):

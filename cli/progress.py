@@ -1,4 +1,4 @@
-"""Showing how far a long job is: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""The progress of a long job: a bar with rate and time left on a terminal, a line every few seconds elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-# Often enough to see that it lives, rarely enough for a log file.
-PLAIN_EVERY_S: Final = 5.0
+# Often enough to show that the job is alive, rarely enough for a log file.
+LINE_EVERY_S: Final = 5.0
 
 
 class Meter:
-    """A job under way: ``total`` is what there is to do in any measure (None: not known), ``unit`` what is counted."""
+    """A job's progress: ``done`` of ``total`` in any measure (None: unknown), and a count of ``unit``."""
 
     def __init__(
         self,
@@ -22,9 +22,11 @@ class Meter:
         total: int | None,
         *,
         console: Console | None = None,
+        line_every_s: float = LINE_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._title, self._unit, self._total, self._clock = title, unit, total, clock
+        self._line_every_s = line_every_s
         self._console = console or Console(stderr=True, highlight=False)
         self._started = self._said = clock()
         self._bar: Progress | None = None
@@ -47,19 +49,19 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Since the job began; never 0."""
+        """Return the time since the job began; never 0."""
         return max(self._clock() - self._started, 1e-6)
 
     def total(self, total: int | None) -> None:
-        """What there is to do has become known, or has changed."""
+        """Change the total."""
         self._total = total
 
     def reached(self, done: int, count: int) -> None:
-        """The job has come to ``done`` of its total, and to ``count`` units."""
+        """Show that ``done`` of the total is done, and ``count`` units."""
         counts = f"{count:,} {self._unit}, {count / self.seconds:,.0f}/s"
         if self._bar is not None:
             self._bar.update(self._task, total=self._total, completed=done, counts=counts)
-        elif self._clock() - self._said >= PLAIN_EVERY_S:
+        elif self._clock() - self._said >= self._line_every_s:
             self._said = self._clock()
             self.say(f"{self._title}: {counts}{self._left(done)}")
 

@@ -1,93 +1,110 @@
-"""`follows rebuild` and `undo-switch`: new views beside the live ones, and the way back."""
+"""`follows rebuild` and `undo-switch`: switching readers to newly built views, and back."""
 
-import asyncio
 from collections.abc import Callable
 
 import click
 import msgspec
 
+from cli.arguments import json_option, print_json
+from cli.connect import require_live_view, run, run_on_log
 from cli.progress import Meter
-from cli.tools import print_json, run
-from commands import census
-from commands.errors import Invalid
-from commands.postgres import Engine
-from projections.building import Progress
-from projections.estimating import Estimate, estimate
-from projections.generations import live_view
-from projections.keys import GROUPS, LANES, View
-from projections.rebuilding import Builder, Order
-from projections.repairing import rebuild_users
-from projections.store import Store
-from projections.wakeup import QueueSettings, enqueue_rebuild
+from commands.db.postgres import Engine
+from commands.log import user_search
+from projections.client.client import RedisClient
+from projections.feeding.feeders import require_feeder
+from projections.keys import LEASE_GROUPS, PARTITIONS, View
+from projections.rebuild.build import BuildProgress
+from projections.rebuild.estimate import Estimate, estimate
+from projections.rebuild.rebuild import Builder, RebuildOptions
+from projections.signals.job_queue import QueueSettings, enqueue_rebuild
+from projections.verify.repair import rebuild_users
 
 
-def _lanes(_: click.Context, __: click.Parameter, value: int) -> int:
-    if value % GROUPS:
-        raise click.BadParameter(f"{value} is not a multiple of {GROUPS}")
+def _partitions(_: click.Context, __: click.Parameter, value: int) -> int:
+    if value % LEASE_GROUPS:
+        raise click.BadParameter(f"{value} is not a multiple of {LEASE_GROUPS}")
     return value
 
 
-@click.command()
-@click.option("--user", "users", multiple=True, metavar="USER", help="Only this user, in place; may be repeated.")
-@click.option("--dry-run", is_flag=True, help="Say what it would cost, and write nothing.")
-@click.option("--rate", type=click.IntRange(min=1), help="At most so many events a second.")
+@click.command("rebuild")
 @click.option(
-    "--lanes", type=click.IntRange(GROUPS, 16384), default=LANES, show_default=True, callback=_lanes, help="Cut it so."
+    "--user", "users", multiple=True, metavar="USER", help="Rewrite only this user, in place; may be repeated."
 )
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that fill.")
+@click.option("--dry-run", is_flag=True, help="Print the expected cost and write nothing.")
+@click.option("--rate", type=click.IntRange(min=1), metavar="N", help="Project at most N events per second.")
+@click.option(
+    "--partitions",
+    type=click.IntRange(LEASE_GROUPS, 16384),
+    default=PARTITIONS,
+    show_default=True,
+    callback=_partitions,
+    metavar="N",
+    help=f"Split the new views into N partitions, a multiple of {LEASE_GROUPS}.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Fill the new views with N processes.",
+)
 @click.option("--no-verify", is_flag=True, help="Switch without comparing the new views with the log.")
-@click.option("--job", is_flag=True, help="Let the rebuilder process do it, and return at once.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def rebuild(
+@click.option("--job", is_flag=True, help="Queue the rebuild for the rebuilder process and return at once.")
+@json_option
+def rebuild_command(
     users: tuple[str, ...],
     dry_run: bool,
     rate: int | None,
-    lanes: int,
+    partitions: int,
     workers: int,
     no_verify: bool,
     job: bool,
     as_json: bool,
 ) -> None:
-    """Build the views anew beside the live ones.
+    """Build new views and switch readers to them.
 
-    The new generation is filled from the log, compared with it, and then readers see it in one atomic step; the one
-    before is kept for `follows undo-switch`, older ones are removed. Killed at any moment, it leaves what readers see
-    as it was, and the next call goes on where this one stopped. Live reads and projection go on, and come first.
+    A new generation is filled from the log and compared with it; then readers are switched to it in one atomic step.
+    The previous generation is kept for `follows undo-switch`; older ones are deleted. A rebuild that is killed changes
+    nothing that readers see, and the next call resumes it. Reads and projection go on, and take precedence.
 
-    With --user only what the live views hold of these users is made anew, in place. USER is an id, a login, or '#' and
-    a number (in quotes, for the shell). With --job the work is done by the process `python -m workers rebuilds`;
-    `follows generations` shows how far it is.
+    With --user, the live views of these users are rewritten in place. USER is an id, a login, or '#' and a number
+    (quoted, for the shell). With --job, the process `python -m workers rebuilds` does the work, and `follows
+    generations` shows its progress.
     """
     if users:
-        if dry_run or job or rate or workers != 1 or no_verify or lanes != LANES:
-            raise click.UsageError("--user goes with --json only")
-        _print_mended(run(lambda engine, store: _rebuild_users(engine, store, users)), as_json)
+        if dry_run or job or rate or workers != 1 or no_verify or partitions != PARTITIONS:
+            raise click.UsageError("--user can be combined with --json only")
+        _print_repaired(run(lambda engine, redis: _rebuild_users(engine, redis, users)), as_json)
     elif dry_run:
         _print_estimate(run(estimate), as_json)
     elif job:
-        order = Order(lanes=lanes, rate=rate, workers=workers, reason="a job", verify=not no_verify)
-        _print_queued(asyncio.run(enqueue_rebuild(QueueSettings.from_env(), msgspec.to_builtins(order))), as_json)
+        options = RebuildOptions(
+            partitions=partitions, rate=rate, workers=workers, reason="a job", verify=not no_verify
+        )
+        queue = QueueSettings.from_env()
+        is_new = run_on_log(lambda engine: enqueue_rebuild(engine, queue, msgspec.to_builtins(options)))
+        _print_queued(is_new, as_json)
     else:
-        order = Order(lanes=lanes, rate=rate, workers=workers, verify=not no_verify)
-        _print_view(run(lambda engine, store: _rebuild(engine, store, order)), as_json)
+        options = RebuildOptions(partitions=partitions, rate=rate, workers=workers, verify=not no_verify)
+        _print_view(run(lambda engine, redis: _rebuild(engine, redis, options)), as_json)
 
 
-async def _rebuild(engine: Engine, store: Store, order: Order) -> View:
-    async with Builder(engine, store, QueueSettings.from_env()) as builder:
+async def _rebuild(engine: Engine, redis: RedisClient, options: RebuildOptions) -> View:
+    async with Builder(engine, redis, QueueSettings.from_env()) as builder:
         with Meter("rebuild", "events", None) as meter:
-            return await builder.rebuild(order, _show(meter))
+            return await builder.rebuild(options, _on_progress(meter))
 
 
-async def _rebuild_users(engine: Engine, store: Store, names: tuple[str, ...]) -> dict[str, int]:
-    view = await live_view(store)
-    if view is None:
-        raise Invalid("there is no view yet: it is being built, or no worker runs")
-    numbers = sorted({(await census.find(engine, name)).number for name in names})
-    return {"users": len(numbers), "changed": await rebuild_users(engine, store, view, numbers)}
+async def _rebuild_users(engine: Engine, redis: RedisClient, names: tuple[str, ...]) -> dict[str, int]:
+    await require_feeder(engine, redis)
+    view = await require_live_view(redis)
+    numbers = sorted({(await user_search.find_user(engine, name)).number for name in names})
+    return {"users": len(numbers), "changed": await rebuild_users(engine, redis, view, numbers)}
 
 
-def _show(meter: Meter) -> Callable[[Progress], None]:
-    def show(progress: Progress) -> None:
+def _on_progress(meter: Meter) -> Callable[[BuildProgress], None]:
+    def show(progress: BuildProgress) -> None:
         meter.total(progress.head)
         meter.reached(progress.position, progress.events)
 
@@ -95,17 +112,17 @@ def _show(meter: Meter) -> Callable[[Progress], None]:
 
 
 @click.command("undo-switch")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 def undo_switch(as_json: bool) -> None:
-    """Make readers see the generation before this one again.
+    """Switch readers back to the previous generation.
 
-    It is brought up to the log first. Done twice, readers see the one of now again.
+    Its views are brought up to date first. Called twice, it switches readers back to the generation of now.
     """
 
-    async def work(engine: Engine, store: Store) -> View:
-        async with Builder(engine, store, QueueSettings.from_env()) as builder:
+    async def work(engine: Engine, redis: RedisClient) -> View:
+        async with Builder(engine, redis, QueueSettings.from_env()) as builder:
             with Meter("catching up", "events", None) as meter:
-                return await builder.undo(_show(meter))
+                return await builder.undo(_on_progress(meter))
 
     _print_view(run(work), as_json)
 
@@ -114,28 +131,28 @@ def _print_view(view: View, as_json: bool) -> None:
     if as_json:
         print_json(view)
     else:
-        click.echo(f"readers see generation {view.generation} ({view.lanes} lanes)")
+        click.echo(f"readers see generation {view.generation} ({view.partitions} partitions)")
 
 
-def _print_mended(counts: dict[str, int], as_json: bool) -> None:
+def _print_repaired(counts: dict[str, int], as_json: bool) -> None:
     if as_json:
         print_json(counts)
     else:
-        click.echo(f"made {counts['users']:,} users anew: {counts['changed']:,} values were others")
+        click.echo(f"rewrote {counts['users']:,} users: {counts['changed']:,} values changed")
 
 
 def _print_queued(is_new: bool, as_json: bool) -> None:
     if as_json:
         print_json({"queued": is_new})
     else:
-        click.echo("the rebuilder will do it" if is_new else "a rebuild is queued or running already")
+        click.echo("queued for the rebuilder" if is_new else "a rebuild is already queued or running")
 
 
 def _print_estimate(cost: Estimate, as_json: bool) -> None:
     if as_json:
         print_json(cost)
         return
-    size = "not known, there is no live view" if cost.expected_bytes is None else f"{cost.expected_bytes:,} bytes"
+    size = "unknown, there is no live view" if cost.expected_bytes is None else f"{cost.expected_bytes:,} bytes"
     click.echo(f"events to project: {cost.events:,}")
     click.echo(f"expected size in Redis: {size}")
-    click.echo(f"expected time: {cost.expected_s:,.0f} s with one process, half of it to compare with the log")
+    click.echo(f"expected time: {cost.expected_s:,.0f} s with one process, half of it comparing with the log")

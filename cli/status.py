@@ -1,191 +1,168 @@
-"""`follows status`: the log's head, where each lane of the view stands, how far that is behind, and the queue."""
+"""`follows status`: the log's end, the lag of the views and the lease groups, once or every second."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Final, NoReturn
 
 import click
 import msgspec
-from redis.exceptions import RedisError
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
-from cli.errors import plain_database_errors, without_log_lines
-from commands import erasure, log, parking, pauses
-from commands.errors import StoreUnavailable
-from commands.generations import registered
-from commands.log import Head
-from commands.postgres import Engine, PostgresSettings, create_engine
-from projections.generations import checkpoints, live_view, stands_at
-from projections.keys import QUEUE, View
-from projections.store import Store, StoreSettings, open_store
-from projections.wakeup import QueueSettings, open_queue
+from cli.arguments import json_line, json_option
+from cli.connect import run
+from cli.errors import without_log_lines
+from cli.service_status import LeaseGroupStatus, PartitionStatus, ServiceStatus, ViewStatus, read_status, set_renewed
+from commands.db.postgres import Engine
+from commands.errors import Unavailable
+from projections.client.client import RedisClient
+from projections.keys import LEASE_GROUPS
+from projections.signals.job_queue import QueueSettings
 
-LANES_IN_A_ROW: Final = 4
-
-Number = TypeVar("Number", int, float)
-
-
-class LogStatus(msgspec.Struct):
-    """The log's end: last position, and the age of that event (None when the log is empty)."""
-
-    epoch: str
-    position: int
-    last_event_age_s: float | None
-    erasures_unfinished: int
+# Between two readings of --watch: long enough for a meaningful rate, short enough to follow an outage.
+INTERVAL_S: Final = 1.0
+PARTITIONS_IN_A_ROW: Final = 4
+GROUP_COLUMNS: Final = ("lease group", "position", "lag", "seconds", "events/s", "worker")
 
 
-class LaneStatus(msgspec.Struct):
-    """Where a lane stands; ``position`` None when the lane is lost. The oldest event it lacks is ``lag_s`` old."""
+@click.command("status")
+@click.option("--watch", is_flag=True, help="Repeat every second until Ctrl-C.")
+@json_option
+def status_command(watch: bool, as_json: bool) -> None:
+    """Show the log's end, how far the views are behind it, and which workers project them.
 
-    lane: int
-    position: int | None
-    lag_events: int | None
-    lag_s: float | None
-
-
-class ViewStatus(msgspec.Struct):
-    """The view that readers see, and its lanes; the lags are those of the lane that is furthest behind."""
-
-    generation: int
-    lag_events: int | None
-    lag_s: float | None
-    lanes: list[LaneStatus]
-
-
-class Status(msgspec.Struct):
-    """All of it. ``view`` is None while the first one is being built, ``queue_jobs`` when the queue does not answer."""
-
-    log: LogStatus
-    view: ViewStatus | None
-    queue_jobs: int | None
-    parked: int
-    paused: str | None
-    errors: list[str]
-    building: list[str] = []
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(as_json: bool) -> None:
-    """Show the log's head and how far the views are.
-
-    The lag of a lane is counted in log positions, and in seconds since the first event that it lacks. The exit code
-    is 1 when a server does not answer.
+    Lag is counted in events, and in seconds since the first missing event was recorded. A worker that does not renew
+    its leases for two seconds is shown as such: it is busy, stopped or dead. The exit code is 1 when a server does not
+    answer or reads are refused. --watch also shows the events per second of the last second; Ctrl-C
+    ends it with exit code 0. With --json, it prints one object per line.
     """
     without_log_lines()
-    settings = PostgresSettings.from_env(), StoreSettings.from_env(), QueueSettings.from_env()
-    with plain_database_errors():
-        found = asyncio.run(read_status(*settings))
-    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else "\n".join(lines_of(found)))
+    queue = QueueSettings.from_env()
+    if watch:
+        try:
+            run(lambda engine, redis: _watch(engine, redis, queue, as_json))
+        except KeyboardInterrupt:
+            return
+    found = run(lambda engine, redis: _read_once(engine, redis, queue))
+    click.echo(msgspec.json.format(json_line(found)) if as_json else "\n".join(lines_of(found)))
     if found.errors:
         raise SystemExit(1)
 
 
-async def read_status(postgres: PostgresSettings, store: StoreSettings, queue: QueueSettings) -> Status:
-    """Read it from the three servers; raises LogUnavailable, and notes in ``errors`` what else does not answer."""
-    engine, opened = create_engine(postgres), open_store(store)
-    try:
-        head = await log.head(engine)
-        age_s = (head.now - head.recorded_at) / 1e6 if head.position else None
-        unfinished = len(await erasure.unfinished(engine))
-        parked, pause = len(await parking.parked(engine)), await pauses.paused(engine)
-        paused = f"by {pause.who} since {pause.since:%Y-%m-%d %H:%M} ({pause.why})" if pause else None
-        found = Status(LogStatus(str(head.epoch), head.position, age_s, unfinished), None, None, parked, paused, [])
+async def _read_once(engine: Engine, redis: RedisClient, queue: QueueSettings) -> ServiceStatus:
+    found = await read_status(engine, redis, queue)
+    if found.view is not None:
+        await set_renewed(engine, found.view)
+    return found
+
+
+async def _watch(engine: Engine, redis: RedisClient, queue: QueueSettings, as_json: bool) -> None:
+    """Show a reading every second: on a screen of its own on a terminal, else as one line each."""
+
+    async def read(before: ServiceStatus | None) -> ServiceStatus:
+        return await read_status(engine, redis, queue, before)
+
+    console = Console()
+    if as_json or not console.is_terminal:
+        to_line = json_line if as_json else one_line
+        await _repeat(read, lambda found: click.echo(to_line(found)), lambda error: click.echo(error, err=True))
+    with Live(console=console, screen=True, auto_refresh=False) as screen:
+
+        def show(text: str) -> None:
+            screen.update(Text(text), refresh=True)
+
+        await _repeat(read, lambda found: show("\n".join(lines_of(found))), show)
+
+
+async def _repeat(
+    read: Callable[[ServiceStatus | None], Awaitable[ServiceStatus]],
+    show: Callable[[ServiceStatus], None],
+    show_error: Callable[[str], None],
+) -> NoReturn:
+    found: ServiceStatus | None = None
+    while True:
         try:
-            found.view = await _view_status(engine, opened, head)
-            found.building = await _building(engine, opened, head)
-        except StoreUnavailable as error:
-            found.errors.append(error.message)
-        try:
-            found.queue_jobs = await _queue_jobs(queue)
-        except (RedisError, OSError):
-            found.errors.append("the queue does not answer")
-        return found
-    finally:
-        await opened.close()
-        await engine.dispose()
+            found = await read(found)
+            show(found)
+        except Unavailable as error:
+            show_error(f"trying again: {error.message}")
+        await asyncio.sleep(INTERVAL_S)
 
 
-async def _view_status(engine: Engine, store: Store, head: Head) -> ViewStatus | None:
-    view = await live_view(store)
-    if view is None:
-        return None
-    at = await _positions(store, view, head)
-    since = {position: await _lag_s(engine, position, head) for position in set(at.values())}
-    lanes = [
-        LaneStatus(lane, position, None if position is None else max(head.position - position, 0), since[position])
-        for lane, position in at.items()
-    ]
-    return ViewStatus(
-        view.generation, _worst(lane.lag_events for lane in lanes), _worst(lane.lag_s for lane in lanes), lanes
-    )
+def one_line(found: ServiceStatus) -> str:
+    """Return a status in one line: the log's end and the lag of each lease group."""
+    lags = "no view yet" if found.view is None else ", ".join(_group_lag(group) for group in found.view.lease_groups)
+    errors = "".join(f"; {error}" for error in found.errors)
+    return f"log at {found.log.position:,}; lag by lease group: {lags}{'; paused' if found.paused else ''}{errors}"
 
 
-async def _building(engine: Engine, store: Store, head: Head) -> list[str]:
-    """The generations that are being filled, and how far each is."""
-    told: list[str] = []
-    for row in await registered(engine):
-        if row.state == "building":
-            at = await stands_at(store, View(row.number, row.lanes)) or 0
-            told.append(f"generation {row.number}, {100 * at // max(head.position, 1)} % ({row.reason})")
-    return told
+def _group_lag(group: LeaseGroupStatus) -> str:
+    if group.lag_events is None:
+        return f"{group.group}: lost"
+    return f"{group.group}: {group.lag_events:,} {_seconds(group.lag_s)}"
 
 
-async def _positions(store: Store, view: View, head: Head) -> dict[int, int | None]:
-    """Where each lane stands; None when it is lost or of another log."""
-    found = await checkpoints(store, view, range(view.lanes))
-    return {lane: one.position if one and one.epoch == str(head.epoch) else None for lane, one in found.items()}
+def _seconds(lag_s: float | None) -> str:
+    return "unknown time" if lag_s is None else f"{lag_s:.1f} s"
 
 
-async def _lag_s(engine: Engine, position: int | None, head: Head) -> float | None:
-    if position is None:
-        return None
-    first = await log.recorded_after(engine, position) if position < head.position else None
-    return max(head.now - first, 0) / 1e6 if first is not None else 0.0
-
-
-def _worst(lags: Iterable[Number | None]) -> Number | None:
-    """The largest; None as soon as a lane is lost."""
-    found = list(lags)
-    return None if None in found else max(lag for lag in found if lag is not None)
-
-
-async def _queue_jobs(settings: QueueSettings) -> int:
-    queue = await open_queue(settings)
-    try:
-        return int(await queue.zcard(QUEUE))
-    finally:
-        await queue.aclose()
-
-
-def lines_of(found: Status) -> list[str]:
-    """The same for people."""
+def lines_of(found: ServiceStatus) -> list[str]:
+    """Return a status as lines of text."""
     age = "" if found.log.last_event_age_s is None else f", last event {found.log.last_event_age_s:,.1f} s ago"
-    lines = [f"log    position {found.log.position:,}{age}"]
+    if found.log.position and not age:
+        age = ", last event dated ahead of PostgreSQL's clock"
+    rate = "" if found.log.rate is None else f", {found.log.rate:,.0f} events/s"
+    lines = [f"log    position {found.log.position:,}{age}{rate}"]
     if found.log.erasures_unfinished:
         lines.append(f"       {found.log.erasures_unfinished:,} erased users have follows that must still be ended")
     if found.paused:
         lines.append(f"       the projection is paused {found.paused}")
     if found.parked:
-        lines.append(f"       {found.parked:,} events are parked: the views do not hold them")
+        lines.append(f"       {found.parked:,} events are parked: the views do not hold them; see `follows parked`")
     lines += [f"build  {build}" for build in found.building]
     lines += [f"error  {error}" for error in found.errors]
     if found.queue_jobs is not None:
         lines.append(f"queue  jobs waiting or running: {found.queue_jobs:,}")
-    if found.view is None:
-        return lines if found.errors else [*lines, "view   there is none yet: it is being built, or no worker runs"]
-    view = found.view
-    lag = "some lanes are lost" if view.lag_s is None else f"lag {view.lag_events:,} events, {view.lag_s:.1f} s"
-    lines.append(f"view   generation {view.generation}, {lag}")
-    lines.append(f"       {len(view.lanes)} lanes, each with its checkpoint (and how many events that is behind):")
-    cells = [_cell(lane) for lane in view.lanes]
+    if found.view is not None:
+        return lines + _view_lines(found.view)
+    return lines if found.errors else [*lines, "view   there is none yet: it is being built, or no worker is running"]
+
+
+def _view_lines(view: ViewStatus) -> list[str]:
+    """Return the lease groups as a table, without columns that are empty (as rates are without --watch)."""
+    lag = "some partitions are lost"
+    if view.lag_events is not None:
+        lag = f"lag {view.lag_events:,} events, {_seconds(view.lag_s)}"
+    rows = [_group_cells(group) for group in view.lease_groups]
+    columns = [column for column in zip(GROUP_COLUMNS, *rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    lines = [f"view   generation {view.generation}, {lag}"]
+    for first, *middle, last in zip(*columns, strict=True):
+        numbers = [cell.rjust(width) for cell, width in zip(middle, widths[1:-1], strict=True)]
+        lines.append(f"       {'  '.join([first.ljust(widths[0]), *numbers, last])}")
+    lines.append(f"       {len(view.partitions)} partitions, each with its checkpoint (and its lag in events):")
+    cells = [_partition_cell(partition) for partition in view.partitions]
     width = max(map(len, cells)) + 3
-    for start in range(0, len(cells), LANES_IN_A_ROW):
-        row = "".join(cell.ljust(width) for cell in cells[start : start + LANES_IN_A_ROW])
+    for start in range(0, len(cells), PARTITIONS_IN_A_ROW):
+        row = "".join(cell.ljust(width) for cell in cells[start : start + PARTITIONS_IN_A_ROW])
         lines.append(f"       {row.rstrip()}")
     return lines
 
 
-def _cell(lane: LaneStatus) -> str:
-    if lane.position is None:
-        return f"{lane.lane}: lost"
-    return f"{lane.lane}: {lane.position:,}" + (f" ({lane.lag_events:,})" if lane.lag_events else "")
+def _group_cells(group: LeaseGroupStatus) -> tuple[str, ...]:
+    name, owner = f"{group.group} of {LEASE_GROUPS}", group.owner[:8] if group.owner else "none"
+    if group.renewed is False:
+        owner += " (does not renew)"
+    if group.position is None:
+        return name, "lost", "", "", "", owner
+    rate = "" if group.rate is None else f"{group.rate:,.0f}"
+    seconds = "unknown" if group.lag_s is None else f"{group.lag_s:,.1f}"
+    return name, f"{group.position:,}", f"{group.lag_events:,}", seconds, rate, owner
+
+
+def _partition_cell(partition: PartitionStatus) -> str:
+    if partition.position is None:
+        return f"{partition.partition}: lost"
+    lag = f" ({partition.lag_events:,})" if partition.lag_events else ""
+    return f"{partition.partition}: {partition.position:,}{lag}"

@@ -1,4 +1,4 @@
-"""`follows token`: a token for trying the service out, signed with the development key."""
+"""`follows token`: a token for trying out the service, signed with the development key."""
 
 import os
 from pathlib import Path
@@ -6,19 +6,29 @@ from typing import get_args
 
 import click
 
-from api.auth import USER_ID, Role
-from cli.dev_key import DEV_TOKEN_TTL_S, JWKS_FILE, expected_claims, sign
+from api.auth.tokens import USER_ID, Role
+from cli.dev.dev_key import DEV_TOKEN_TTL_S, JWKS_FILE, expected_claims, sign
 from commands.errors import Invalid, SettingsError
 
 ROLES = get_args(Role)
-TTL_MAX_S = 10 * 365 * 24 * 3600  # ten years: for a machine nobody wants to look after
+TTL_MAX_S = 10 * 365 * 24 * 3600  # ten years, for a machine whose token is never renewed
 
 
 @click.command()
 @click.argument("user")
-@click.option("--scope", "scopes", multiple=True, metavar="S", help="A scope to grant; may be repeated.")
-@click.option("--role", default="user", show_default=True, metavar="R", help=f"One of: {', '.join(ROLES)}.")
-@click.option("--ttl", "ttl_s", type=int, default=DEV_TOKEN_TTL_S, show_default=True, metavar="S", help="Seconds.")
+@click.option("--scope", "scopes", multiple=True, metavar="SCOPE", help="Grant this scope; may be repeated.")
+@click.option(
+    "--role", default="user", show_default=True, metavar="ROLE", help=f"Grant one of the roles {', '.join(ROLES)}."
+)
+@click.option(
+    "--ttl",
+    "ttl_s",
+    type=int,
+    default=DEV_TOKEN_TTL_S,
+    show_default=True,
+    metavar="S",
+    help="Let the token expire after S seconds.",
+)
 @click.option(
     "--data",
     "folder",
@@ -27,12 +37,12 @@ TTL_MAX_S = 10 * 365 * 24 * 3600  # ten years: for a machine nobody wants to loo
     envvar="FOLLOWS_DATA",
     show_default=True,
     metavar="DIR",
-    help="The data folder of `follows up`.",
+    help="Use the key in the data folder DIR.",
 )
 def token(user: str, scopes: tuple[str, ...], role: str, ttl_s: int, folder: Path) -> None:
     """Print a token signed with the development key.
 
-    USER is a user's id. The key is the one that `follows up` made in its data folder.
+    USER is a user's id. `follows up` made the key in its data folder.
     """
     _check(user, scopes, role, ttl_s)
     _check_key_is_in_use(folder)
@@ -40,7 +50,7 @@ def token(user: str, scopes: tuple[str, ...], role: str, ttl_s: int, folder: Pat
 
 
 def _check(user: str, scopes: tuple[str, ...], role: str, ttl_s: int) -> None:
-    """Refuse in one line what the service would refuse."""
+    """Raise Invalid for what the service would refuse."""
     if USER_ID.fullmatch(user) is None:
         raise Invalid(f"{user[:80]!r} is not a user id: 1 to 64 of 0-9 A-Z a-z _ -")
     if role not in ROLES:
@@ -53,9 +63,9 @@ def _check(user: str, scopes: tuple[str, ...], role: str, ttl_s: int) -> None:
 
 
 def _check_key_is_in_use(folder: Path) -> None:
-    """Refuse where the service believes other keys, or is said to believe no development key."""
+    """Raise SettingsError where the service uses other keys, or accepts no development key."""
     if os.environ.get("FOLLOWS_ENV", "").strip().lower() not in ("", "development"):
         raise SettingsError("FOLLOWS_ENV is not development: development tokens are not valid there")
-    believed, ours = os.environ.get("FOLLOWS_JWKS"), folder / JWKS_FILE
-    if believed and Path(believed).expanduser().resolve() != ours.resolve():
-        raise SettingsError(f"FOLLOWS_JWKS is not {ours}: ask whoever holds its keys for a token")
+    configured, ours = os.environ.get("FOLLOWS_JWKS"), folder / JWKS_FILE
+    if configured and Path(configured).expanduser().resolve() != ours.resolve():
+        raise SettingsError(f"FOLLOWS_JWKS is not {ours}: the service does not accept tokens of the development key")

@@ -1,32 +1,42 @@
-"""`follows verify`: the views against the log, while writes go on; and mending exactly what differs."""
+"""`follows verify`: comparing the views with the log while writes go on, and repairing what differs."""
 
-import asyncio
 from typing import Any, Final
 
 import click
 import msgspec
 
-from cli.errors import plain_database_errors, without_log_lines
-from cli.points import json_option, shown_time
+from cli.arguments import json_option, print_json
+from cli.connect import require_live_view, run
+from cli.errors import without_log_lines
 from cli.progress import Meter
-from cli.tools import opened, print_json
-from commands import census, generations
+from cli.times import format_time
+from commands.coordination import view_register
+from commands.db.postgres import Engine
 from commands.errors import FollowsError, Invalid
-from commands.postgres import Engine
-from projections.cells import Cell
-from projections.examining import Difference
-from projections.generations import live_view
+from commands.log import user_search
+from projections.client.client import RedisClient
+from projections.feeding.feeders import require_feeder
 from projections.keys import View, unscore
-from projections.repairing import ROUNDS_MAX, mend
-from projections.store import Store
-from projections.verifying import Verdict, verify
+from projections.verify.cells import Cell
+from projections.verify.compare import VerifyResult, verify
+from projections.verify.expected import Difference
+from projections.verify.repair import REPAIR_ROUNDS_MAX, repair_cells
 
+# Exit codes.
 DIFFERENT: Final = 1
 UNFINISHED: Final = 2
 
+UNKNOWN_SHOWN_MAX: Final = 20
+
 
 class Report(msgspec.Struct):
-    """What came of it; ``differences`` are the first of them, ``found`` counts all, ``mended`` those set right."""
+    """The result of a comparison.
+
+    ``found`` counts all differences and ``differences`` holds the first of them. ``repaired`` counts repairs, ``left``
+    the differences after them, and ``undecided`` values whose partitions did not reach the row's position in time.
+    ``unknown`` are numbers of users whom the log knows and the directory does not, the first of them.
+    ``behind`` is the lag in seconds of partitions that are too far behind the log.
+    """
 
     generation: int = 0
     finished: bool = False
@@ -34,64 +44,65 @@ class Report(msgspec.Struct):
     entries: int = 0
     seconds: float = 0.0
     found: int = 0
-    mended: int = 0
+    repaired: int = 0
     left: int = 0
-    unsettled: int = 0
+    undecided: int = 0
     parked: int = 0
+    unknown: list[int] = []
     behind: dict[int, float] = {}
     kinds: dict[str, int] = {}
     differences: list[dict[str, Any]] = []
 
-    def take(self, some: list[Difference], show: int) -> None:
-        """Count differences, and keep the first ``show`` for the reader."""
-        for one in some:
+    def add(self, differences: list[Difference], show: int) -> None:
+        """Count differences and keep the first ``show`` of them."""
+        for one in differences:
             self.found += 1
             kind = f"{one.kind} {one.cell.what}"
             self.kinds[kind] = self.kinds.get(kind, 0) + 1
             if len(self.differences) < show:
-                self.differences.append(as_object(one))
+                self.differences.append(difference_object(one))
 
     @property
     def exit_code(self) -> int:
-        """0 when the views are now as the log says, 1 when not, 2 when that cannot be said of all."""
+        """Return 0 when the views equal the log now, 1 when they differ, 2 when some of them were not compared."""
         if self.left or self.behind:
             return DIFFERENT
-        return UNFINISHED if self.unsettled or not self.finished else 0
+        return UNFINISHED if self.undecided or not self.finished else 0
 
 
 @click.command("verify")
-@click.option("--user", "users", multiple=True, metavar="USER", help="Only this user; may be repeated.")
-@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Only so many users, taken at random.")
-@click.option("--repair", is_flag=True, help="Make what differs what the log says.")
-@click.option("--generation", type=click.IntRange(min=1), metavar="N", help="Not the one that readers see.")
-@click.option("--show", type=click.IntRange(min=0), default=100, show_default=True, help="Name so many differences.")
+@click.option("--user", "users", multiple=True, metavar="USER", help="Compare only this user; may be repeated.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="Compare only N users, chosen at random.")
+@click.option("--repair", is_flag=True, help="Repair the differences.")
+@click.option(
+    "--generation", type=click.IntRange(min=1), metavar="N", help="Compare generation N.  [default: the live one]"
+)
+@click.option("--show", type=click.IntRange(min=0), default=100, show_default=True, help="Print this many differences.")
 @json_option
-def verify_(
+def verify_command(
     users: tuple[str, ...], sample: int | None, repair: bool, generation: int | None, show: int, as_json: bool
 ) -> None:
     """Compare the views with the log.
 
-    Every list, profile and look-up is compared with the fold of the log at the very position that its lane stands at;
-    reads and writes go on. USER is an id, a login, or '#' and a number (in quotes, for the shell). Without --user or
-    --sample, keys that belong to nobody are found as well.
+    Every list, profile and look-up is compared with the log as of its partition's checkpoint, while reads and writes go
+    on. USER is an id, a login, or '#' and a number (quoted, for the shell). Without --user and --sample, keys that
+    belong to no user are found as well.
 
-    --repair writes what differs and nothing else. It holds a lane for some milliseconds, so that nothing moves
-    meanwhile; killed at any moment, it leaves the views no worse.
+    --repair writes only what differs. It freezes a partition for some milliseconds, and may be killed at any moment.
 
-    Exit codes: 0 the views are as the log says (with --repair: by now), 1 they are not, 2 the comparison could not
-    be finished, or not everything could be compared.
+    Exit codes: 0 the views equal the log (after the repair, with --repair), 1 they differ, 2 the comparison did not
+    finish, or some values could not be compared.
     """
     if users and sample:
         raise click.UsageError("--user and --sample exclude each other")
     without_log_lines()
     report, code = Report(), UNFINISHED
     try:
-        with plain_database_errors():
-            asyncio.run(_verify(report, users, sample, repair, generation, show))
+        run(lambda engine, redis: _verify(engine, redis, report, users, sample, repair, generation, show))
         code = report.exit_code
     except FollowsError as error:
         click.echo(f"follows: {' '.join(error.message.split())}", err=True)
-    finally:  # what was found until somebody lost patience is worth knowing
+    finally:  # also after Ctrl-C: the report says how far the comparison was
         if as_json:
             print_json(report)
         elif report.generation:
@@ -100,85 +111,95 @@ def verify_(
 
 
 async def _verify(
-    report: Report, users: tuple[str, ...], sample: int | None, repair: bool, generation: int | None, show: int
+    engine: Engine,
+    redis: RedisClient,
+    report: Report,
+    users: tuple[str, ...],
+    sample: int | None,
+    repair: bool,
+    generation: int | None,
+    show: int,
 ) -> None:
-    async with opened() as (engine, store):
-        view = await _view(engine, store, generation)
-        numbers: list[int] | None = None
-        if users:
-            numbers = sorted({(await census.find(engine, name)).number for name in users})
-        elif sample:
-            numbers = await census.sample(engine, sample)
-        total = await census.last_number(engine) if numbers is None else len(numbers)
-        report.generation = view.generation
-        with Meter("Comparing", "users", total) as meter:
-            look = Look(engine, store, view, report, meter)
-            try:
-                await look.compare(numbers, repair, show)
-                report.finished = True
-            finally:
-                report.seconds = round(meter.seconds, 3)
+    if repair:
+        await require_feeder(engine, redis)
+    view = await _view(engine, redis, generation)
+    numbers: list[int] | None = None
+    if users:
+        numbers = sorted({(await user_search.find_user(engine, name)).number for name in users})
+    elif sample:
+        numbers = await user_search.sample_users(engine, sample)
+    total = await user_search.last_number(engine) if numbers is None else len(numbers)
+    report.generation = view.generation
+    with Meter("Comparing", "users", total) as meter:
+        verification = Verification(engine, redis, view, report, meter)
+        try:
+            await verification.run(numbers, repair, show)
+            report.finished = True
+        finally:
+            report.seconds = round(meter.seconds, 3)
 
 
-async def _view(engine: Engine, store: Store, generation: int | None) -> View:
+async def _view(engine: Engine, redis: RedisClient, generation: int | None) -> View:
     if generation is None:
-        view = await live_view(store)
-        if view is None:
-            raise Invalid("there is no view yet: it is being built, or no worker runs")
-        return view
-    for known in await generations.registered(engine):
+        return await require_live_view(redis)
+    for known in await view_register.list_generations(engine):
         if known.number == generation:
-            return View(known.number, known.lanes)
+            return View(known.number, known.partitions)
     raise Invalid(f"there is no generation {generation}: `follows generations` shows them")
 
 
-class Look:
-    """One comparison, and with a repair those that follow it until nothing differs."""
+class Verification:
+    """A comparison of one view with the log; with a repair, compared again until nothing differs."""
 
-    def __init__(self, engine: Engine, store: Store, view: View, report: Report, meter: Meter) -> None:
-        self._engine, self._store, self._view = engine, store, view
+    def __init__(self, engine: Engine, redis: RedisClient, view: View, report: Report, meter: Meter) -> None:
+        self._engine, self._redis, self._view = engine, redis, view
         self._report, self._meter = report, meter
-        self._concerned: set[int] = set()
-        self._strays: list[Cell] = []
+        self._repaired_users: set[int] = set()
+        self._repaired_keys: list[Cell] = []
 
-    async def compare(self, numbers: list[int] | None, repair: bool, show: int) -> None:
-        """Compare; mend if asked to, and compare again whom it concerned."""
+    async def run(self, numbers: list[int] | None, repair: bool, show: int) -> None:
+        """Compare these users (None: all) and fill the report; repair if asked to, and compare the repaired again."""
         report = self._report
 
         async def found(differences: list[Difference]) -> None:
-            report.take(differences, show)
+            report.add(differences, show)
             if repair:
-                await self._mend(differences)
+                await self._repair(differences)
 
-        async def between(verdict: Verdict) -> None:
-            report.users, report.entries = verdict.users, verdict.entries
-            self._meter.reached(verdict.reached if numbers is None else verdict.users, verdict.users)
+        async def on_progress(result: VerifyResult) -> None:
+            report.users, report.entries = result.users, result.entries
+            self._meter.reached(result.reached if numbers is None else result.users, result.users)
 
-        verdict = await verify(self._engine, self._store, self._view, found, numbers=numbers, between=between)
-        report.users, report.entries, report.parked = verdict.users, verdict.entries, verdict.parked
-        report.behind, report.unsettled = verdict.behind, verdict.unsettled
-        for _ in range(ROUNDS_MAX if repair else 0):
-            if not verdict.differences:
+        result = await verify(self._engine, self._redis, self._view, found, numbers=numbers, on_progress=on_progress)
+        report.users, report.entries, report.parked = result.users, result.entries, result.parked
+        report.behind, report.undecided = result.behind, result.undecided
+        report.unknown = sorted(result.unknown)[:UNKNOWN_SHOWN_MAX]
+        for _ in range(REPAIR_ROUNDS_MAX if repair else 0):
+            if not result.differences:
                 break
-            verdict = await verify(
+            result = await verify(
                 self._engine,
-                self._store,
+                self._redis,
                 self._view,
-                self._mend,
-                numbers=sorted(self._concerned),
-                also=self._strays,
+                self._repair,
+                numbers=sorted(self._repaired_users),
+                also=self._repaired_keys,
             )
-            report.unsettled = max(report.unsettled, verdict.unsettled)
-        report.left = verdict.differences
+            report.undecided = max(report.undecided, result.undecided)
+        report.left = result.differences
 
-    async def _mend(self, differences: list[Difference]) -> None:
-        self._concerned |= {one.cell.number for one in differences if one.cell.number is not None}
-        self._strays += [one.cell for one in differences if one.cell.number is None and one.cell.what != "lane"]
-        self._report.mended += await mend(self._engine, self._store, self._view, differences)
+    async def _repair(self, differences: list[Difference]) -> None:
+        self._repaired_users |= {one.cell.number for one in differences if one.cell.number is not None}
+        self._repaired_keys += [
+            one.cell for one in differences if one.cell.number is None and one.cell.what != "partition"
+        ]
+        self._report.repaired += await repair_cells(
+            self._engine, self._redis, self._view, [one.cell for one in differences]
+        )
 
 
 def summary(report: Report, repair: bool) -> str:
-    """What came of it, for people."""
+    """Return the report in words, without the differences."""
     found = f"{report.found:,} {'difference' if report.found == 1 else 'differences'}" if report.found else "all equal"
     lines = [
         f"{'' if report.finished else 'not finished; '}compared {report.users:,} users and {report.entries:,} list "
@@ -186,44 +207,54 @@ def summary(report: Report, repair: bool) -> str:
     ]
     if report.found > len(report.differences):
         counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(report.kinds.items()))
-        lines.append(f"of these {len(report.differences):,} are shown; in all: {counts}")
+        lines.append(f"{len(report.differences):,} of them are shown; in all: {counts}")
     if repair and report.found:
-        lines.append(f"mended {report.mended:,}; {report.left:,} differ now")
+        lines.append(f"repaired {report.repaired:,}; {report.left:,} differ now")
+    if any(kind.endswith(" partition") for kind in report.kinds):
+        lines.append("a partition that is lost is not repaired in place: a worker builds the next generation")
     if report.parked:
-        lines.append(f"{report.parked:,} pairs have parked events and were left out: see `follows parked`")
-    if report.unsettled:
-        lines.append(f"{report.unsettled:,} values could not be judged: their lanes did not come to their rows")
-    for lane, lag_s in sorted(report.behind.items()):
-        lines.append(f"lane {lane} is {lag_s:,.1f} s behind the log")
+        lines.append(f"{report.parked:,} pairs with parked events were not compared: see `follows parked`")
+    if report.unknown:
+        numbers = ", ".join(f"#{number}" for number in report.unknown)
+        lines.append(
+            f"the log has events of users whom the directory does not know, as after a restore in part: {numbers}; "
+            "lists show them as erased users"
+        )
+    if report.undecided:
+        lines.append(
+            f"{report.undecided:,} values were not compared: their partitions did not catch up with them in time"
+        )
+    for partition, lag_s in sorted(report.behind.items()):
+        lines.append(f"partition {partition} is {lag_s:,.1f} s behind the log")
     return "\n".join(lines)
 
 
-def as_line(one: Difference) -> str:
-    """A difference in words."""
+def difference_line(one: Difference) -> str:
+    """Return a difference in words."""
     cell = one.cell
-    whom = f" of #{cell.number}" if cell.number is not None else ""
+    owner = f" of #{cell.number}" if cell.number is not None else ""
     match cell.what:
         case "following" | "followers":
             other = f"#{cell.other}" if cell.other is not None else repr(cell.name)
-            return f"{one.kind}: {other} in {cell.what}{whom}{_values(one)}"
+            return f"{one.kind}: {other} in {cell.what}{owner}{_values(one)}"
         case "profile":
-            return f"{one.kind}: profile{whom}{': ' + ', '.join(changed) if (changed := _changed(one)) else ''}"
+            return f"{one.kind}: profile{owner}{': ' + ', '.join(changed) if (changed := _changed(one)) else ''}"
         case "id" | "login":
             return f"{one.kind}: look-up of {cell.what} {cell.name!r}{_values(one)}"
-        case "lane":
-            return f"{one.kind}: lane {cell.lane}: {one.expected} expected, {one.found or 'nothing'} found"
+        case "partition":
+            return f"{one.kind}: partition {cell.partition}: {one.expected} expected, {one.found or 'nothing'} found"
         case "key":
-            what = f"{cell.name}{whom}" if cell.name else "a key that belongs to nobody"
+            what = f"{cell.name}{owner}" if cell.name else "a key of no user"
             return f"{one.kind}: {what}: {cell.key!r} is a {one.found}"
         case _:
-            return f"{one.kind}: {cell.what}{whom or f' nobody, {cell.name!r}'}{_values(one)}"
+            return f"{one.kind}: {cell.what}{owner or f' no user, {cell.name!r}'}{_values(one)}"
 
 
-def as_object(one: Difference) -> dict[str, Any]:
-    """A difference in JSON. Of a profile only the fields that differ are named, not what stands in them."""
+def difference_object(one: Difference) -> dict[str, Any]:
+    """Return a difference as a JSON object. Of a profile, only the names of the fields that differ are given."""
     cell = one.cell
-    facts: dict[str, Any] = {"text": as_line(one), "kind": one.kind, "what": cell.what}
-    facts |= {"lane": cell.lane, "user": cell.number}
+    facts: dict[str, Any] = {"text": difference_line(one), "kind": one.kind, "what": cell.what}
+    facts |= {"partition": cell.partition, "user": cell.number}
     facts |= {"other": cell.other, "name": printable(cell.name), "key": printable(cell.key)}
     if cell.what == "profile":
         return {**facts, "fields": _changed(one)}
@@ -231,27 +262,27 @@ def as_object(one: Difference) -> dict[str, Any]:
 
 
 def printable(text: str) -> str:
-    """Text of any bytes, fit for JSON and a terminal."""
+    """Return ``text`` with escapes for what a terminal or JSON cannot show."""
     return text if text.isprintable() else ascii(text)
 
 
 def _changed(one: Difference) -> list[str]:
     try:
-        ought, found = (msgspec.json.decode(text or "{}", type=dict[str, Any]) for text in (one.expected, one.found))
+        expected, found = (msgspec.json.decode(text or "{}", type=dict[str, Any]) for text in (one.expected, one.found))
     except msgspec.DecodeError:
         return ["(unreadable)"]
-    return sorted(name for name in {*ought, *found} if ought.get(name) != found.get(name))
+    return sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
 
 
 def _values(one: Difference) -> str:
-    ought, found = _value(one, one.expected), _value(one, one.found)
+    expected, found = _value(one, one.expected), _value(one, one.found)
     match one.kind:
         case "missing":
-            return f", {ought} expected"
+            return f", {expected} expected"
         case "extra":
             return f", {found} found"
         case _:
-            return f", {ought} expected, {found} found"
+            return f", {expected} expected, {found} found"
 
 
 def _value(one: Difference, value: str | None) -> str:
@@ -260,4 +291,4 @@ def _value(one: Difference, value: str | None) -> str:
     if not value.isdigit() or int(value) >= 2**53:
         return f"score {value}"
     created_at, notifications = unscore(int(value))
-    return shown_time(created_at) + (" with notifications" if notifications else "")
+    return format_time(created_at) + (" with notifications" if notifications else "")

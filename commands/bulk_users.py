@@ -7,44 +7,44 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from commands.bulk import BadLine, Bulk, Outcome, is_id, shown
+from commands.bulk_follows import BadLine, ImportConnection, ImportResult, is_id, shown
 from commands.directory import default_login, spare_login
 from commands.users import UserChanges, given
 
 _STAGING: Final = """CREATE TEMP TABLE IF NOT EXISTS staged_users (
-    ord integer, id text, login text, own_login text, spare_login text, display_name text, own_name text, profile jsonb,
-    number bigint, old_login text, verdict text)"""
-_COPY: Final = """COPY staged_users (ord, id, login, own_login, spare_login, display_name, own_name, profile)
+    ord integer, id text, login text, default_login text, spare_login text, display_name text, default_name text,
+    profile jsonb, number bigint, old_login text, verdict text)"""
+_COPY: Final = """COPY staged_users (ord, id, login, default_login, spare_login, display_name, default_name, profile)
     FROM STDIN"""
 _IMPORT: Final = "SELECT added, changed, last_position, erased, taken FROM import_users(%s)"
 
 
-class UserRow(NamedTuple):
-    """A user to bring in: fields that ``changes`` leaves out stay as they are."""
+class ImportedUser(NamedTuple):
+    """A user to import; fields that ``changes`` leaves out stay as they are."""
 
     line: int
     id: str
     changes: UserChanges
 
 
-def import_users(bulk: Bulk, rows: Sequence[UserRow], *, strict: bool = False) -> Outcome:
+def import_users(target: ImportConnection, rows: Sequence[ImportedUser], *, strict: bool = False) -> ImportResult:
     """Register the users of ``rows`` that are new and change those that differ, in their order.
 
-    An erased user and a taken login make a line bad; ``strict`` leaves out everything from the first bad line on.
+    An erased user or a taken login makes a line bad. ``strict`` leaves out all lines from the first bad one on.
     """
-    bulk.connection.execute(_STAGING)
-    outcome = Outcome(0, 0, 0, [], None)
+    target.connection.execute(_STAGING)
+    outcome = ImportResult(0, 0, 0, [], None)
     for part in _parts(rows):
-        one = _import(bulk, part, strict)
+        one = _import(target, part, strict)
         outcome = outcome.then(one)
         if strict and one.bad:
             break
     return outcome
 
 
-def _parts(rows: Sequence[UserRow]) -> Iterator[list[UserRow]]:
-    """Cut ``rows`` where an id comes again: its second line must find what the first one left."""
-    part: dict[str, UserRow] = {}
+def _parts(rows: Sequence[ImportedUser]) -> Iterator[list[ImportedUser]]:
+    """Split ``rows`` before a repeated id: its second line must see the result of the first."""
+    part: dict[str, ImportedUser] = {}
     for row in rows:
         if row.id in part:
             yield list(part.values())
@@ -53,10 +53,10 @@ def _parts(rows: Sequence[UserRow]) -> Iterator[list[UserRow]]:
     yield list(part.values())
 
 
-def _import(bulk: Bulk, rows: list[UserRow], strict: bool) -> Outcome:
+def _import(target: ImportConnection, rows: list[ImportedUser], strict: bool) -> ImportResult:
     bad: list[BadLine] = []
-    staged: list[UserRow] = []
-    with bulk.connection.cursor() as cursor:
+    staged: list[ImportedUser] = []
+    with target.connection.cursor() as cursor:
         cursor.execute("TRUNCATE staged_users")
         with cursor.copy(_COPY) as copy:
             for row in rows:
@@ -75,18 +75,18 @@ def _import(bulk: Bulk, rows: list[UserRow], strict: bool) -> Outcome:
         for row in _at(staged, taken)
     ]
     bad.sort()
-    seen = len(rows)
+    read = len(rows)
     if strict and bad:
         bad = bad[:1]
-        seen = next(place for place, row in enumerate(rows, 1) if row.line == bad[0].line)
-    return Outcome(added, changed, seen - added - changed - len(bad), bad, position)
+        read = next(place for place, row in enumerate(rows, 1) if row.line == bad[0].line)
+    return ImportResult(added, changed, read - added - changed - len(bad), bad, position)
 
 
-def _at(rows: list[UserRow], places: list[int] | None) -> list[UserRow]:
+def _at(rows: list[ImportedUser], places: list[int] | None) -> list[ImportedUser]:
     return [rows[place - 1] for place in places or ()]
 
 
-def _columns(row: UserRow) -> tuple[str | None, ...]:
+def _columns(row: ImportedUser) -> tuple[str | None, ...]:
     username = given(row.changes.username)
     own = (None, None) if username else (default_login(row.id), spare_login())
     return (
@@ -99,8 +99,8 @@ def _columns(row: UserRow) -> tuple[str | None, ...]:
     )
 
 
-def _reason(row: UserRow) -> str | None:
-    """What the fields' own types let through and the database does not take."""
+def _reason(row: ImportedUser) -> str | None:
+    """Return why the database would reject a row whose fields have the right types, or None."""
     if not is_id(row.id):
         return f"{shown(row.id)} is not a user id: 1 to 64 of 0-9 A-Z a-z _ -"
     fields: dict[str, Any] = msgspec.to_builtins(row.changes)
@@ -108,12 +108,12 @@ def _reason(row: UserRow) -> str | None:
         return f"{shown(fields['username'])} is not a username: 1 to 64 of 0-9 A-Z a-z _ -"
     for name, value in fields.items():
         if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
-            return f"{name} holds what is no text"
+            return f"{name} is not valid text"
     return None
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8: bytes of a file that cannot be read as such show as lone surrogates."""
+    """Return False for text with lone surrogates, which stand for bytes of a file that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,50 +1,56 @@
-"""The users directory: who exists under which id, login and number, and every change of that, each with its event."""
+"""The users directory: ids, logins and numbers, and every change of a user, each with its event."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.elements import TextClause
 
-from commands.errors import CallerErased, LoginTaken, NotLive, StillErasing, UserNotFound
-from commands.lookups import Known, Lookups
-from commands.postgres import translated_errors
-from commands.users import Broadcast, BroadcastChanges, Profile, UserChanges, given
+from commands.db.postgres import POSTGRES_TIMEOUT_S, Engine, fetch
+from commands.erasure_file import ErasedAccount, ErasureFile
+from commands.errors import CallerErased, LoginTaken, NotLive, Refused, StillErasing, UserNotFound
+from commands.idempotency import CommandKey, answering, fetch_answer, run_once, violated
+from commands.user_loader import UserLoader, UserRef
+from commands.users import BroadcastChanges, UserChanges, given
 
-# About 25 MB when full. A number never changes, so an entry is never wrong; commands ask themselves who is erased.
-CACHE_MAX: Final = 200_000
+# About 25 MB when full. A number never changes, so a cached one is never wrong; commands check for erased users anyway.
+CACHED_NUMBERS_MAX: Final = 200_000
+NO_FILE: Final = ErasureFile(None)
 
-_REGISTER: Final = text(
-    """SELECT new_number, new_id, at_position FROM register_users(
-        CAST(:ids AS text[]), CAST(:logins AS text[]), CAST(:display_names AS text[]), CAST(:profiles AS jsonb[]))"""
+
+def _changing(call: str, *, created: bool = False) -> TextClause:
+    return answering(call, f"jsonb_build_object('created', {created}, 'position', position)")
+
+
+_REGISTER: Final = _changing(
+    """(SELECT appended FROM register_users(
+        ARRAY[CAST(:id AS text)], ARRAY[CAST(:login AS text)], ARRAY[CAST(:display_name AS text)],
+        ARRAY[CAST(:profile AS jsonb)], CAST(:actor AS text)))""",
+    created=True,
 )
-_REVIVE: Final = text("SELECT revive_user(:number, :login, :display_name, CAST(:profile AS jsonb))")
-_CHANGE: Final = text("SELECT change_profile(:number, :login, :display_name, CAST(:profile AS jsonb))")
-_PUT_BROADCAST: Final = text("SELECT put_broadcast(:number, CAST(:broadcast AS jsonb), :viewers)")
-_END_BROADCAST: Final = text("SELECT end_broadcast(:number)")
-_ERASE: Final = text("SELECT erase_user(:number)")
-_MICROSECONDS: Final = "(extract(epoch FROM {0}) * 1000000)::bigint"
-_PROFILES: Final = text(
-    f"""SELECT number, id, login, display_name, profile, broadcast, broadcast_id,
-        {_MICROSECONDS.format("broadcast_started_at")}, {_MICROSECONDS.format("created_at")},
-        {_MICROSECONDS.format("updated_at")}, erased_at IS NOT NULL
-    FROM users WHERE number = ANY(CAST(:numbers AS bigint[]))"""
+_REREGISTER: Final = _changing(
+    "reregister_user(:number, :login, :display_name, CAST(:profile AS jsonb), CAST(:actor AS text))", created=True
 )
-_RELEASED: Final = text(
-    "SELECT number, login FROM released_logins WHERE number = ANY(CAST(:numbers AS bigint[])) ORDER BY position"
+_CHANGE: Final = _changing(
+    "change_profile(:number, :login, :display_name, CAST(:profile AS jsonb), CAST(:actor AS text))"
 )
-# Longer than any Redis may be rewound by: a view that goes back must find again what it has to drop.
-_FORGET_RELEASED: Final = text("DELETE FROM released_logins WHERE released_at < now() - interval '24 hours'")
+_PUT_BROADCAST: Final = _changing("put_broadcast(:number, CAST(:broadcast AS jsonb), :viewers, CAST(:actor AS text))")
+_END_BROADCAST: Final = _changing("end_broadcast(:number, CAST(:actor AS text))")
+_REGISTERED_AT: Final = text("SELECT created_at FROM users WHERE number = :number AND erased_at IS NULL")
+_ERASE: Final = _changing(
+    """(SELECT erase_user(number, CAST(:actor AS text)) FROM users
+        WHERE number = :number AND created_at = CAST(:registered_at AS timestamptz))"""
+)
 
 
 class NewUser(msgspec.Struct, frozen=True):
-    """Somebody to register: ``logins`` are tried in turn until one is free."""
+    """A user to register, with the first of ``logins`` that is free."""
 
     id: str
     logins: Sequence[str]
@@ -52,172 +58,229 @@ class NewUser(msgspec.Struct, frozen=True):
     profile: dict[str, Any]
 
 
+class Change(NamedTuple):
+    """A committed change of a user: whether it registered the user, its log position, and the position's word (None for
+    the repeated answer to a key)."""
+
+    created: bool
+    position: int
+    word: int | None = None
+
+
 class Directory:
-    """Looks users up and changes them; remembers which number an id has."""
+    """Finds and changes users, and caches the number of each id. Every method raises LogUnavailable.
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+    A change with a ``key`` is done once: a repeat gets the first result or refusal, or raises KeyReused. ``actor`` is
+    the id of the caller, when that is not the user.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        erasures: ErasureFile = NO_FILE,
+        *,
+        timeout_s: float = POSTGRES_TIMEOUT_S,
+        cached_max: int = CACHED_NUMBERS_MAX,
+    ) -> None:
+        self._engine, self._erasures = engine, erasures
+        self._cached_max = cached_max
         self._numbers: dict[str, int] = {}
-        self._by_id, self._by_login = Lookups(engine, "id"), Lookups(engine, "login")
+        self._by_id = UserLoader(engine, "id", timeout_s=timeout_s)
+        self._by_login = UserLoader(engine, "login", timeout_s=timeout_s)
 
-    def remembered(self, id_: str) -> int | None:
-        """Give the number that an id had when it was last looked up, at once; None when nobody has lately."""
+    def cached_number(self, id_: str) -> int | None:
+        """Return the cached number of an id, without a query; None when it is not cached."""
         return self._numbers.get(id_)
 
-    def forget(self) -> None:
-        """Forget all numbers: the log may have been restored to an older state, which gives them to others."""
+    def clear_cache(self) -> None:
+        """Drop all cached numbers: a log restored from a backup gives them to other ids."""
         self._numbers = {}
 
     async def number(self, id_: str) -> int:
-        """Give the number of the user with this id; raises UserNotFound also for one who is erased.
+        """Return the number of a user; raises UserNotFound, also for an erased user.
 
-        A user erased since the last look-up is still found here; commands notice under the log's lock.
+        A user erased after being cached is still found here. Commands notice that under the log's lock.
         """
-        numbers = self._numbers
-        if (number := numbers.get(id_)) is not None:
+        if (number := self._numbers.get(id_)) is not None:
             return number
         known = await self.find(id_)
         if known is None or known.erased:
             raise UserNotFound(id_)
-        return _remember(numbers, known)
+        return self._cache(known)
 
-    async def known_number(self, id_: str) -> int:
-        """Give the number that an id has had, erased or not; raises UserNotFound."""
+    async def number_even_if_erased(self, id_: str) -> int:
+        """Return the number of a user, erased or not; raises UserNotFound."""
         if (number := self._numbers.get(id_)) is not None:
             return number
         known = await self.find(id_)
         if known is None:
             raise UserNotFound(id_)
-        return known.number
+        return known.number if known.erased else self._cache(known)
 
-    async def find(self, id_: str) -> Known | None:
-        """Look a user up by id; an erased one is found too."""
+    async def find(self, id_: str) -> UserRef | None:
+        """Return the user with this id, erased or not."""
         return await self._by_id.find(id_)
 
-    async def find_login(self, login: str) -> Known | None:
-        """Look a user up by login, without regard to case."""
+    async def find_login(self, login: str) -> UserRef | None:
+        """Return the user with this login, in upper or lower case."""
         return await self._by_login.find(login.lower())
 
-    async def ensure(self, new: NewUser) -> int:
-        """Give the number of the caller, registering him from his token when the directory does not know him.
+    async def ensure_registered(self, new: NewUser) -> tuple[int, bool]:
+        """Return the number of a caller, and whether they had to be registered from their token for it.
 
-        Raises CallerErased: a leftover token must not bring an erased person back.
+        Raises CallerErased: a leftover token must not register an erased user again.
         """
-        numbers = self._numbers
-        if (number := numbers.get(new.id)) is not None:
-            return number
+        if (number := self._numbers.get(new.id)) is not None:
+            return number, False
         known = await self.find(new.id)
+        registers = known is None
         while known is None:
             await self._register(new)
             known = await self.find(new.id)
         if known.erased:
             raise CallerErased
-        return _remember(numbers, known)
+        return self._cache(known), registers
 
-    async def put(self, id_: str, changes: UserChanges) -> tuple[bool, int]:
-        """Create or change a user; give (created, log position). Raises LoginTaken, StillErasing."""
+    async def put(
+        self, id_: str, changes: UserChanges, key: CommandKey | None = None, *, actor: str | None = None
+    ) -> Change:
+        """Create or change a user. Raises LoginTaken, StillErasing."""
+        return await self._once(key, partial(self._put, id_, changes, key, actor))
+
+    async def put_broadcast(
+        self, id_: str, broadcast: BroadcastChanges, key: CommandKey | None = None, *, actor: str | None = None
+    ) -> Change:
+        """Start a broadcast or change the running one. Raises UserNotFound."""
+        values = {"broadcast": _json(msgspec.to_builtins(broadcast)), "viewers": broadcast.viewers}
+        return await self._change(id_, _PUT_BROADCAST, key, UserNotFound(id_), actor=actor, **values)
+
+    async def end_broadcast(self, id_: str, key: CommandKey | None = None, *, actor: str | None = None) -> Change:
+        """End the broadcast. Raises UserNotFound, NotLive."""
+        return await self._change(id_, _END_BROADCAST, key, NotLive(), actor=actor)
+
+    async def erase(self, id_: str, key: CommandKey | None = None, *, actor: str | None = None) -> Change:
+        """Note the account in the file of erasures, then erase the user. Raises UserNotFound, ErasureNotNoted.
+
+        A worker ends the follows, see ``commands/erasure.py``.
+        """
+
+        async def run() -> dict[str, Any]:
+            number = await self.number(id_)
+            for (registered_at,) in await fetch(self._engine, _REGISTERED_AT, {"number": number}):
+                await self._erasures.note(ErasedAccount(id_, registered_at))
+                answer = await self._call(_ERASE, key, number=number, registered_at=registered_at, actor=actor)
+                if answer is not None:
+                    return answer
+            raise UserNotFound(id_)
+
+        return await self._once(key, run)
+
+    async def _change(
+        self,
+        id_: str,
+        statement: TextClause,
+        key: CommandKey | None,
+        unchanged: Refused,
+        **values: Any,
+    ) -> Change:
+        """Run a statement on a user. Raises UserNotFound, and ``unchanged`` if nothing was."""
+
+        async def run() -> dict[str, Any]:
+            answer = await self._call(statement, key, number=await self.number(id_), **values)
+            if answer is None:
+                raise unchanged
+            return answer
+
+        return await self._once(key, run)
+
+    async def _put(self, id_: str, changes: UserChanges, key: CommandKey | None, actor: str | None) -> dict[str, Any]:
         known = await self.find(id_)
         if known is None:
-            position = await self._register(_new_user(id_, changes))
-            if position is not None:
-                return True, position
-            known = await self.find(id_)  # somebody registered him in between
+            answer = await self._register(_new_user(id_, changes), key, actor)
+            if answer is not None:
+                return answer
+            known = await self.find(id_)  # another request has registered the user meanwhile
             assert known is not None
         if known.erased:
-            return True, await self._revive(known, changes)
+            return await self._reregister(known, changes, key, actor)
         login = given(changes.username)
-        position = await self._call(
+        answer = await self._call(
             _CHANGE,
+            key,
             number=known.number,
             login=login and login.lower(),
             display_name=given(changes.display_name),
             profile=_json(changes.profile()),
+            actor=actor,
         )
-        if position is None:
+        if answer is None:
             raise StillErasing
-        return False, position
+        return answer
 
-    async def put_broadcast(self, id_: str, broadcast: BroadcastChanges) -> int:
-        """The channel is live, or its broadcast has other data; give the log position."""
-        number = await self.number(id_)
-        fields = _json(msgspec.to_builtins(broadcast))
-        position = await self._call(_PUT_BROADCAST, number=number, broadcast=fields, viewers=broadcast.viewers)
-        if position is None:
-            raise UserNotFound(id_)
-        return position
-
-    async def end_broadcast(self, id_: str) -> int:
-        """The broadcast ended; give the log position. Raises NotLive."""
-        position = await self._call(_END_BROADCAST, number=await self.number(id_))
-        if position is None:
-            raise NotLive
-        return position
-
-    async def erase(self, id_: str) -> int:
-        """Erase the person; give the log position. The follows end in a job: see ``commands/erasure.py``."""
-        position = await self._call(_ERASE, number=await self.number(id_))
-        if position is None:
-            raise UserNotFound(id_)
-        return position
-
-    async def _register(self, new: NewUser) -> int | None:
-        """Register with the first free login; give the position, or None when the id exists by now."""
+    async def _register(
+        self, new: NewUser, key: CommandKey | None = None, actor: str | None = None
+    ) -> dict[str, Any] | None:
+        """Register with the first free login; return the answer, or None when the id exists by now."""
         for login in new.logins:
-            with translated_errors():
-                async with self._engine.connect() as connection:
-                    rows = await register(connection, [(new.id, login, new.display_name, new.profile)])
-            if rows:
-                return next(iter(rows.values()))[1]
+            profile = _json(new.profile)
+            answer = await self._call(
+                _REGISTER, key, id=new.id, login=login, display_name=new.display_name, profile=profile, actor=actor
+            )
+            if answer is not None:
+                return answer
             if await self.find(new.id) is not None:
                 return None
         raise LoginTaken(new.logins[0])
 
-    async def _revive(self, known: Known, changes: UserChanges) -> int:
+    async def _reregister(
+        self, known: UserRef, changes: UserChanges, key: CommandKey | None, actor: str | None
+    ) -> dict[str, Any]:
         new = _new_user(known.id, changes)
         taken: LoginTaken | None = None
         for login in new.logins:
             try:
-                position = await self._call(
-                    _REVIVE,
+                answer = await self._call(
+                    _REREGISTER,
+                    key,
                     number=known.number,
                     login=login,
                     display_name=new.display_name,
                     profile=_json(new.profile),
+                    actor=actor,
                 )
             except LoginTaken as error:
                 taken = taken or error
                 continue
-            if position is None:
+            if answer is None:
                 raise StillErasing
-            return position
+            return answer
         raise taken or LoginTaken(new.logins[0])
 
-    async def _call(self, statement: TextClause, **parameters: Any) -> int | None:
+    async def _once(self, key: CommandKey | None, run: Callable[[], Awaitable[dict[str, Any]]]) -> Change:
+        return Change(**await run_once(self._engine, key, run))
+
+    async def _call(self, statement: TextClause, key: CommandKey | None, **parameters: Any) -> dict[str, Any] | None:
         try:
-            with translated_errors():
-                async with self._engine.connect() as connection:
-                    position: int | None = (await connection.execute(statement, parameters)).scalar()
-                    return position
+            return await fetch_answer(self._engine, statement, key, parameters)
         except IntegrityError as error:
-            if "users_login_key" in str(error.orig):
+            if violated(error) == "users_login_key":
                 raise LoginTaken(str(parameters["login"])) from error
             raise
 
-
-def _remember(numbers: dict[str, int], known: Known) -> int:
-    if len(numbers) >= CACHE_MAX:
-        numbers.pop(next(iter(numbers)))
-    numbers[known.id] = known.number
-    return known.number
+    def _cache(self, known: UserRef) -> int:
+        if len(self._numbers) >= self._cached_max:
+            self._numbers.pop(next(iter(self._numbers)))
+        self._numbers[known.id] = known.number
+        return known.number
 
 
 def default_login(id_: str) -> str:
-    """The login of somebody who brings none."""
+    """Return the login of a user who is registered without one."""
     return id_.lower()
 
 
 def spare_login() -> str:
-    """A login for somebody whose wished ones are taken."""
+    """Return a random login, for a user whose other logins are taken."""
     return f"user_{uuid4().hex[:12]}"
 
 
@@ -230,75 +293,3 @@ def _new_user(id_: str, changes: UserChanges) -> NewUser:
 
 def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-
-async def register(
-    connection: AsyncConnection, rows: Sequence[tuple[str, str, str, dict[str, Any]]]
-) -> dict[str, tuple[int, int]]:
-    """Register users given as (id, login, display name, profile); give id -> (number, position) of those that went in.
-
-    Rows whose id or login is taken do not go in. The position is that of the last of the batch.
-    """
-    ids, logins, names, profiles = zip(*rows, strict=True)
-    result = await connection.execute(
-        _REGISTER,
-        {
-            "ids": list(ids),
-            "logins": list(logins),
-            "display_names": list(names),
-            "profiles": [_json(profile) for profile in profiles],
-        },
-    )
-    return {id_: (number, position) for number, id_, position in result}
-
-
-async def profiles(engine: AsyncEngine, numbers: Sequence[int]) -> dict[int, Profile]:
-    """Give number -> profile as it is now, for the projection; an erased user's holds nothing but his number and id."""
-    with translated_errors():
-        async with engine.connect() as connection:
-            rows = await connection.execute(_PROFILES, {"numbers": list(numbers)})
-            return {row[0]: _profile(*row) for row in rows}
-
-
-async def released_logins(engine: AsyncEngine, numbers: Sequence[int]) -> list[tuple[int, str]]:
-    """Give (number, login) for the names that these users have given up lately, oldest first."""
-    with translated_errors():
-        async with engine.connect() as connection:
-            return [(row[0], row[1]) for row in await connection.execute(_RELEASED, {"numbers": list(numbers)})]
-
-
-async def forget_released_logins(engine: AsyncEngine) -> int:
-    """Drop the given-up names that every view has dropped by now; give how many."""
-    with translated_errors():
-        async with engine.connect() as connection:
-            return (await connection.execute(_FORGET_RELEASED)).rowcount
-
-
-def _profile(
-    number: int,
-    id_: str,
-    login: str | None,
-    display_name: str,
-    fields: dict[str, Any],
-    broadcast: dict[str, Any] | None,
-    broadcast_id: int | None,
-    started_at: int | None,
-    created_at: int,
-    updated_at: int,
-    erased: bool,
-) -> Profile:
-    live = None
-    if broadcast is not None:
-        live = msgspec.convert({**broadcast, "id": broadcast_id, "started_at": started_at}, Broadcast)
-    own = {
-        "number": number,
-        "id": id_,
-        "login": login or "",
-        "display_name": display_name,
-        "created_at": created_at,
-        "updated_at": updated_at,
-        "erased": erased,
-        "broadcast": live,
-        "last_broadcast_at": started_at,
-    }
-    return msgspec.convert({**fields, **own}, Profile)

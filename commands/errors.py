@@ -1,4 +1,4 @@
-"""Every way in which Follows says no, as domain words; each HTTP dialect maps all of them.
+"""All errors that Follows raises for its callers. Each HTTP dialect maps every one of them to a response.
 
 FollowsError
 ├── Invalid                 a value cannot be read; carries field -> reason
@@ -7,6 +7,7 @@ FollowsError
 ├── Forbidden               the caller may not do this
 │   ├── MissingScope        the token lacks a scope
 │   ├── GuestsMayNotAct     a guest reads only
+│   ├── ServiceIsNotAUser   a service has no user of its own
 │   └── CallerErased        the token's user was erased
 ├── RateLimited             too many requests in this window
 ├── Refused                 understood, looked up, and refused; nothing was written
@@ -17,17 +18,21 @@ FollowsError
 │   ├── FollowingTooMany    the follower has reached the limit on follows
 │   ├── CannotFollowYourself
 │   ├── LoginTaken
-│   ├── StillErasing        the id comes free when its erasure has finished
-│   └── KeyReused           an Idempotency-Key came back with another command
-├── Unavailable             a part we need is not there now; carries retry_after_s
+│   ├── StillErasing        the id is free again when its erasure has finished
+│   └── KeyReused           an Idempotency-Key was sent again with another command
+├── Unavailable             a server is away for now; carries retry_after_s
 │   ├── LogUnavailable      Postgres
-│   ├── StoreUnavailable    Redis
+│   ├── ViewsUnavailable    Redis
 │   ├── ViewUnavailable     the view is lost or being built
 │   ├── ViewBehind          the view has not reached the asked-for position in time
+│   ├── ListsBusy           other long lists are being sorted
+│   ├── Unconfirmed         a command that was committed, and that not every process is known to know
+│   ├── ErasureNotNoted     the file of erasures cannot be written
+│   ├── PairParked          an event of the pair is parked, or of a kind that this version does not know
 │   └── KeysUnavailable     no key to verify tokens with
 └── SettingsError           this process is configured wrongly and must not start
 
-No HTTP number stands here: what a word means on the wire is the dialects' business.
+They hold no HTTP status codes: those are up to the dialects.
 """
 
 from __future__ import annotations
@@ -36,7 +41,7 @@ from collections.abc import Mapping
 
 
 class FollowsError(Exception):
-    """Root of the tree; ``message`` is fit for a client's eyes: no secret, no SQL, no traceback."""
+    """Root of the tree. ``message`` may be shown to a client: it holds no secret, no SQL and no traceback."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -59,7 +64,7 @@ class BadCursor(Invalid):
 
 
 class Unauthenticated(FollowsError):
-    """No token, or one that does not verify; the message says why, never what was in it."""
+    """No token, or one that does not verify; the message says why, but nothing of its content."""
 
 
 class Forbidden(FollowsError):
@@ -75,21 +80,28 @@ class MissingScope(Forbidden):
 
 
 class GuestsMayNotAct(Forbidden):
-    """The role ``guest`` reads only."""
+    """The caller has the role ``guest``, which may only read."""
 
     def __init__(self) -> None:
         super().__init__("a guest may read, but may not do this")
 
 
+class ServiceIsNotAUser(Forbidden):
+    """The caller has the role ``service``, and the directory has no user with its id."""
+
+    def __init__(self) -> None:
+        super().__init__("a service is not a user: it names users by their ids")
+
+
 class CallerErased(Forbidden):
-    """The token's user was erased; only a service can bring the account back."""
+    """The token's user was erased; only a service can register the id again."""
 
     def __init__(self) -> None:
         super().__init__("this account was erased")
 
 
 class RateLimited(FollowsError):
-    """Too many requests in this window; times in seconds, ``reset`` as epoch seconds."""
+    """Too many requests in this window; ``reset`` is the end of the window in seconds since 1970."""
 
     def __init__(self, retry_after_s: int, limit: int, reset: int) -> None:
         super().__init__(f"more than {limit} requests in a minute; try again in {retry_after_s} s")
@@ -101,7 +113,7 @@ class Refused(FollowsError):
 
 
 class UserNotFound(Refused):
-    """Nobody has this name; ``who`` is the id or login as the caller wrote it."""
+    """No user has this name; ``who`` is the id or login as the caller wrote it."""
 
     def __init__(self, who: str) -> None:
         super().__init__(f"user {who!r} does not exist")
@@ -109,7 +121,7 @@ class UserNotFound(Refused):
 
 
 class NotFollowing(Refused):
-    """There is no follow to end or to show."""
+    """The follow does not exist."""
 
     def __init__(self) -> None:
         super().__init__("not following this user")
@@ -138,7 +150,7 @@ class FollowingTooMany(Refused):
 
 
 class CannotFollowYourself(Refused):
-    """Follower and followed are one user."""
+    """Follower and followed are the same user."""
 
     def __init__(self) -> None:
         super().__init__("you cannot follow yourself")
@@ -153,21 +165,21 @@ class LoginTaken(Refused):
 
 
 class StillErasing(Refused):
-    """The id was erased and its follows are still being ended; it comes free afterwards."""
+    """The user was erased and the follows are still being ended; the id is free again afterwards."""
 
     def __init__(self) -> None:
         super().__init__("this user is still being erased; try again later")
 
 
 class KeyReused(Refused):
-    """An Idempotency-Key came back with another command than the first time."""
+    """An Idempotency-Key was sent again with another command than the first time."""
 
     def __init__(self) -> None:
         super().__init__("this Idempotency-Key was used for another request")
 
 
 class Unavailable(FollowsError):
-    """A part we need is not there now; trying again in ``retry_after_s`` seconds may help."""
+    """A server is away for now; the request may succeed again in ``retry_after_s`` seconds."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -175,24 +187,30 @@ class Unavailable(FollowsError):
 
 
 class LogUnavailable(Unavailable):
-    """Postgres does not answer; whether an unfinished command was written is not known."""
+    """Postgres does not answer or takes no writes; an unfinished command may or may not have been written.
 
-    def __init__(self) -> None:
-        super().__init__("the event log is not available; the request may be repeated")
+    ``said`` is what Postgres gave as the reason. It is for log lines (``str``), not for clients.
+    """
+
+    def __init__(self, problem: str = "the event log is not available", said: str = "") -> None:
+        super().__init__(f"{problem}; the request may be repeated")
+        self.problem = problem
+        if said:
+            self.args = (f"{problem} ({said})",)
 
 
-class StoreUnavailable(Unavailable):
-    """Redis does not answer."""
+class ViewsUnavailable(Unavailable):
+    """Redis does not answer, or what it holds must not be read."""
 
-    def __init__(self) -> None:
-        super().__init__("the read store is not available")
+    def __init__(self, problem: str = "the read store is not available", retry_after_s: int = 1) -> None:
+        super().__init__(problem, retry_after_s)
 
 
 class ViewUnavailable(Unavailable):
-    """The view is lost or being built; it heals by itself."""
+    """The view is lost or being built; the workers rebuild it by themselves."""
 
-    def __init__(self) -> None:
-        super().__init__("the view is being built", retry_after_s=2)
+    def __init__(self, retry_after_s: int = 2) -> None:
+        super().__init__("the view is being built", retry_after_s)
 
 
 class ViewBehind(Unavailable):
@@ -203,8 +221,37 @@ class ViewBehind(Unavailable):
         self.position = position
 
 
+class ListsBusy(Unavailable):
+    """This process sorts as many long lists as it may at once, and others wait already."""
+
+    def __init__(self) -> None:
+        super().__init__("too many long lists are being sorted now", retry_after_s=2)
+
+
+class Unconfirmed(Unavailable):
+    """A command was committed; it is not certain that it stays, or that every process knows of it."""
+
+    def __init__(self) -> None:
+        super().__init__("the command may have been done; repeat it with the same Idempotency-Key")
+
+
+class ErasureNotNoted(Unavailable):
+    """The file of erasures cannot be written, so nothing was erased."""
+
+    def __init__(self) -> None:
+        super().__init__("the erasure cannot be noted, so nothing was erased")
+
+
+class PairParked(Unavailable):
+    """A follow cannot be changed while its event at ``position`` is parked, or cannot be read by this version."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__("this follow cannot be changed now: an earlier change of it is set aside", retry_after_s=30)
+        self.position = position
+
+
 class KeysUnavailable(Unavailable):
-    """There is no key to verify tokens with, because their source does not answer."""
+    """No key to verify tokens with: the source of keys does not answer."""
 
     def __init__(self) -> None:
         super().__init__("tokens cannot be verified now", retry_after_s=5)

@@ -1,27 +1,35 @@
-"""What is known of a user: the profile as readers get it, and the changes that services may make to it."""
+"""User data: the profile as readers get it, and the changes that services may make to it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+# In Python a bare $ would accept a line break at the end.
 ID_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$(?!\n)"
-# In Python a bare $ would let a line break at the end pass.
 LOGIN_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$(?!\n)"
 
-T = TypeVar("T")
+# Shown in a line, or put into a link: no control characters, which include line breaks, and no scripts.
+NAME_PATTERN: Final = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
+URL_PATTERN: Final = r"^([Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+)?$(?!\n)"
+
+# The two lists of a user: the users they follow, and their followers.
+Side = Literal["following", "followers"]
+
+_T = TypeVar("_T")
 Login = Annotated[str, Meta(pattern=LOGIN_PATTERN, description="unique without regard to case")]
 ShortText = Annotated[str, Meta(max_length=256)]
 LongText = Annotated[str, Meta(max_length=4096)]
-Url = Annotated[str, Meta(max_length=2048)]
+Email = Annotated[str, Meta(max_length=256, pattern=NAME_PATTERN)]
+Url = Annotated[str, Meta(max_length=2048, pattern=URL_PATTERN, description="http or https, or the empty text")]
 Language = Annotated[str, Meta(max_length=35, description="a BCP 47 tag")]
-Count = Annotated[int, Meta(ge=0, le=2_147_483_647)]
+NonNegativeInt = Annotated[int, Meta(ge=0, le=2_147_483_647)]
 
 
 class Broadcast(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A running broadcast; ``id`` and ``started_at`` (us since 1970) are the service's."""
+    """A running broadcast. The directory sets ``id`` and ``started_at`` (us since 1970)."""
 
     id: int = 0
     started_at: int = 0
@@ -37,7 +45,7 @@ class Broadcast(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A user as the read path has him, times in us since 1970. One who is erased keeps only ``number``."""
+    """A user as readers get it; times in us since 1970. An erased user keeps only number, id and times."""
 
     number: int
     id: str
@@ -70,12 +78,17 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True):
     last_broadcast_at: int | None = None
 
 
+def blank(number: int) -> Profile:
+    """Return the profile shown for a number that has no user's data: the user is erased, or not in the directory."""
+    return Profile(number, "", "", "", 0, 0, erased=True)
+
+
 class UserChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a service says of a user: fields left out stay as they are, null clears where null makes sense."""
+    """Changes to a user by a service: fields left out stay as they are, and null clears a field that may be null."""
 
     username: Login | UnsetType = UNSET
-    display_name: Annotated[str, Meta(min_length=1, max_length=128)] | UnsetType = UNSET
-    email: ShortText | UnsetType | None = UNSET
+    display_name: Annotated[str, Meta(min_length=1, max_length=128, pattern=NAME_PATTERN)] | UnsetType = UNSET
+    email: Email | UnsetType | None = UNSET
     email_notifications: bool | UnsetType = UNSET
     push_notifications: bool | UnsetType = UNSET
     avatar_url: Url | UnsetType | None = UNSET
@@ -86,7 +99,7 @@ class UserChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     status: LongText | UnsetType | None = UNSET
     broadcaster_language: Language | UnsetType | None = UNSET
     game: ShortText | UnsetType | None = UNSET
-    delay: Count | UnsetType | None = UNSET
+    delay: NonNegativeInt | UnsetType | None = UNSET
     language: Language | UnsetType | None = UNSET
     banner: Url | UnsetType | None = UNSET
     video_banner: Url | UnsetType | None = UNSET
@@ -97,25 +110,25 @@ class UserChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     views: Annotated[int, Meta(ge=0, le=2**53)] | UnsetType = UNSET
 
     def profile(self) -> dict[str, Any]:
-        """The given fields that are kept in the ``profile`` column: all but the two that have columns."""
+        """Return the given fields of the ``profile`` column: all but the two that have columns of their own."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         return {name: value for name, value in fields.items() if name not in {"username", "display_name"}}
 
 
 class BroadcastChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a service says of a live channel; each call replaces what the last one said."""
+    """The state of a live channel by a service; each call replaces all of the one before."""
 
     game: ShortText | None = None
     title: LongText | None = None
-    viewers: Count = 0
+    viewers: NonNegativeInt = 0
     language: Language | None = None
     average_fps: Annotated[float, Meta(ge=0, le=1000)] = 0.0
-    delay: Count = 0
-    video_height: Count = 0
+    delay: NonNegativeInt = 0
+    video_height: NonNegativeInt = 0
     is_playlist: bool = False
     preview: Url | None = None
 
 
-def given(value: T | UnsetType) -> T | None:
-    """The value, or None when it was left out."""
+def given(value: _T | UnsetType) -> _T | None:
+    """Return the value, or None when it was left out."""
     return None if isinstance(value, UnsetType) else value

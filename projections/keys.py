@@ -1,135 +1,178 @@
-"""Every Redis name of the product, and how a follow is written as a member with a score. No other module spells a key.
+"""Every Redis key of the product, and how a follow is written as a member with a score. No other module spells a key.
 
-The keys of one lane share the hash tag ``{g<generation>.<lane>}``: one slot of a Redis Cluster, one atomic unit.
+The keys of one partition share the hash tag ``{g<generation>.<partition>}``: one slot of a Redis Cluster, one atomic
+unit.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Final
 from zlib import crc32
 
 import msgspec
 
-# What a view can be spread over: enough for 64 cluster nodes, few enough to look at all of them in one round trip.
-LANES: Final = 64
-# Workers share lanes by group. Part of the wake-up messages, so it is the same for every process.
-GROUPS: Final = 8
+from commands.errors import SettingsError
 
-POINTER: Final = "follows:view"
+# Enough for 64 cluster nodes, few enough to read all checkpoints in one round trip.
+PARTITIONS: Final = 64
+# Workers lease partitions by group. Progress messages name groups, so it is the same for every process.
+LEASE_GROUPS: Final = 8
+
+# In front of every name, so that installations can share a Redis. ``check_namespace`` refuses what a pattern or a hash
+# tag would read in another way.
+NAMESPACE: Final = os.environ.get("FOLLOWS_NAMESPACE", "")
+PREFIX: Final = f"{NAMESPACE}:" if NAMESPACE else ""
+_is_namespace: Final = re.compile(r"[0-9A-Za-z_-]{0,32}").fullmatch
+
+POINTER: Final = f"{PREFIX}follows:live-view"
+# Which database feeds this Redis; in the pointer's slot.
+FEEDER: Final = f"{PREFIX}{{{POINTER}}}:feeder"
 # The highest number that a generation has had in this Redis.
-GENERATIONS: Final = "follows:generations"
-# JSON: run of a server -> keys that it had dropped of its own will when the views were last taken away for that.
-EVICTIONS: Final = "follows:evictions"
-WAKE_CHANNEL: Final = "follows:wake"
-APPLIED_CHANNEL: Final = "follows:applied"
-LATE_CHANNEL: Final = "follows:late"
-QUEUE: Final = "follows:jobs"
-# Rebuilds take hours and would keep other jobs waiting.
-REBUILD_QUEUE: Final = "follows:rebuilds"
+GENERATIONS: Final = f"{PREFIX}follows:generations"
+_PARTITION: Final = f"{PREFIX}{{g"
 
 
-# How ``member`` writes a count of digits; a 64-bit number has at most 19.
+# How ``member`` writes the count of a number's digits; a 64-bit number has at most 19.
 _COUNTS: Final = tuple(str(count) if count < 9 else f"9{count:02}" for count in range(21))
 
 _FRONTS: Final = tuple(int(count) * 10**length for length, count in enumerate(_COUNTS[:13]))
 
 
 class View(msgspec.Struct, frozen=True):
-    """One generation of views: its number and into how many lanes it is cut."""
+    """One generation of the views: its number and its number of partitions."""
 
     generation: int
-    lanes: int
+    partitions: int
 
-    def lane_of(self, number: int) -> int:
-        """The lane of a user."""
-        return number % self.lanes
+    def partition_of(self, number: int) -> int:
+        """Return the partition of a user."""
+        return number % self.partitions
 
-    def lane_of_text(self, text: str) -> int:
-        """The lane of an id or login look-up."""
-        return crc32(text.encode()) % self.lanes
+    def partition_of_text(self, text: str) -> int:
+        """Return the partition of an id or login look-up."""
+        return crc32(text.encode()) % self.partitions
 
-    def group_of_user(self, number: int) -> int:
-        """The group of a user's lane."""
-        return group_of(self.lane_of(number))
-
-    def checkpoint(self, lane: int) -> str:
-        """Hash: position, fence, epoch."""
-        return f"{{g{self.generation}.{lane}}}:checkpoint"
+    def checkpoint(self, partition: int) -> str:
+        """Hash: position, fence, word, rows (``write_word``); retired_position, frozen; evicted in partition 0."""
+        return f"{_PARTITION}{self.generation}.{partition}}}:checkpoint"
 
     def following(self, number: int) -> str:
-        """Sorted set: whom the user follows."""
-        return f"{self.following_of_lane(number % self.lanes)}{number}"
+        """Sorted set: the users that this user follows."""
+        return f"{self.following_of_partition(number % self.partitions)}{number}"
 
-    def following_of_lane(self, lane: int) -> str:
-        """What the keys of ``following`` of a lane's users begin with; the number is the rest."""
-        return f"{{g{self.generation}.{lane}}}:following:"
+    def following_of_partition(self, partition: int) -> str:
+        """Return the prefix of the ``following`` keys of a partition; the rest is the user's number."""
+        return f"{_PARTITION}{self.generation}.{partition}}}:following:"
 
     def followers(self, number: int) -> str:
-        """Sorted set: who follows the user."""
-        return f"{self.followers_of_lane(number % self.lanes)}{number}"
+        """Sorted set: the followers of this user."""
+        return f"{self.followers_of_partition(number % self.partitions)}{number}"
 
-    def followers_of_lane(self, lane: int) -> str:
-        """What the keys of ``followers`` of a lane's users begin with; the number is the rest."""
-        return f"{{g{self.generation}.{lane}}}:followers:"
+    def followers_of_partition(self, partition: int) -> str:
+        """Return the prefix of the ``followers`` keys of a partition; the rest is the user's number."""
+        return f"{_PARTITION}{self.generation}.{partition}}}:followers:"
 
     def user(self, number: int) -> str:
         """String: the profile as JSON."""
-        return f"{{g{self.generation}.{number % self.lanes}}}:user:{number}"
+        return f"{_PARTITION}{self.generation}.{number % self.partitions}}}:user:{number}"
 
-    def logins(self, lane: int) -> str:
-        """Hash: number -> login, of the lane's users; what sorting by login reads."""
-        return f"{{g{self.generation}.{lane}}}:logins"
+    def logins(self, partition: int) -> str:
+        """Hash: number -> login of the partition's users, for sorting by login."""
+        return f"{_PARTITION}{self.generation}.{partition}}}:logins"
 
-    def live(self, lane: int) -> str:
-        """Sorted set: the lane's live channels by viewers."""
-        return f"{{g{self.generation}.{lane}}}:live"
+    def live(self, partition: int) -> str:
+        """Sorted set: the partition's live channels by viewers."""
+        return f"{_PARTITION}{self.generation}.{partition}}}:live"
 
-    def last_broadcast(self, lane: int) -> str:
-        """Sorted set: the lane's channels by the start of their last broadcast, in us."""
-        return f"{{g{self.generation}.{lane}}}:last_broadcast"
+    def last_broadcast(self, partition: int) -> str:
+        """Sorted set: the partition's channels by the start of their last broadcast, in us."""
+        return f"{_PARTITION}{self.generation}.{partition}}}:last_broadcast"
 
     def id(self, id_: str) -> str:
         """String: the number of the user with this id."""
-        return f"{{g{self.generation}.{self.lane_of_text(id_)}}}:id:{id_}"
+        return f"{_PARTITION}{self.generation}.{self.partition_of_text(id_)}}}:id:{id_}"
 
     def login(self, login: str) -> str:
         """String: the number of the user with this login."""
-        return f"{{g{self.generation}.{self.lane_of_text(login)}}}:login:{login}"
+        return f"{_PARTITION}{self.generation}.{self.partition_of_text(login)}}}:login:{login}"
 
     def pattern(self) -> str:
-        """What matches every key of this generation."""
-        return f"{{g{self.generation}.*"
+        """Return the glob pattern of all keys of this generation."""
+        return f"{_PARTITION}{self.generation}.*"
 
 
-# What matches every checkpoint of every generation.
-ANY_CHECKPOINT: Final = "{g*}:checkpoint"
+# The glob pattern of all checkpoints of all generations.
+ANY_CHECKPOINT: Final = f"{_PARTITION}*}}:checkpoint"
 
 
 def checkpoint_of(key: str) -> str:
-    """The checkpoint of the lane that a view's key is in; the key itself when it is in none."""
-    lane, end, _ = key.partition("}")
-    return f"{lane}}}:checkpoint" if end else key
+    """Return the checkpoint of the partition that a view's key is in; the key itself when it is in none."""
+    partition, end, _ = key.partition("}")
+    return f"{partition}}}:checkpoint" if end else key
 
 
 def place_of_checkpoint(key: str) -> tuple[int, int]:
-    """Read a checkpoint's key: (generation, lane); raises ValueError when it is none."""
-    generation, _, lane = key.removeprefix("{g").partition("}")[0].partition(".")
-    return int(generation), int(lane)
+    """Return (generation, partition) of a checkpoint's key; raises ValueError for any other key."""
+    generation, _, partition = key.removeprefix(_PARTITION).partition("}")[0].partition(".")
+    return int(generation), int(partition)
 
 
-def group_of(lane: int) -> int:
-    """The group of a lane."""
-    return lane % GROUPS
+def lease_group_of(partition: int) -> int:
+    """Return the lease group of a partition."""
+    return partition % LEASE_GROUPS
 
 
-def position_of(caller: str) -> str:
-    """String: the log position that this caller's latest command left."""
-    return f"follows:position:{caller}"
+class LogNames(msgspec.Struct, frozen=True):
+    """The names that are not of a view, for one log: logs that share a Redis have other channels, queues and counters.
+
+    A channel belongs to all databases of a Redis, whatever number a URL names.
+    """
+
+    log_id: str = ""
+
+    def wake_channel(self) -> str:
+        """Channel: the log has grown to this position."""
+        return f"{PREFIX}follows:{self.log_id}:wake"
+
+    def applied_channel(self) -> str:
+        """Channel: how far the views have come; see ``projections.signals.progress``."""
+        return f"{PREFIX}follows:{self.log_id}:applied"
+
+    def queue(self) -> str:
+        """Sorted set: arq's queue of the workers."""
+        return f"{PREFIX}follows:{self.log_id}:jobs"
+
+    def rebuild_queue(self) -> str:
+        """Sorted set: arq's queue of the rebuilder. Rebuilds take hours and would delay other jobs."""
+        return f"{PREFIX}follows:{self.log_id}:rebuilds"
+
+    def job(self, name: str) -> str:
+        """Return the id of a job of which there is one at a time; arq makes keys of it."""
+        return f"{PREFIX}follows:{self.log_id}:{name}"
+
+    def rate(self, caller: str, window: int) -> str:
+        """String: requests of this caller in this window."""
+        return f"{PREFIX}follows:{self.log_id}:rate:{caller}:{window}"
 
 
-def rate(caller: str, window: int) -> str:
-    """String: requests of this caller in this window."""
-    return f"follows:rate:{caller}:{window}"
+def check_namespace() -> None:
+    """Raise SettingsError when FOLLOWS_NAMESPACE cannot be a part of keys."""
+    if not _is_namespace(NAMESPACE):
+        raise SettingsError("FOLLOWS_NAMESPACE must be at most 32 letters, digits, - and _")
+
+
+def write_word(position: int, word: int | None) -> str:
+    """Write the word of a checkpoint's position, with the position that it is of; "" when it is not known."""
+    return "" if word is None else f"{position}:{word}"
+
+
+def read_word(raw: bytes | None, position: int) -> int | None:
+    """Read what ``write_word`` wrote. None when it is of another position than the checkpoint's: a worker of an earlier
+    version has moved that and writes no words."""
+    of, _, word = (raw or b"").partition(b":")
+    return int(word) if of == b"%d" % position else None
 
 
 def score(created_at: int, notifications: bool) -> int:
@@ -138,7 +181,7 @@ def score(created_at: int, notifications: bool) -> int:
 
 
 def unscore(value: int) -> tuple[int, bool]:
-    """Read ``score``: (created_at in us, notifications)."""
+    """Return (created_at in us, notifications) of a ``score``."""
     return value >> 1, bool(value & 1)
 
 
@@ -153,13 +196,15 @@ def member(number: int) -> str:
 
 
 def lua_member(number: int) -> int | str:
-    """Write ``member`` as an integer where Lua, whose numbers are doubles, can hold it: a third of the bytes, and of
-    the work for a script."""
+    """Write ``member`` as an integer if Lua, whose numbers are doubles, can hold it.
+
+    That takes a third of the bytes, and of a script's work.
+    """
     length = len(str(number))
     return number + _FRONTS[length] if length < len(_FRONTS) else member(number)
 
 
 def number_of(member_: str | bytes) -> int:
-    """Read ``member``."""
+    """Return the user's number of a ``member``."""
     text = member_.decode() if isinstance(member_, bytes) else member_
     return int(text[3:]) if text[0] == "9" else int(text[1:])

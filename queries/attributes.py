@@ -1,118 +1,288 @@
-"""All whom a user follows with one attribute of each, gathered lane by lane: what sorting and "who is live" need."""
+"""All users that a user follows, with one attribute of each, read in slices and sorted by it."""
 
 from __future__ import annotations
 
 import asyncio
+import struct
+from array import array
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from commands.errors import Invalid, UserNotFound
+from commands.errors import Invalid, UserNotFound, ViewUnavailable
+from commands.log.looks import DIRECTORY
 from projections.keys import View, number_of
 from queries.follows import PAGE
-from queries.reader import Freshness, Reader
+from queries.long_lists import ROWS_AT_ONCE, STEP, ListKey, SortedList, sort_in_slices
+from queries.reader import AnswerPart, MinPosition, Reader
 
-# All of a list is read: 10,000 rows take some 15 ms of this process, which nobody notices. A longer one than this would
-# keep everybody else waiting; nobody follows so many by hand.
-FOLLOWED_MAX: Final = 100_000
-# So many members of one lane a command: the widest list takes one round trip, with room for others in between.
+# Members in one command, and in the commands of one turn of the event loop.
 MEMBERS_MAX: Final = 1_000
 
+_EMPTY: Final = SortedList([], 0, b"", array("q"), array("q"), 0)
 
-class Following(msgspec.Struct, frozen=True):
-    """All whom a user follows, oldest first, with the scores of the list and an attribute of each (None: has none)."""
 
-    position: int
-    numbers: list[int]
+class _Rows(msgspec.Struct, frozen=True):
+    """A slice of a list, oldest follow first, with what was read at the same moment."""
+
+    part: AnswerPart
+    exists: bool
+    total: int
+    members: list[bytes]
     scores: list[bytes]
+
+
+class FollowedUsers(msgspec.Struct):
+    """All users that a user follows, oldest follow first: numbers, members with their scores in the list, attributes
+    (None: has none)."""
+
+    numbers: list[int]
+    scores: dict[bytes, bytes]
     attributes: list[Any]
 
 
-# Reads an attribute of each of (numbers, their members); None when a lane is lost.
-Attribute = Callable[[Reader, View, list[int], list[bytes]], Awaitable[list[Any] | None]]
+# An attribute of each of (numbers, their members), with the parts that they were read from; None when one is lost.
+Attributes = tuple[list[Any], list[AnswerPart]] | None
+Attribute = Callable[[Reader, View, list[int], list[bytes]], Awaitable[Attributes]]
+# A user's number, attribute and score in the list -> (bytes that the user is sorted by or None, value), or None for one
+# that is left out. No key is the beginning of another one.
+Rank = Callable[[int, Any, int], tuple[bytes | None, int] | None]
+# What follows the key in a row to be sorted: number and value. Rows are bytes, since a garbage collection would visit
+# tens of thousands of new tuples at once.
+_ROW: Final = struct.Struct(">Qq")
 
 
-async def following_with(
-    reader: Reader, number: int, attribute: Attribute, *, named: str, fresh: Freshness
-) -> Following:
-    """Read all of the user's list, and ``attribute`` of those in it, from one view.
+class _Query(msgspec.Struct, frozen=True):
+    """One call of ``sorted_users``."""
 
-    Raises UserNotFound(named), and Invalid for a list that is too long. Two round trips.
+    reader: Reader
+    number: int
+    attribute: Attribute
+    rank: Rank
+    min_position: MinPosition
+    on_read: Callable[[int], None]
+
+
+async def sorted_users(
+    reader: Reader,
+    number: int,
+    attribute: Attribute,
+    rank: Rank,
+    *,
+    as_written: str,
+    min_position: MinPosition,
+    may_be_kept: bool = True,
+    on_read: Callable[[int], None] = lambda _: None,
+) -> SortedList:
+    """Return all users that ``number`` follows, sorted by ``rank`` of ``attribute``.
+
+    A list of more than ROWS_AT_ONCE needs a slot, and is kept. A kept one is returned if it ``may_be_kept``, shows what
+    its caller must see, and has the length and the newest follow that the list has now. ``on_read`` gets the length of
+    a long list that is read. Raises UserNotFound(as_written), ListsBusy, and Invalid beyond ``followed_max``.
     """
+    query = _Query(reader, number, attribute, rank, min_position, on_read)
     exists, total = False, 0
 
-    async def attempt(view: View) -> Following | None:
+    async def attempt(view: View) -> tuple[SortedList, list[AnswerPart]] | None:
         nonlocal exists, total
-        lane = view.lane_of(number)
-        keys = [view.checkpoint(lane), view.logins(lane), view.following(number)]
-        raw = await reader.store.run(PAGE, keys, [number, "", FOLLOWED_MAX, 0])
-        if raw is None:
+        if may_be_kept and (kept := await _kept(query, view)) is not None:
+            exists, total = True, kept[0].length
+            return kept
+        if (first := await _rows(reader, view, number)) is None:
             return None
-        exists, total = bool(raw[1]), raw[2]
-        members = raw[3][::2]
-        numbers = [number_of(member) for member in members]
-        attributes = await attribute(reader, view, numbers, members) if exists and total <= FOLLOWED_MAX else []
-        return None if attributes is None else Following(int(raw[0]), numbers, raw[3][1::2], attributes)
+        exists, total = first.exists, first.total
+        if not exists or total > reader.limits.followed_max:
+            return _EMPTY, [first.part]
+        return await (_read if total <= ROWS_AT_ONCE else _read_in_slot)(query, view, first)
 
-    found = await reader.read_fresh(attempt, number, fresh)
+    found = await reader.read(attempt, min_position)
     if not exists:
-        raise UserNotFound(named)
-    if total > FOLLOWED_MAX:
-        reason = f"lists of more than {FOLLOWED_MAX} channels can only be read in the order of created_at"
+        raise UserNotFound(as_written)
+    if total > reader.limits.followed_max:
+        reason = f"lists of more than {reader.limits.followed_max} channels can only be read in the order of created_at"
         raise Invalid(reason, {"sortby": reason})
     return found
 
 
-async def logins(reader: Reader, view: View, numbers: list[int], _: list[bytes]) -> list[bytes | None] | None:
+async def _read_in_slot(query: _Query, view: View, first: _Rows) -> tuple[SortedList, list[AnswerPart]] | None:
+    """Read a long list, or return the one that another request has read while this one waited for its slot."""
+    lists, key = query.reader.long_lists, _key(query, view)
+    before = lists.find(key)
+    async with lists.slot():
+        made = lists.find(key)
+        is_new = made is not None and made is not before and made.length == first.total
+        if made is not None and is_new and _shows(query, view, made):
+            return made, made.parts
+        query.on_read(first.total)
+        read = await _read(query, view, first)
+        if read is not None:
+            lists.keep(key, msgspec.structs.replace(read[0], made_at=lists.moment()))
+        return read
+
+
+async def _kept(query: _Query, view: View) -> tuple[SortedList, list[AnswerPart]] | None:
+    """Return the kept list, if it may be answered; one command of Redis tells whether follows have begun or ended."""
+    kept = query.reader.long_lists.find(_key(query, view))
+    if kept is None or not _shows(query, view, kept):
+        return None
+    now = await _rows(query.reader, view, query.number, newest=True)
+    if now is None or not now.exists or (now.total, now.scores) != (kept.length, [kept.newest]):
+        return None
+    return kept, [now.part, *kept.parts]
+
+
+def _key(query: _Query, view: View) -> ListKey:
+    return view.generation, query.number, query.attribute.__name__
+
+
+def _shows(query: _Query, view: View, kept: SortedList) -> bool:
+    try:
+        return query.reader.shows_all(view, kept.parts, query.min_position)
+    except ViewUnavailable:  # it is of another history of the log
+        return False
+
+
+async def _rows(
+    reader: Reader, view: View, number: int, after: tuple[bytes, bytes] | None = None, *, newest: bool = False
+) -> _Rows | None:
+    """Read the next slice of a list after (score, member), or only its newest row; None when the partition is lost."""
+    partition = view.partition_of(number)
+    keys = [view.checkpoint(partition), view.logins(partition), view.following(number)]
+    limit, direction = (1, "REV") if newest else (ROWS_AT_ONCE, "")
+    raw = await reader.redis.run(PAGE, keys, [number, direction, limit, 0, *(after or ())])
+    if raw is None:
+        return None
+    part = reader.checked(view, (partition, number, int(raw[0]), raw[4], False))
+    return _Rows(part, bool(raw[1]), raw[2], raw[3][::2], raw[3][1::2])
+
+
+async def _read(query: _Query, view: View, first: _Rows) -> tuple[SortedList, list[AnswerPart]] | None:
+    """Read the list from its ``first`` slice on, and an attribute of each user, and sort them.
+
+    The slices are of several moments, and the part says the earliest position of them. A row that is toggled meanwhile
+    may come twice, with its score changed, and counts once.
+    """
+    rows, oldest, users = first, first.part, FollowedUsers([], {}, [])
+    while True:
+        for member, score in zip(rows.members, rows.scores, strict=True):
+            if member not in users.scores:
+                users.numbers.append(number_of(member))
+            users.scores[member] = score
+        if first.total <= ROWS_AT_ONCE or len(rows.members) < ROWS_AT_ONCE:
+            break
+        following = await _rows(query.reader, view, query.number, (rows.scores[-1], rows.members[-1]))
+        if following is None:
+            return None
+        rows = following
+        oldest = min(oldest, rows.part, key=lambda part: (part[4], part[2]))  # one that has lost writes first
+    members = list(users.scores)
+    read = await query.attribute(query.reader, view, users.numbers, members)
+    if read is None:
+        return None
+    users.attributes = read[0]
+    parts = [oldest, *read[1]]
+    newest = users.scores[members[-1]] if members else b""
+    return await _sorted(users, query.rank, parts, newest), parts
+
+
+async def _sorted(users: FollowedUsers, rank: Rank, parts: list[AnswerPart], newest: bytes) -> SortedList:
+    ranked, others = list[bytes](), list[bytes]()
+    rows = zip(users.numbers, users.attributes, users.scores.values(), strict=True)
+    for count, (number, attribute, score) in enumerate(rows, 1):
+        place = rank(number, attribute, int(score))
+        if place is not None:
+            key, value = place
+            (others if key is None else ranked).append((key or b"") + _ROW.pack(number, value))
+        if count % STEP == 0:
+            await asyncio.sleep(0)
+    numbers, values = array("q"), array("q")
+    for order in (await sort_in_slices(ranked), await sort_in_slices(others)):
+        for start in range(0, len(order), STEP):
+            for row in order[start : start + STEP]:
+                number, value = _ROW.unpack_from(row, len(row) - _ROW.size)
+                numbers.append(number)
+                values.append(value)
+            await asyncio.sleep(0)
+    return SortedList(parts, len(users.numbers), newest, numbers, values, len(ranked))
+
+
+async def logins(reader: Reader, view: View, numbers: list[int], _: list[bytes]) -> Attributes:
     """Attribute: the login; None for an erased user."""
-    return await _gather(reader, view, numbers, numbers, lambda lane: ("HMGET", view.logins(lane)))
+    return await _gather(reader, view, numbers, numbers, lambda partition: ("HMGET", view.logins(partition)))
 
 
-async def last_broadcasts(
-    reader: Reader, view: View, numbers: list[int], members: list[bytes]
-) -> list[int | None] | None:
-    """Attribute: when the last broadcast started, in us; None for who never had one."""
-    return _integers(await _gather(reader, view, numbers, members, lambda lane: ("ZMSCORE", view.last_broadcast(lane))))
+async def last_broadcasts(reader: Reader, view: View, numbers: list[int], members: list[bytes]) -> Attributes:
+    """Attribute: when the last broadcast started, in us; None for a user who never had one."""
+    return await _gather(reader, view, numbers, members, lambda partition: ("ZMSCORE", view.last_broadcast(partition)))
 
 
-async def viewers(reader: Reader, view: View, numbers: list[int], members: list[bytes]) -> list[int | None] | None:
-    """Attribute: how many watch; None for who is not live."""
-    return _integers(await _gather(reader, view, numbers, members, lambda lane: ("ZMSCORE", view.live(lane))))
-
-
-def _integers(scores: list[bytes | None] | None) -> list[int | None] | None:
-    return None if scores is None else [None if score is None else int(score) for score in scores]
+async def viewers(reader: Reader, view: View, numbers: list[int], members: list[bytes]) -> Attributes:
+    """Attribute: the number of viewers; None for a user who is not live."""
+    return await _gather(reader, view, numbers, members, lambda partition: ("ZMSCORE", view.live(partition)))
 
 
 async def _gather(
     reader: Reader,
     view: View,
     numbers: list[int],
-    spelled: Sequence[int | bytes],
+    arguments: Sequence[int | bytes],
     command: Callable[[int], tuple[str, str]],
-) -> list[bytes | None] | None:
-    """Read one attribute of each of ``numbers``, lane by lane, in one round trip; None when a lane is lost or too old.
+) -> Attributes:
+    """Read one attribute of each of ``numbers``; None when a partition is lost.
 
-    ``command`` gives a lane's command and key, ``spelled`` the numbers as that command takes them.
+    ``command`` returns the command and key for a partition; ``arguments`` are the numbers as that command takes them.
+    Up to MEMBERS_MAX numbers take one round trip; more take several, and other requests' commands run in between.
     """
+    places = await _places(view, numbers)
+    values: list[bytes | None] = [None] * len(numbers)
+    parts: list[AnswerPart] = []
+    for group in _groups(places):
+        # The checkpoints are read first, so that no attribute is older, and last: if a partition is lost between two
+        # commands, its checkpoint is missing.
+        reads = [
+            reader.redis.batch(
+                (
+                    ("HMGET", checkpoint := view.checkpoint(partition), "position", "word"),
+                    (*command(partition), *[arguments[at] for at in inside]),
+                    ("HGET", checkpoint, "position"),
+                )
+            )
+            for partition, inside in group
+        ]
+        for (partition, inside), ((position, word), found, after) in zip(
+            group, await asyncio.gather(*reads), strict=True
+        ):
+            if position is None or after is None:
+                return None
+            for at, value in zip(inside, found, strict=True):
+                values[at] = value
+            parts.append(reader.checked(view, (partition, DIRECTORY, int(position), word, False)))
+    return values, parts
+
+
+async def _places(view: View, numbers: list[int]) -> dict[int, list[int]]:
+    """Return partition -> the places of its users in ``numbers``."""
     places: defaultdict[int, list[int]] = defaultdict(list)
     for at, number in enumerate(numbers):
-        places[view.lane_of(number)].append(at)
-    call = reader.store.call
-    parts = [
-        (part, call(*command(lane), *[spelled[at] for at in part]))
-        for lane, inside in places.items()
-        for part in (inside[start : start + MEMBERS_MAX] for start in range(0, len(inside), MEMBERS_MAX))
-    ]
-    # The checkpoints last: of a lane that is lost in between, the checkpoint is missing.
-    checkpoints = [call("HGET", view.checkpoint(lane), "position") for lane in places]
-    answers = await asyncio.gather(*[answer for _, answer in parts], *checkpoints)
-    if any(position is None or int(position) < reader.since for position in answers[len(parts) :]):
-        return None
-    values: list[bytes | None] = [None] * len(numbers)
-    for (part, _), answer in zip(parts, answers, strict=False):
-        for at, value in zip(part, answer, strict=True):
-            values[at] = value
-    return values
+        places[view.partition_of(number)].append(at)
+        if at % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return places
+
+
+def _groups(places: dict[int, list[int]]) -> Iterator[list[tuple[int, list[int]]]]:
+    """Yield the places of each partition in groups of up to MEMBERS_MAX places, cut where a partition has more."""
+    group: list[tuple[int, list[int]]] = []
+    size = 0
+    for partition, inside in places.items():
+        for start in range(0, len(inside), MEMBERS_MAX):
+            part = inside[start : start + MEMBERS_MAX]
+            if group and size + len(part) > MEMBERS_MAX:
+                yield group
+                group, size = [], 0
+            group.append((partition, part))
+            size += len(part)
+    if group:
+        yield group

@@ -1,153 +1,292 @@
-"""How a query reaches the view that readers are to see, at a moment that is fresh enough for its caller."""
+"""Access to the live view: which view to read, and how recent an answer must be for its caller."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 
-from commands.errors import StoreUnavailable, ViewBehind, ViewUnavailable
-from projections.generations import live
-from projections.keys import View, group_of
-from projections.store import Store
-from projections.wakeup import Progress
-from queries.cards import Cards
-
-# How long a process may go on with the view it knows after a switch; the old one stays whole for longer than that.
-VIEW_AGE_S: Final = 0.25
-# In a cluster the pointer's server may be away while the others are there. Each process then goes on with the view it
-# knows, which is safe, since a switch takes the old view's lanes from readers: a read of them gives None, and never an
-# old answer. Not for ever, as a lane could escape that only if its own server was away at the switch.
-POINTER_S: Final = 0.05
-POINTER_AWAY_S: Final = 30.0
-# A reader who must see his own write waits this long for it.
-WAIT_S: Final = 1.0
-# A lane that has lost writes is looked at so often; a worker notices within a second, and mends it in milliseconds.
-AGAIN_S: Final = 0.02
+from commands.errors import ViewBehind, ViewsUnavailable, ViewUnavailable
+from projections.client.client import RedisClient
+from projections.feeding.feeder_check import FeederCheck
+from projections.keys import View, lease_group_of
+from projections.signals.progress import Progress
+from projections.views.pointer import read_live
+from projections.views.server_watch import ServerWatch
+from queries.build_wait import BuildWait
+from queries.long_lists import LongListLimits, LongLists
+from queries.profile_cache import ProfileCache
 
 
-class Freshness(msgspec.Struct, frozen=True):
-    """The log position that an answer must hold; ``strict`` when being behind is worse than no answer."""
+class ReaderLimits(msgspec.Struct, frozen=True):
+    """Time limits and sizes of a reader."""
 
-    position: int = 0
-    strict: bool = False
+    # A process may go on with the view it knows for this long after a switch; the old view stays whole for longer.
+    view_age_max_s: float = 0.25
+    # In a cluster, the pointer's node may be unreachable while the other nodes answer. Processes then go on with the
+    # view they know. That is safe: a switch retires the old view's partitions, so that a read of them returns None and
+    # never an old answer. It must end some time: a partition whose own node was unreachable at the switch is not
+    # retired.
+    pointer_timeout_s: float = 0.05
+    pointer_outage_max_s: float = 30.0
+    # A caller waits this long for a view that has not reached the position of their own write.
+    min_position_wait_s: float = 1.0
+    # A partition that has lost writes is read again this often. A worker notices the loss within a second and repairs
+    # it in milliseconds.
+    lost_writes_poll_s: float = 0.02
+    # How often the views are read while a caller waits, without a worker's message.
+    poll_s: float = 0.25
+    # Cached user numbers by id, and as many by login: about 25 MB each when full.
+    numbers_max: int = 200_000
+    # The longest list that is read as a whole, to sort it; no person follows so many users by hand.
+    followed_max: int = 100_000
+    long_lists: LongListLimits = LongListLimits()
 
 
-class Placed(Protocol):
-    """What a read gives: at least the log position it is true for."""
+# A part of an answer: the partition that it was read from; the user whom it is about, or DIRECTORY; position and word
+# of the checkpoint that it was read at; and whether it was cached since. Such a part may be below what the partition
+# has reached, since workers report changes.
+AnswerPart = tuple[int, int, int, bytes | None, bool]
 
-    @property
-    def position(self) -> int: ...
+
+def below(position: int, parts: Iterable[AnswerPart]) -> list[tuple[int, AnswerPart]]:
+    """Return the parts that were read below a position, each after that position."""
+    return [(position, part) for part in parts if part[2] < position]
 
 
-P = TypeVar("P", bound=Placed)
-ANYTIME: Final = Freshness()
+class MinPosition:
+    """What an answer must show: the log up to ``position``. ``strict``: rather no answer than an older one.
+
+    A caller's own class says more: it is asked about each part of an answer, when that has come.
+    """
+
+    def __init__(self, position: int = 0, *, strict: bool = False) -> None:
+        self.position, self.strict = position, strict
+
+    def needed(self, number: int) -> int:
+        """Return the position that a part about this user must be true for; DIRECTORY stands for all look-ups."""
+        return self.position
+
+    def unjudged(self, parts: Iterable[AnswerPart]) -> AnswerPart | None:
+        """Return a part of which cannot be told yet what it must show, if any. Raises ViewUnavailable when one is of
+        another history of the log."""
+        return None
+
+    async def judge(self, part: AnswerPart) -> None:
+        """Do what ``unjudged`` lacks for a part; ask that again afterwards. Raises Unavailable."""
+
+    def below(self, parts: Iterable[AnswerPart]) -> list[tuple[int, AnswerPart]]:
+        """Return the parts that were read below the position that is needed of them, each after that position."""
+        return below(self.position, parts)
+
+    def may_wait(self) -> None:
+        """Raise an exception when the views must not be waited for now."""
+
+
+# The number of a part that rests on no user's data, such as a profile of a caller who has changed none.
+NO_USER: Final = -1
+
+
+_T = TypeVar("_T")
+# Reads an answer with its parts from a view; returns None when a partition is missing.
+Attempt = Callable[[View], Awaitable[tuple[_T, Sequence[AnswerPart]] | None]]
+ANY_POSITION: Final = MinPosition()
 
 
 class Reader:
-    """The views as this process reads them; remembers which generation is live and which number an id has."""
+    """The views as one process reads them, with its caches: the live view, numbers of ids and logins, profiles."""
 
-    def __init__(self, store: Store, progress: Progress) -> None:
-        """``progress`` is kept by whoever listens to the workers; without it, waiting just takes its full time."""
-        self.store = store
+    def __init__(
+        self,
+        redis: RedisClient,
+        progress: Progress,
+        on_switch: Callable[[], None] = lambda: None,
+        *,
+        watch: ServerWatch | None = None,
+        feeder: FeederCheck | None = None,
+        limits: ReaderLimits | None = None,
+        profile_cache: ProfileCache | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read through ``redis``. ``progress`` ends waits early if it receives the workers' reports.
+
+        ``on_switch`` is called at every switch, for other caches of numbers: the new view may be of another log.
+        ``watch`` and ``feeder`` know why the live view cannot be trusted; the owner of ``watch`` starts it.
+        """
+        self.redis = redis
+        self._watch, self._feeder = watch, feeder or FeederCheck()
         self.progress = progress
-        self.numbers: dict[str, int] = {}
-        self.logins: dict[str, int] = {}
-        self.cards = Cards()
-        progress.watcher = self.cards
-        progress.switched = self._switched
-        # Who else remembers numbers, and must not beyond a switch: the log may be another, with other numbers.
-        self.forget_numbers: Callable[[], None] = lambda: None
-        # A lane of the view that stands before this position is half-built, and answers nothing.
+        self.limits = limits or ReaderLimits()
+        self.numbers_by_id: dict[str, int] = {}
+        self.numbers_by_login: dict[str, int] = {}
+        self.profile_cache = profile_cache or ProfileCache()
+        self._on_switch = on_switch
+        # All partitions of the live view were here at the switch. One below it is half-built and answers nothing.
         self.since = 0
+        self._clock = clock
         self._view: View | None = None
         self._generation = 0
         self._view_until = 0.0
         self._seen_at = 0.0
+        self._build_wait = BuildWait(clock)
+        self.long_lists = LongLists(clock, self.limits.long_lists)
 
     @property
     def last_view(self) -> View | None:
-        """The view that was the live one when this process last looked, however long ago."""
+        """The view that was live when this process read the pointer last, however long ago."""
         return self._view
 
-    def view_at_hand(self) -> View | None:
-        """The live view as it was at most VIEW_AGE_S ago, if this process has looked since."""
-        return self._view if time.monotonic() < self._view_until else None
+    def cached_view(self) -> View | None:
+        """Return the live view as of at most ``view_age_max_s`` ago; None if the pointer must be read."""
+        return self._view if self._clock() < self._view_until and self._is_trusted() else None
 
-    async def view(self, *, again: bool = False) -> View:
-        """The live view, as it was at most VIEW_AGE_S ago, or now if ``again``; raises ViewUnavailable."""
-        now = time.monotonic()
-        if again or self._view is None or now >= self._view_until:
-            self._view_until = now + VIEW_AGE_S  # while one asks, the others go on with what is known
-            try:
-                async with asyncio.timeout(None if again or not self._may_go_on(now) else POINTER_S):
-                    found = await live(self.store)
-                self._view, self.since = (None, 0) if found is None else (found.view, found.since)
-                self._seen_at = now
-                if found is not None:
-                    before, self._generation = self._generation, found.view.generation
-                    if before not in (0, self._generation):
-                        self.progress.begin(self._generation)  # what was heard of another says nothing of this one
-                        self._switched()
-            except (StoreUnavailable, TimeoutError):
-                if again or not self._may_go_on(now):
-                    self._view_until = 0.0
-                    raise StoreUnavailable from None
+    async def view(self, *, refresh: bool = False) -> View:
+        """Return the live view as of at most ``view_age_max_s`` ago, or as of now if ``refresh``.
+
+        Raises ViewUnavailable when no view is live, ViewsUnavailable when Redis does not answer, may have evicted keys
+        of the view, or is fed by another database.
+        """
+        now = self._clock()
+        if refresh or self._view is None or now >= self._view_until:
+            await self._read_pointer(now, refresh=refresh)
+        if self._feeder.problem is not None:
+            raise ViewsUnavailable(self._feeder.problem)
+        if not self._is_trusted():  # until the views have been built again
+            raise ViewsUnavailable(retry_after_s=self._build_wait.retry_after_s())
         if self._view is None:
-            raise ViewUnavailable
+            raise ViewUnavailable(self._build_wait.retry_after_s())
         return self._view
 
-    def _switched(self) -> None:
-        """Forget the numbers of ids and logins; who is asking for one just now keeps it in what is forgotten."""
-        self.numbers, self.logins = {}, {}
-        self.forget_numbers()
+    async def _read_pointer(self, now: float, *, refresh: bool) -> None:
+        self._view_until = now + self.limits.view_age_max_s  # meanwhile, other requests use the view that is known
+        may_time_out = not refresh and self._may_use_last_view(now)
+        try:
+            async with asyncio.timeout(self.limits.pointer_timeout_s if may_time_out else None):
+                found, record = await read_live(self.redis)
+        except (ViewsUnavailable, TimeoutError):
+            if refresh or not self._may_use_last_view(now):
+                self._view_until = 0.0
+                raise ViewsUnavailable from None
+            return
+        self._view, self.since = (None, 0) if found is None else (found.view, found.since)
+        self._seen_at = now
+        self._feeder.on_record(record)
+        if found is not None:
+            if self._watch is not None:
+                self._watch.expect(found.evicted)
+            before, self._generation = self._generation, found.view.generation
+            if before != self._generation:
+                self._build_wait.end()
+            if before not in (0, self._generation):
+                self.progress.reset(self._generation)  # progress of another generation says nothing about this one
+                self.invalidate_numbers()
 
-    def _may_go_on(self, now: float) -> bool:
-        """Whether the view that was seen last will do while nobody says which one it is; not if the workers already
-        tell of another."""
-        told = self.progress.generation
-        return self._view is not None and now - self._seen_at < POINTER_AWAY_S and told in (0, self._view.generation)
+    def _is_trusted(self) -> bool:
+        return self._feeder.problem is None and (self._watch is None or self._watch.problem is None)
 
-    async def read(self, attempt: Callable[[View], Awaitable[P | None]], lane_of: Callable[[View], int]) -> P:
-        """Read from the live view; ``attempt`` gives None when a lane is lost, which may only mean a newer view.
+    def invalidate_numbers(self) -> None:
+        """Replace the caches of numbers and drop the long lists. A look-up under way writes into the replaced cache."""
+        self.numbers_by_id, self.numbers_by_login = {}, {}
+        self.long_lists.clear()
+        self._on_switch()
 
-        What it gives is true for ``lane_of``. A lane that stood further once, as all did at the switch, has lost writes
-        and is read again until it stands there: raises ViewBehind when that takes too long, rather than give what is
-        older than others have seen.
+    def _may_use_last_view(self, now: float) -> bool:
+        """Return True if the last view may be used while the pointer cannot be read.
+
+        It may not once the workers report progress of another generation.
+        """
+        reported = self.progress.generation
+        is_recent = now - self._seen_at < self.limits.pointer_outage_max_s
+        return self._view is not None and is_recent and reported in (0, self._view.generation)
+
+    async def read(
+        self,
+        attempt: Attempt[_T],
+        min_position: MinPosition = ANY_POSITION,
+        is_enough: Callable[[_T], bool] = lambda _: False,
+    ) -> _T:
+        """Return what ``attempt`` reads from the live view, if each of its parts shows what the caller must see.
+
+        Where a partition is missing, the next view may have it, after a switch. A partition below a position that it
+        had reached before has lost writes, and is read again until a worker has repaired it. One that is below
+        ``min_position`` is read again after a bounded wait, unless the result ``is_enough`` at any position.
+
+        Raises ViewUnavailable for a missing partition, and ViewBehind after ``min_position_wait_s``: never an answer
+        older than one that a caller may have seen. A caller that is not strict gets one below ``min_position``.
         """
         end = 0.0
-        while True:
-            result = await attempt(view := await self.view())
-            if result is None:
-                result = await attempt(view := await self.view(again=True))
-            if result is None:
-                raise ViewUnavailable
-            if result.position >= (floor := max(self.since, self.progress.floor(view.generation, lane_of(view)))):
-                return result
-            end = end or time.monotonic() + WAIT_S
-            if time.monotonic() >= end:
-                raise ViewBehind(floor)
-            await asyncio.sleep(AGAIN_S)
+        try:
+            while True:
+                found = await attempt(view := await self.view())
+                if found is None:
+                    found = await attempt(view := await self.view(refresh=True))
+                if found is None:
+                    raise ViewUnavailable
+                result, parts = found
+                while (part := min_position.unjudged(parts)) is not None:
+                    await min_position.judge(part)
+                lost = self._lost(view, parts)
+                behind = None if lost is not None or is_enough(result) else self._behind(view, parts, min_position)
+                if lost is None and behind is None:
+                    return result
+                end = end or self._clock() + self.limits.min_position_wait_s
+                if (left := end - self._clock()) <= 0:
+                    if lost is None and not min_position.strict:
+                        return result
+                    raise ViewBehind(lost or (behind or (0, 0))[0])
+                await self._wait(behind, min_position, left)
+        except ViewUnavailable:  # also one that ``judge`` has found
+            raise ViewUnavailable(self._build_wait.retry_after_s()) from None
 
-    async def read_fresh(self, attempt: Callable[[View], Awaitable[P | None]], number: int, fresh: Freshness) -> P:
-        """``read`` of the lane of ``number``, waiting a bounded time while it has not come to ``fresh.position``.
+    async def _wait(self, behind: tuple[int, int] | None, min_position: MinPosition, left: float) -> None:
+        """Wait until a partition may be at a position, a bounded time; without ``behind``, for a repair."""
+        if behind is not None:
+            min_position.may_wait()
+            position, partition = behind
+            is_reached = await self.progress.wait(position, [lease_group_of(partition)], min(left, self.limits.poll_s))
+            await self.view(refresh=True)
+            if not is_reached:
+                return
+        await asyncio.sleep(self.limits.lost_writes_poll_s)
 
-        Still behind then, a strict caller gets ViewBehind and any other what there is.
-        """
+    def _lost(self, view: View, parts: Iterable[AnswerPart]) -> int | None:
+        """Return the position that a partition of these had reached before and is below now, if any."""
+        since, high_waters = self.since, self.progress.high_waters(view.generation)
+        for partition, _, position, _, cached in parts:
+            if not cached and (position < since or position < high_waters.get(partition, 0)):
+                return max(since, high_waters.get(partition, 0))
+        return None
 
-        def lane_of(view: View) -> int:
-            return view.lane_of(number)
+    def checked(self, view: View, part: AnswerPart) -> AnswerPart:
+        """Return a part that was read just now for an answer that takes longer, marked as cached if its partition has
+        not lost writes. Later on that cannot be told: the partition goes on while the rest is read."""
+        return part if self._lost(view, [part]) is not None else (*part[:4], True)
 
-        result = await self.read(attempt, lane_of)
-        if result.position >= fresh.position:
-            return result
-        view = await self.view()
-        await self.progress.wait(fresh.position, [group_of(lane_of(view))], WAIT_S)
-        await self.view(again=True)
-        result = await self.read(attempt, lane_of)
-        if result.position < fresh.position and fresh.strict:
-            raise ViewBehind(fresh.position)
-        return result
+    def _behind(self, view: View, parts: Iterable[AnswerPart], min_position: MinPosition) -> tuple[int, int] | None:
+        """Return (position, partition) of a part that does not show what it must, if any."""
+        for needed, (partition, _, position, *_) in min_position.below(parts):
+            if not self.progress.is_complete(view.generation, partition, position, needed):
+                return needed, partition
+        return None
+
+    def shows(self, view: View, part: AnswerPart, min_position: MinPosition) -> bool:
+        """Return whether a part that was read from ``view`` may be answered, without waiting for anything."""
+        return self.shows_all(view, [part], min_position)
+
+    def shows_all(self, view: View, parts: Sequence[AnswerPart], min_position: MinPosition) -> bool:
+        """Return whether all of these parts may be answered, as ``shows``. Raises ViewUnavailable for a part of another
+        history of the log."""
+        return not (min_position.unjudged(parts) or self._lost(view, parts) or self._behind(view, parts, min_position))
+
+    async def is_there(self, checkpoint: str) -> bool:
+        """Return whether a partition is still there, after nothing was found in it."""
+        return await self.redis.call("HGET", checkpoint, "position") is not None
+
+    async def wait_for(self, position: int, partitions: Iterable[int]) -> View:
+        """Wait at most ``min_position_wait_s`` for ``partitions`` to reach ``position``; return the view live then."""
+        groups = {lease_group_of(partition) for partition in partitions}
+        await self.progress.wait(position, groups, self.limits.min_position_wait_s)
+        return await self.view(refresh=True)

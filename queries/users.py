@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, Literal
+from operator import attrgetter
+from typing import Any, Final, Literal
 
 import msgspec
 
-from commands.errors import UserNotFound, ViewBehind, ViewUnavailable
+from commands.errors import UserNotFound
+from commands.log.looks import DIRECTORY
 from commands.users import Profile
-from projections.keys import View, group_of, number_of
-from projections.store import forgettable
-from queries.cards import Card
-from queries.reader import ANYTIME, WAIT_S, Freshness, Reader
-
-# About 25 MB when full; a number changes with the log only, and whether its user still exists is asked of the view.
-NUMBERS_MAX: Final = 200_000
+from projections.client.client import ignore_failure
+from projections.keys import View, number_of
+from queries.profile_cache import CachedProfile
+from queries.reader import ANY_POSITION, NO_USER, AnswerPart, MinPosition, Reader
 
 _profiles: Final = msgspec.json.Decoder(Profile)
 
 
-class Found(msgspec.Struct, frozen=True):
-    """What a look-up gave, and the log position it is true for."""
-
-    position: int
-    number: int | None
-
-
-class Counted(msgspec.Struct, frozen=True):
-    """A user with the sizes of both lists, of one moment."""
+class ProfileWithCounts(msgspec.Struct, frozen=True):
+    """A user with the lengths of both lists, of one moment."""
 
     position: int
     profile: Profile | None
@@ -37,100 +29,105 @@ class Counted(msgspec.Struct, frozen=True):
     following: int
 
 
-async def number_of_id(reader: Reader, id_: str, *, fresh: Freshness = ANYTIME) -> int:
-    """Give the number of the user with this id; raises UserNotFound. An erased user may still be found here."""
-    if (number := reader.numbers.get(id_)) is not None:
-        return number
-    numbers = reader.numbers
-    number = await _look_up(reader, "id", id_, fresh)
-    if number is None:
-        raise UserNotFound(id_)
-    if len(numbers) >= NUMBERS_MAX:
-        numbers.pop(next(iter(numbers)))
-    numbers[id_] = number
-    return number
-
-
-def known_number(reader: Reader, id_: str) -> int | None:
-    """The number of the user with this id, if this process knows it already. He may be erased."""
-    return reader.numbers.get(id_)
-
-
-class Remembered(msgspec.Struct, frozen=True):
-    """The number that a login had when this process last asked, and the asking whether it still has it."""
+class CachedLogin(msgspec.Struct, frozen=True):
+    """The number that a login had when it was looked up last, and the pending read of the one it has now in a view."""
 
     login: str
     number: int
-    asked: asyncio.Future[bytes | None]
+    view: View
+    current: asyncio.Future[list[Any]]
 
 
-def remembered_login(reader: Reader, login: str) -> Remembered | None:
-    """The number of a login in lower case, if it is known; asks, with what else is read in this turn, whether it still
-    holds. ``still_holds`` takes the answer."""
-    number, view = reader.logins.get(login), reader.view_at_hand()
-    if number is None or view is None:
-        return None
-    return Remembered(login, number, forgettable(reader.store.call("GET", view.login(login))))
-
-
-async def still_holds(reader: Reader, remembered: Remembered) -> bool:
-    """Whether a login is still its user's; what is not is forgotten. Raises StoreUnavailable."""
-    raw = await remembered.asked
-    if raw is not None and int(raw) == remembered.number:
-        return True
-    reader.logins.pop(remembered.login, None)
-    return False
-
-
-async def number_of_login(reader: Reader, login: str, *, fresh: Freshness = ANYTIME) -> int:
-    """Give the number of the user with this login, without regard to case; raises UserNotFound."""
-    logins = reader.logins
-    number = await _look_up(reader, "login", login.lower(), fresh)
+async def number_of_id(reader: Reader, id_: str, *, min_position: MinPosition = ANY_POSITION) -> int:
+    """Return the number of the user with this id. Raises UserNotFound; an erased user may still be found."""
+    if (number := reader.numbers_by_id.get(id_)) is not None:
+        return number
+    cache = reader.numbers_by_id  # this one, even if a switch replaces it during the look-up
+    number = await _look_up(reader, "id", id_, min_position)
     if number is None:
-        raise UserNotFound(login)
-    if len(logins) >= NUMBERS_MAX:
-        logins.pop(next(iter(logins)))
-    logins[login.lower()] = number
+        raise UserNotFound(id_)
+    _remember(reader, cache, id_, number)
     return number
 
 
-async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, fresh: Freshness) -> int | None:
-    async def attempt(view: View) -> Found | None:
-        lane = view.lane_of_text(text)
+async def number_of_login(reader: Reader, login: str, *, min_position: MinPosition = ANY_POSITION) -> int:
+    """Return the number of the user with this login, in any case. Raises UserNotFound."""
+    cache = reader.numbers_by_login
+    number = await _look_up(reader, "login", login.lower(), min_position)
+    if number is None:
+        raise UserNotFound(login)
+    _remember(reader, cache, login.lower(), number)
+    return number
+
+
+def cached_number(reader: Reader, id_: str) -> int | None:
+    """Return the number of the user with this id if it is cached. The user may have been erased."""
+    return reader.numbers_by_id.get(id_)
+
+
+def cached_login(reader: Reader, login: str, min_position: MinPosition) -> CachedLogin | None:
+    """Return the cached number of a login in lower case; None if there is none.
+
+    A login may pass to another user, so its number is read again, in one round trip with the caller's next commands;
+    and the checkpoint, if the caller needs a position.
+    """
+    number, view = reader.numbers_by_login.get(login), reader.cached_view()
+    if number is None or view is None:
+        return None
+    commands: list[tuple[str, ...]] = [("GET", view.login(login))]
+    if min_position is not ANY_POSITION:
+        commands.insert(0, ("HMGET", view.checkpoint(view.partition_of_text(login)), "position", "word"))
+    return CachedLogin(login, number, view, ignore_failure(reader.redis.batch(commands)))
+
+
+async def is_login_current(reader: Reader, cached: CachedLogin, min_position: MinPosition) -> bool:
+    """Return True if the login has its cached number now, at ``min_position``; False to look it up. Raises Unavailable.
+
+    A login that leads elsewhere is dropped from the cache.
+    """
+    *checkpoint, raw = await cached.current
+    if raw is None or int(raw) != cached.number:
+        reader.numbers_by_login.pop(cached.login, None)
+        return False
+    if not checkpoint:
+        return True
+    [(position, word)] = checkpoint
+    partition = cached.view.partition_of_text(cached.login)
+    return position is not None and reader.shows(
+        cached.view, (partition, DIRECTORY, int(position), word, False), min_position
+    )
+
+
+def _remember(reader: Reader, cache: dict[str, int], text: str, number: int) -> None:
+    if len(cache) >= reader.limits.numbers_max:
+        cache.pop(next(iter(cache)))
+    cache[text] = number
+
+
+async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, min_position: MinPosition) -> int | None:
+    async def attempt(view: View) -> tuple[int | None, list[AnswerPart]] | None:
+        partition = view.partition_of_text(text)
+        checkpoint = view.checkpoint(partition)
         name = view.id(text) if kind == "id" else view.login(text)
-        position, number = await asyncio.gather(
-            reader.store.call("HGET", view.checkpoint(lane), "position"), reader.store.call("GET", name)
-        )
-        if position is None or (number is None and await _is_lost(reader, view, lane)):
+        (position, word), number = await reader.redis.batch((("HMGET", checkpoint, "position", "word"), ("GET", name)))
+        if position is None or not (number or await reader.is_there(checkpoint)):
             return None
-        return Found(int(position), None if number is None else int(number))
+        return None if number is None else int(number), [(partition, DIRECTORY, int(position), word, False)]
 
-    def lane_of(view: View) -> int:
-        return view.lane_of_text(text)
-
-    found = await reader.read(attempt, lane_of)
-    if found.number is None and found.position < fresh.position:
-        view = await reader.view()
-        await reader.progress.wait(fresh.position, [group_of(view.lane_of_text(text))], WAIT_S)
-        found = await reader.read(attempt, lane_of)
-        if found.number is None and found.position < fresh.position and fresh.strict:
-            raise ViewBehind(fresh.position)
-    return found.number
+    # An id never leads to another user. A login does when it changes hands, and then the older one is no answer.
+    return await reader.read(attempt, min_position, lambda number: kind == "id" and number is not None)
 
 
-async def _is_lost(reader: Reader, view: View, lane: int) -> bool:
-    """Asked when something was not found: the lane may have been lost after its position was read."""
-    return await reader.store.call("HGET", view.checkpoint(lane), "position") is None
+async def profile(
+    reader: Reader, number: int, *, as_written: str, min_position: MinPosition = ANY_POSITION
+) -> ProfileWithCounts:
+    """Return a user's profile and counts. Raises UserNotFound(as_written), also for an erased user."""
 
-
-async def profile(reader: Reader, number: int, *, named: str, fresh: Freshness = ANYTIME) -> Counted:
-    """Give a user's profile and counts; raises UserNotFound(named) also for an erased one."""
-
-    async def attempt(view: View) -> Counted | None:
-        call = reader.store.call
-        checkpoint = view.checkpoint(view.lane_of(number))
-        position, raw, followers, following, still_there = await asyncio.gather(
-            call("HGET", checkpoint, "position"),
+    async def attempt(view: View) -> tuple[ProfileWithCounts, list[AnswerPart]] | None:
+        call, partition = reader.redis.call, view.partition_of(number)
+        checkpoint = view.checkpoint(partition)
+        (position, word), raw, followers, following, still_there = await asyncio.gather(
+            call("HMGET", checkpoint, "position", "word"),
             call("GET", view.user(number)),
             call("ZCARD", view.followers(number)),
             call("ZCARD", view.following(number)),
@@ -138,27 +135,84 @@ async def profile(reader: Reader, number: int, *, named: str, fresh: Freshness =
         )
         if None in (position, still_there):
             return None
-        return Counted(int(position), None if raw is None else _profiles.decode(raw), followers, following)
+        at = int(position)
+        found = ProfileWithCounts(at, None if raw is None else _profiles.decode(raw), followers, following)
+        return found, [(partition, number, at, word, False)]
 
-    counted = await reader.read_fresh(attempt, number, fresh)
-    if counted.profile is None or counted.profile.erased:
-        raise UserNotFound(named)
-    return counted
-
-
-async def cards(reader: Reader, members: Sequence[bytes], *, position: int = 0) -> list[Card]:
-    """Give the profiles of ``members``, in their order; ``position`` is their list's. One round trip for those that
-    this process has not read in the last second.
-
-    An erased user whose follows have not all ended yet is a profile with ``erased`` set and no names: rows and totals
-    stay equal. Raises ViewUnavailable rather than leave somebody out.
-    """
-    view = await reader.view()
-    found = await reader.cards.of(reader.store, view, members)
-    if found is None:  # his lane may be a moment behind the list's
-        groups = {group_of(view.lane_of(number_of(member))) for member in members}
-        await reader.progress.wait(position, groups, WAIT_S)
-        found = await reader.cards.of(reader.store, await reader.view(again=True), members)
-    if found is None:
-        raise ViewUnavailable
+    found = await reader.read(attempt, min_position)
+    if found.profile is None or found.profile.erased:
+        raise UserNotFound(as_written)
     return found
+
+
+async def cached_profiles(
+    reader: Reader, members: Sequence[bytes], *, position: int, min_position: MinPosition = ANY_POSITION
+) -> list[CachedProfile]:
+    """Return the profiles of ``members``, in their order; ``position`` is the one that their list was read at.
+
+    One round trip for those that are not cached. An erased user whose follows have not all ended yet, and a user whom
+    the directory does not know, has a profile with ``erased`` set and no names, so that rows and totals stay equal.
+    Raises ViewUnavailable if a profile is missing.
+    """
+    cache = reader.profile_cache
+    # Only a profile that was read before the caller's latest change of any user must be looked at by itself.
+    changed_at = min_position.needed(DIRECTORY)
+    if (cached := cache.fresh(members)) is not None and _is_shown(cached, changed_at, min_position):
+        return cached
+
+    def is_outdated(profile: CachedProfile) -> bool:
+        return profile.position < changed_at and profile.position < min_position.needed(profile.number)
+
+    async def attempt(view: View) -> tuple[list[CachedProfile], list[AnswerPart]] | None:
+        found = await cache.read(reader.redis, view, members, is_outdated if changed_at else None)
+        if found is None:  # a profile's partition may be a moment behind the list's
+            numbers = [number_of(member) for member in members]
+            view = await reader.wait_for(position, [view.partition_of(number) for number in numbers])
+            unknown = await unknown_numbers(reader, view, numbers, position)
+            found = await cache.read(reader.redis, view, members, is_outdated if changed_at else None, unknown)
+        if found is None:
+            return None
+        oldest = min(found, key=_position, default=None)
+        if oldest is None or oldest.position >= changed_at:
+            return found, [] if oldest is None else [_part(view, oldest, NO_USER)]
+        return found, [_part(view, each, each.number if each.position < changed_at else NO_USER) for each in found]
+
+    return await reader.read(attempt, min_position)
+
+
+_position: Final = attrgetter("position")
+
+
+def _is_shown(cached: Sequence[CachedProfile], changed_at: int, min_position: MinPosition) -> bool:
+    """Return whether each of these profiles was read late enough, judged by the one that was read first."""
+    if min_position is ANY_POSITION or not cached:
+        return True
+    oldest = min(cached, key=_position)
+    part = (NO_USER, NO_USER, oldest.position, oldest.word, True)
+    return oldest.position >= changed_at and min_position.unjudged([part]) is None
+
+
+def _part(view: View, cached: CachedProfile, number: int) -> AnswerPart:
+    return view.partition_of(cached.number), number, cached.position, cached.word, True
+
+
+async def unknown_numbers(reader: Reader, view: View, numbers: Sequence[int], position: int) -> set[int]:
+    """Return those of ``numbers`` that are in lists as of ``position`` and are no users of the directory.
+
+    Only a log that was restored in part, or changed by hand, has events about such users. A user whose partition is
+    below ``position`` or lost is not among them, nor is one whose profile alone is lost.
+    """
+    commands: list[tuple[Any, ...]] = []
+    for number in numbers:
+        partition = view.partition_of(number)
+        # Of a partition that is lost in between, the second checkpoint is missing.
+        checkpoint = ("HGET", view.checkpoint(partition), "position")
+        user = ("EXISTS", view.user(number)), ("HEXISTS", view.logins(partition), number)
+        commands += (checkpoint, *user, checkpoint)
+    answers = iter(await reader.redis.batch(commands))
+    unknown: set[int] = set()
+    for number, before, profile_exists, login_exists, after in zip(numbers, *[answers] * 4, strict=True):
+        is_whole = None not in (before, after) and int(before) >= max(position, reader.since)
+        if is_whole and not profile_exists and not login_exists:
+            unknown.add(number)
+    return unknown

@@ -1,4 +1,4 @@
-"""The README's table of environment variables names exactly those that the code reads."""
+"""The table in docs/reference/settings.md lists exactly the environment variables that the code reads."""
 
 import ast
 import re
@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 PACKAGES = ("commands", "projections", "queries", "workers", "api", "cli")
 OURS = re.compile(r"(?:FOLLOWS_[A-Z_]+|DATABASE_URL|REDIS_URL|QUEUE_URL)\Z")
 
 
 def read_in_code() -> dict[str, str]:
-    """Variable -> where it is named: string constants, `envvar=` of the command line, and the Procfile's $NAMES."""
+    """Return variable -> place, for names in string constants of the code and the Procfile's $NAMES."""
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -31,20 +32,20 @@ def _constants(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def in_table() -> set[str]:
-    """Variables in the first column of the README's tables."""
-    rows = re.findall(r"^\| *`([A-Z_]+)` *\|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """Return the variables in the first column of the table."""
+    rows = re.findall(r"^\| *`([A-Z_]+)` *\|", PAGE.read_text(), re.MULTILINE)
     return {name for name in rows if OURS.match(name)}
 
 
-def test_every_variable_the_code_reads_is_in_the_readme() -> None:
+def test_variable_that_the_code_reads_is_in_the_table() -> None:
     missing = {name: where for name, where in read_in_code().items() if name not in in_table()}
     assert not missing
 
 
-def test_the_readme_names_no_variable_that_nobody_reads() -> None:
+def test_variable_in_table_is_read_by_the_code() -> None:
     assert in_table() <= set(read_in_code())
 
 
-def test_the_search_finds_what_is_there() -> None:
-    """The control: without it, a search that finds nothing would agree with an empty table."""
+def test_search_finds_known_variables() -> None:
+    """Without this control, a search that finds nothing would agree with an empty table."""
     assert {"DATABASE_URL", "REDIS_URL", "QUEUE_URL", "FOLLOWS_JWKS", "FOLLOWS_RATE_LIMIT"} <= set(read_in_code())

@@ -1,6 +1,8 @@
-"""The worker process: a supervising loop around arq, which dies when its Redis goes away.
+"""The worker process: ``python -m workers`` projects, ``python -m workers rebuilds`` does the rebuilds asked for as
+jobs.
 
-``python -m workers`` projects; ``python -m workers rebuilds`` does the rebuilds that were asked for as jobs.
+The projection loop runs for the whole life of the process. arq runs beside it, and starts again around outages of its
+Redis.
 """
 
 from __future__ import annotations
@@ -10,89 +12,79 @@ import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any, Final
 
 import uvloop
-from arq.worker import Worker
-from redis.exceptions import RedisError
 
-from commands.errors import SettingsError, Unavailable
-from projections.wakeup import QueueSettings
-from workers.settings import make_rebuilder, make_worker, start, stop
+from commands.errors import SettingsError
+from projections.loop import ProjectionLoop
+from projections.outages import Outage
+from projections.rebuild.evictions import keep_valid
+from projections.signals.wakeups import Wakeup
+from workers.connections import open_connections
+from workers.rebuild_jobs import ORPHAN_CHECK_S, OrphanedJob
+from workers.settings import make_rebuilder, make_worker
+from workers.supervise import repeat, run_arq
+from workers.sweeps import SWEEP_S, Sweeper
 
-logger: Final = logging.getLogger("workers")
-
-PAUSE_MIN_S: Final = 0.1
-PAUSE_MAX_S: Final = 2.0
-# A worker that has run for so long was well; its end is not a consequence of the one before.
-WELL_S: Final = 10.0
-
-Make = Callable[[QueueSettings], Worker]
-
-
-async def supervise(queue: QueueSettings, stopping: asyncio.Event, make: Make = make_worker) -> None:
-    """Run arq workers one after the other until ``stopping``; a fault of Postgres or Redis only costs a pause.
-
-    Without its queue a worker that projects goes on projecting: the queue's Redis need not be that of the views.
-    """
-    pause, has_run = PAUSE_MIN_S, False
-    until_stopped = asyncio.create_task(stopping.wait())
-    while not stopping.is_set():
-        began = time.monotonic()
-        worker = make(queue)
-        worker.main_task = asyncio.create_task(worker.main())
-        await asyncio.wait({worker.main_task, until_stopped}, return_when=asyncio.FIRST_COMPLETED)
-        fault = worker.main_task.exception() if worker.main_task.done() else None
-        try:
-            await worker.close()
-        except (RedisError, OSError, asyncio.CancelledError):
-            await stop(worker.ctx)
-        if fault is None:
-            continue
-        has_run = has_run or worker.ctx.get("ready", False)
-        if isinstance(fault, SettingsError) and has_run:  # a server has been changed under us, and may be changed back
-            logger.error("%s", fault.message)
-        elif not isinstance(fault, RedisError | OSError | Unavailable):
-            raise fault
-        pause = PAUSE_MIN_S if time.monotonic() - began > WELL_S else min(pause * 2, PAUSE_MAX_S)
-        logger.warning("the worker stopped (%s); it starts again in %.1f s", type(fault).__name__, pause)
-        without_queue = asyncio.create_task(project(pause) if make is make_worker else asyncio.sleep(pause))
-        await asyncio.wait({without_queue, until_stopped}, return_when=asyncio.FIRST_COMPLETED)
-        without_queue.cancel()
-        await asyncio.gather(without_queue, return_exceptions=True)
+# After a bug has ended the loop; outages it survives by itself.
+LOOP_RESTART_S: Final = 0.2
 
 
-async def project(seconds: float) -> None:
-    """Drain without arq for so long, if Postgres and the views are there."""
-    ctx: dict[str, Any] = {}
-    end = time.monotonic() + seconds
-    try:
-        await start(ctx)
-        await asyncio.sleep(end - time.monotonic())
-    except (RedisError, OSError, Unavailable) as error:
-        logger.debug("nothing can be projected meanwhile: %s", error)
-    finally:
-        await stop(ctx)
-    await asyncio.sleep(end - time.monotonic())
+async def project() -> None:
+    """Project, sweep and run jobs until cancelled; raises SettingsError when the process must not start."""
+    async with AsyncExitStack() as stack:
+        connections = await open_connections(stack)
+        outage = Outage(logging.getLogger("workers"), "the worker works again")
+        loop = ProjectionLoop(connections.engine, connections.views, connections.queue, outage=outage)
+        stack.push_async_callback(loop.close)
+        wakeup = Wakeup(connections.queue)
+        stack.push_async_callback(wakeup.close)
+        sweeper = Sweeper(connections.engine, connections.views, wakeup)
+        context = {"engine": connections.engine, "loop": loop, "wakeup": wakeup, "outage": outage}
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(repeat("the projection", loop.run, LOOP_RESTART_S, outage))
+            tasks.create_task(repeat("the sweep", sweeper.sweep, SWEEP_S, outage))
+            tasks.create_task(keep_valid(connections.engine, connections.views))
+            tasks.create_task(run_arq(connections.queue, partial(make_worker, context, connections.names)))
 
 
-async def main(make: Make) -> None:
-    """Run until SIGTERM or SIGINT."""
+async def rebuild_on_request() -> None:
+    """Run rebuild jobs until cancelled; raises SettingsError when the process must not start."""
+    async with AsyncExitStack() as stack:
+        connections = await open_connections(stack)
+        wakeup = Wakeup(connections.queue)
+        stack.push_async_callback(wakeup.close)
+        orphaned = OrphanedJob(connections.engine, connections.views, wakeup)
+        context = {"connections": connections, "orphaned": orphaned}
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(repeat("the check for an orphaned rebuild", orphaned.check, ORPHAN_CHECK_S))
+            tasks.create_task(run_arq(connections.queue, partial(make_rebuilder, context, connections.names)))
+
+
+async def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` until SIGTERM or SIGINT cancels it, or it raises."""
     stopping = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stopping.set)
-    await supervise(QueueSettings.from_env(), stopping, make)
+    working, stopped = asyncio.create_task(work), asyncio.create_task(stopping.wait())
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("arq").setLevel(logging.WARNING)  # a line per cron second is no news
+    logging.getLogger("arq").setLevel(logging.WARNING)  # each start of arq is a line
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if sys.argv[1:] not in ([], ["rebuilds"]):
         sys.exit("usage: python -m workers [rebuilds]")
     try:
-        uvloop.run(main(make_rebuilder if sys.argv[1:] else make_worker))
+        uvloop.run(run_until_stopped(rebuild_on_request() if sys.argv[1:] else project()))
     except SettingsError as error:
         sys.exit(f"error: {error.message}")

@@ -1,1 +1,1 @@
-"""The dialect /kraken: follows, users, channels and streams as Twitch's API v3 spoke of them."""
+"""The dialect /kraken: follows, users, channels and streams in the form of Twitch's API v3."""

@@ -1,4 +1,4 @@
-"""Who calls and of whom a path speaks: scopes, and logins become numbers."""
+"""Callers, their scopes, and the users whom paths name: logins become numbers."""
 
 import asyncio
 import re
@@ -8,14 +8,14 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
-from api.auth import Caller
+from api.auth.tokens import Caller
 from api.context import Context, caller_number, context_of
-from api.kraken.errors import ChannelNotFound, SomebodyElse, TokenNeeded
-from api.parts import Parts
+from api.kraken.errors import ChannelNotFound, TokenRequired, WrongUser
+from api.services import Services
 from commands.errors import GuestsMayNotAct, KeysUnavailable, MissingScope, Unauthenticated, UserNotFound
-from commands.lookups import Known
+from commands.user_loader import UserRef
 from commands.users import LOGIN_PATTERN
-from queries.reader import Freshness
+from queries.reader import MinPosition
 from queries.users import number_of_login
 
 AnyRequest = Request[Any, Any, Any]
@@ -26,57 +26,60 @@ USER_FOLLOWS_EDIT: Final = "user_follows_edit"
 _LOGIN: Final = re.compile(LOGIN_PATTERN)
 
 
-def may_be_served(context: Context) -> bool:
-    """Whether nothing speaks against it. A bad token does not: most calls are public, and clients send old ones."""
-    return context.refusal is None or isinstance(context.refusal, Unauthenticated | KeysUnavailable)
-
-
-async def refuse(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuse what the gate found wrong. Async only because the framework would send a plain function to a thread."""
-    context = context_of(connection.scope)
-    if context.refusal is not None and not may_be_served(context):
+def admit(context: Context) -> None:
+    """Raise why a request must not be served. A bad token is no reason: most calls are public, and clients send old
+    tokens to them."""
+    if context.refusal is not None and not isinstance(context.refusal, Unauthenticated | KeysUnavailable):
         raise context.refusal
 
 
+async def require_servable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+    """``admit`` for the router. Async only because the framework would run a plain function in a thread."""
+    admit(context_of(connection.scope))
+
+
 def require_scope(request: AnyRequest, scope: str) -> Caller:
-    """The caller, if his token has ``scope``."""
+    """Return the caller; raise TokenRequired, or MissingScope if the token lacks ``scope``."""
     context = context_of(request.scope)
     if context.refusal is None and context.caller is None:
-        raise TokenNeeded(scope, "no token was sent")
+        raise TokenRequired(scope, "no token was sent")
     try:
         caller = context.require_caller()
     except Unauthenticated as error:
-        raise TokenNeeded(scope, error.message) from None
+        raise TokenRequired(scope, error.message) from None
     if scope not in caller.scopes:
         raise MissingScope(scope)
     return caller
 
 
 def require_editor(request: AnyRequest) -> Caller:
-    """The caller, if he may change whom he follows."""
+    """Return the caller, who may change follows; raise as ``require_scope``, or GuestsMayNotAct."""
     caller = require_scope(request, USER_FOLLOWS_EDIT)
     if caller.role == "guest":
         raise GuestsMayNotAct
     return caller
 
 
-async def user_number(parts: Parts, login: str, fresh: Freshness) -> int:
+async def user_number(services: Services, login: str, min_position: MinPosition) -> int:
     """Look a user up in the views; raises UserNotFound."""
-    return await number_of_login(parts.reader, _readable(login), fresh=fresh)
+    services.require("views")
+    return await number_of_login(services.reader, _readable(login), min_position=min_position)
 
 
-async def channel_number(parts: Parts, login: str, fresh: Freshness) -> int:
+async def channel_number(services: Services, login: str, min_position: MinPosition) -> int:
     """Look a channel up in the views; raises ChannelNotFound."""
     try:
-        return await user_number(parts, login, fresh)
+        return await user_number(services, login, min_position)
     except UserNotFound as error:
         raise ChannelNotFound(error.who) from None
 
 
-async def both_numbers(parts: Parts, user: str, channel: str, fresh: Freshness) -> tuple[int, int]:
-    """Look both sides of a follow up at once; of two that are missing the user is named."""
+async def both_numbers(services: Services, user: str, channel: str, min_position: MinPosition) -> tuple[int, int]:
+    """Look both sides of a follow up at once; if both are missing, the error names the user."""
     found = await asyncio.gather(
-        user_number(parts, user, fresh), channel_number(parts, channel, fresh), return_exceptions=True
+        user_number(services, user, min_position),
+        channel_number(services, channel, min_position),
+        return_exceptions=True,
     )
     for number in found:
         if isinstance(number, BaseException):
@@ -84,19 +87,19 @@ async def both_numbers(parts: Parts, user: str, channel: str, fresh: Freshness) 
     return found[0], found[1]  # type: ignore[return-value]
 
 
-async def acting_numbers(parts: Parts, caller: Caller, user: str, channel: str) -> tuple[int, int]:
-    """Look both sides up in the directory for a command of ``caller``, whom ``user`` must name.
+async def numbers_in_directory(services: Services, context: Context, user: str, channel: str) -> tuple[int, int]:
+    """Look both sides up in the directory for a command; ``user`` must be the caller's login.
 
-    A caller whom the directory does not know is registered. Raises UserNotFound, ChannelNotFound, SomebodyElse.
+    Registers a caller that the directory does not know. Raises UserNotFound, ChannelNotFound, WrongUser.
     """
-    known, followed = await asyncio.gather(_find(parts, user), _find(parts, channel))
+    known, followed = await asyncio.gather(_find(services, user), _find(services, channel))
     if known is None:  # it may be the caller's first command
-        await caller_number(parts, caller)
-        known = await _find(parts, user)
+        await caller_number(services, context)
+        known = await _find(services, user)
     if known is None:
         raise UserNotFound(user.lower())
-    if known.id != caller.id:
-        raise SomebodyElse(user.lower())
+    if known.id != context.require_caller().id:
+        raise WrongUser(user.lower())
     if channel.lower() == user.lower():
         followed = known
     if followed is None:
@@ -104,12 +107,12 @@ async def acting_numbers(parts: Parts, caller: Caller, user: str, channel: str) 
     return known.number, followed.number
 
 
-async def _find(parts: Parts, login: str) -> Known | None:
-    return await parts.directory.find_login(login) if _LOGIN.fullmatch(login) else None
+async def _find(services: Services, login: str) -> UserRef | None:
+    return await services.directory.find_login(login) if _LOGIN.fullmatch(login) else None
 
 
 def _readable(login: str) -> str:
-    """A login in lower case; what cannot be one is nobody's, and is not looked up."""
+    """Return a login in lower case; raise UserNotFound for what cannot be one, without a look-up."""
     if _LOGIN.fullmatch(login) is None:
         raise UserNotFound(login.lower())
     return login.lower()

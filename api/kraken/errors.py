@@ -1,4 +1,4 @@
-"""What the domain's words and the framework's faults mean in /kraken: status and body."""
+"""Errors of the domain and of the framework as /kraken answers them: status and body."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -9,60 +9,67 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
 
-from api.context import context_of
-from api.faults import log_fault
+from api.error_log import log_fault
+from api.head import allowed_methods
+from api.reply import Reply, to_response
 from commands import errors
 
 
 class ErrorObject(msgspec.Struct, frozen=True):
-    """The body of every answer that is no success; ``error`` is the status in words."""
+    """The body of every answer that reports an error; ``error`` is the status in words."""
 
     error: str
     status: int
     message: str
 
 
-class TokenNeeded(errors.Unauthenticated):
-    """The call needs a good token with ``scope``; the message says what is wrong with the one there is."""
+class TokenRequired(errors.Unauthenticated):
+    """Raised for calls that need a valid token with ``scope``; the message says what is wrong with the token sent."""
 
     def __init__(self, scope: str, message: str) -> None:
         super().__init__(message)
         self.scope = scope
 
 
-class SomebodyElse(errors.Forbidden):
-    """The path's ``:user`` is not the token's."""
+class WrongUser(errors.Forbidden):
+    """Raised when the path's ``:user`` is not the token's user."""
 
     def __init__(self, login: str) -> None:
         super().__init__(f"the token is not that of {login}")
 
 
 class ChannelNotFound(errors.UserNotFound):
-    """Nobody has this name, asked for as a channel."""
+    """Raised when no channel has this name."""
 
 
 class FollowNotFound(errors.NotFollowing):
-    """There is no follow to show."""
+    """Raised when there is no follow to show."""
+
+
+class CommandByHead(errors.Invalid):
+    """Raised for a JSON-P command that is sent by HEAD, which must change nothing."""
 
 
 class BodyTooLarge(errors.Invalid):
-    """The body is longer than any that this API needs."""
+    """Raised for a body that is longer than any that this API needs."""
 
 
-# The most specific class wins; tests/api/kraken/test_errors.py asserts that every word of the domain has its line.
+# The most specific class wins; tests/api/kraken/test_errors.py asserts that every error of the domain has its line.
 # The texts are filled from the error's attributes and the path's names.
-MEANINGS: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
+KRAKEN_STATUS_OF: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.FollowsError: (500, "something went wrong on our side"),
     errors.SettingsError: (500, "something went wrong on our side"),
     errors.Invalid: (400, "{message}"),
     errors.BadCursor: (400, 'The parameter "cursor" was malformed: the value must be a cursor from this list'),
     BodyTooLarge: (413, "{message}"),
+    CommandByHead: (405, "{message}"),
     errors.Unauthenticated: (401, "Token invalid or missing required scope: {message}"),
-    TokenNeeded: (401, "Token invalid or missing required scope {scope}: {message}"),
+    TokenRequired: (401, "Token invalid or missing required scope {scope}: {message}"),
     errors.MissingScope: (401, "Token invalid or missing required scope {scope}: the token lacks it"),
     errors.Forbidden: (403, "{message}"),
-    SomebodyElse: (403, "{message}"),
+    WrongUser: (403, "{message}"),
     errors.GuestsMayNotAct: (403, "{message}"),
+    errors.ServiceIsNotAUser: (403, "{message}"),
     errors.CallerErased: (403, "{message}"),
     errors.Refused: (422, "{message}"),
     errors.UserNotFound: (404, "User '{who}' does not exist"),
@@ -79,16 +86,20 @@ MEANINGS: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.RateLimited: (429, "{message}"),
     errors.Unavailable: (503, "{message}"),
     errors.LogUnavailable: (503, "{message}"),
-    errors.StoreUnavailable: (503, "{message}"),
+    errors.ViewsUnavailable: (503, "{message}"),
     errors.ViewUnavailable: (503, "{message}"),
     errors.ViewBehind: (503, "{message}"),
+    errors.ListsBusy: (503, "{message}"),
+    errors.Unconfirmed: (503, "{message}"),
+    errors.ErasureNotNoted: (503, "{message}"),
+    errors.PairParked: (503, "{message}"),
     errors.KeysUnavailable: (503, "{message}"),
 }
-# What a status means, for the documentation of the calls.
-_SAID: Final = {
+# For the documentation of the calls.
+_DESCRIPTIONS: Final = {
     400: "A parameter is malformed",
     401: "No token, a bad or expired one, or one that lacks the scope",
-    403: "The token is somebody else's, or a guest's",
+    403: "The token is another user's, or a guest's",
     404: "No such user or channel, or not following",
     413: "The body is too large",
     422: "It could not be done: the message says why",
@@ -104,39 +115,48 @@ _FRAMEWORK: Final = {
 _PHRASES: Final = {413: "Request Entity Too Large", 422: "Unprocessable Entity"}
 
 
-def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorObject]:
-    """Answer any exception in the dialect's form; what is our own fault is logged and told without its text."""
-    headers = context_of(request.scope).headers() if "follows" in request.scope else {}
+def handle_kraken_error(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorObject]:
+    """Answer any exception in the dialect's form, for the framework."""
+    return to_response(render_kraken_error(error, request.path_params))
+
+
+def render_kraken_error(error: Exception, names: Mapping[str, Any] = {}) -> Reply:
+    """Return the answer to any exception; ``names`` are the path's. Unexpected ones are logged, and answered without
+    their text."""
+    headers: Mapping[str, str] = {}
     if isinstance(error, errors.FollowsError):
-        status, message = _of_domain(error, request.path_params)
-        headers |= _headers(error)
+        status, message = _of_domain(error, names)
+        headers = _headers(error)
     elif isinstance(error, HTTPException) and error.status_code < 500:
         status = error.status_code
         message = _FRAMEWORK.get(status, "the request cannot be read")
-        headers |= {name: value for name, value in (error.headers or {}).items() if name.lower() == "allow"}
+        allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow")
+        headers = {"Allow": allowed_methods(allowed)} if allowed else {}
     else:
-        status, message = 500, MEANINGS[errors.FollowsError][1]
+        status, message = 500, KRAKEN_STATUS_OF[errors.FollowsError][1]
     if status == 500:
         log_fault(error)
     body = ErrorObject(_PHRASES.get(status) or HTTPStatus(status).phrase, status, message)
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
+    return Reply(msgspec.json.encode(body), headers, status)
 
 
-def refusals(*statuses: int) -> dict[int, ResponseSpec]:
-    """The answers of a call that are no success, for its documentation: ``statuses`` and those that every call has."""
+def kraken_errors(*statuses: int) -> dict[int, ResponseSpec]:
+    """Return the errors of a call for its documentation: ``statuses``, and those that every call has."""
     return {
-        status: ResponseSpec(ErrorObject, generate_examples=False, description=_SAID[status])
+        status: ResponseSpec(ErrorObject, generate_examples=False, description=_DESCRIPTIONS[status])
         for status in sorted({*statuses, 400, 429, 503})
     }
 
 
 def _of_domain(error: errors.FollowsError, names: Mapping[str, Any]) -> tuple[int, str]:
-    status, text = next(MEANINGS[kind] for kind in type(error).__mro__ if kind in MEANINGS)
+    status, text = next(KRAKEN_STATUS_OF[kind] for kind in type(error).__mro__ if kind in KRAKEN_STATUS_OF)
     shown = {"user": "the user", "target": "the channel", **{name: str(value).lower() for name, value in names.items()}}
     return status, text.format_map({**shown, **vars(error)})
 
 
 def _headers(error: errors.FollowsError) -> Mapping[str, str]:
+    if isinstance(error, CommandByHead):
+        return {"Allow": "GET"}
     if isinstance(error, errors.Unauthenticated | errors.MissingScope):
         return {"WWW-Authenticate": 'OAuth realm="follows"'}
     if isinstance(error, errors.Unavailable | errors.RateLimited):

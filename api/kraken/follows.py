@@ -1,4 +1,4 @@
-"""One follow in /kraken: show it, make it, end it."""
+"""One follow in /kraken: show it, follow, unfollow."""
 
 import asyncio
 
@@ -7,33 +7,39 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from api.context import context_of, idempotency_key, make_visible
-from api.kraken.asked import asked_of
-from api.kraken.callers import AnyRequest, acting_numbers, both_numbers, require_editor
-from api.kraken.errors import ChannelNotFound, FollowNotFound, refusals
-from api.kraken.objects import FollowedObject
+from api.kraken.callers import AnyRequest, both_numbers, numbers_in_directory, require_editor
+from api.kraken.errors import ChannelNotFound, FollowNotFound, kraken_errors
 from api.kraken.parameters import FlagText, flag
-from api.kraken.shapes import channel_object, followed_object
+from api.kraken.render import channel_object, followed_object
+from api.kraken.request import kraken_request
+from api.kraken.schemas import FollowedObject
 from api.kraken.users import one_channel
-from api.openapi import Command, Query
-from api.parts import Parts
+from api.openapi import CommandOperation, QueryOperation
+from api.services import Services
 from commands.decide import EnsureFollow, Unfollow
-from commands.errors import UserNotFound
+from commands.errors import UserNotFound, ViewBehind
 from queries.channels import Channel
-from queries.follows import Row, status
-from queries.reader import Freshness
+from queries.follows import FollowRow, follow_state
+from queries.reader import ANY_POSITION
 
 PATH = "/users/{user:str}/follows/channels/{target:str}"
 
 
-@get(PATH, summary="Whether a user follows a channel, and since when", operation_class=Query, responses=refusals(404))
+@get(
+    PATH,
+    summary="Whether a user follows a channel, and since when",
+    operation_class=QueryOperation,
+    responses=kraken_errors(404),
+)
 async def show_follow(
-    request: AnyRequest, user: FromPath[str], target: FromPath[str], parts: NamedDependency[Parts]
+    request: AnyRequest, user: FromPath[str], target: FromPath[str], services: NamedDependency[Services]
 ) -> FollowedObject:
-    """The follow object; 404 says whether the user, the channel or the follow is missing."""
-    fresh = context_of(request.scope).fresh
-    follower, followed = await both_numbers(parts, user, target, fresh)
+    """Return the follow object; a 404 says whether the user, the channel or the follow is missing."""
+    min_position = context_of(request.scope).min_position
+    follower, followed = await both_numbers(services, user, target, min_position)
     found, channel = await asyncio.gather(
-        status(parts.reader, follower, followed, fresh=fresh), one_channel(parts, followed, target, fresh)
+        follow_state(services.reader, follower, followed, min_position=min_position),
+        one_channel(services, followed, target, min_position),
     )
     if found.row is None:
         raise FollowNotFound
@@ -42,60 +48,72 @@ async def show_follow(
 
 @put(
     PATH,
+    operation_id="kraken_put_follow",
     summary="Follow a channel",
     status_code=200,
-    operation_class=Command,
-    responses=refusals(401, 403, 404, 413, 422),
+    operation_class=CommandOperation,
+    responses=kraken_errors(401, 403, 404, 413, 422),
     security=[{"bearer": []}],
 )
-async def put_follow(
+async def follow_channel(
     request: AnyRequest,
     user: FromPath[str],
     target: FromPath[str],
-    parts: NamedDependency[Parts],
+    services: NamedDependency[Services],
     notifications: FlagText = None,
 ) -> Response[FollowedObject]:
-    """Make the follow, or change its notifications when they are sent; a repeat keeps its time."""
+    """Begin the follow, or change its notifications if they are sent; a repeat keeps its time."""
     caller = require_editor(request)
-    wish = flag("notifications", asked_of(request.scope).fields.get("notifications", notifications))
-    parts.must_be_vetted("log")
-    follower, followed = await acting_numbers(parts, caller, user, target)
+    wish = flag("notifications", kraken_request(request.scope).fields.get("notifications", notifications))
+    services.require("log")
+    follower, followed = await numbers_in_directory(services, context_of(request.scope), user, target)
     key = idempotency_key(context_of(request.scope), caller, f"ensure follow {followed} {wish}")
     try:
-        receipt = await parts.committer.send(EnsureFollow(follower, followed, wish, named=target.lower()), key)
+        receipt = await services.committer.send(EnsureFollow(follower, followed, wish, as_written=target.lower()), key)
     except UserNotFound as error:  # erased since it was looked up
         raise ChannelNotFound(error.who) from None
     assert receipt.follow is not None
-    headers = await make_visible(parts, caller, receipt.position, [follower, followed], [user.lower(), target.lower()])
-    channel = await one_channel(parts, followed, target, Freshness(receipt.position))
-    row = Row(followed, receipt.follow.created_at, receipt.follow.notifications)
+    headers, is_shown = await make_visible(
+        services, context_of(request.scope), receipt, [follower, followed], [user.lower(), target.lower()]
+    )
+    # The channel as far as the views show it: a late command has waited already.
+    try:
+        channel = await one_channel(services, followed, target, ANY_POSITION)
+    except ChannelNotFound:
+        if is_shown:
+            raise
+        raise ViewBehind(receipt.position) from None
+    row = FollowRow(followed, receipt.follow.created_at, receipt.follow.notifications)
     return Response(_shown(request, user, row, channel), headers=headers)
 
 
 @delete(
     PATH,
+    operation_id="kraken_end_follow",
     summary="End a follow",
     status_code=204,
-    operation_class=Command,
-    responses=refusals(401, 403, 404, 422),
+    operation_class=CommandOperation,
+    responses=kraken_errors(401, 403, 404, 422),
     security=[{"bearer": []}],
 )
-async def end_follow(
-    request: AnyRequest, user: FromPath[str], target: FromPath[str], parts: NamedDependency[Parts]
+async def unfollow_channel(
+    request: AnyRequest, user: FromPath[str], target: FromPath[str], services: NamedDependency[Services]
 ) -> Response[None]:
     """End the follow: 204, or 422 when there is none."""
     caller = require_editor(request)
-    parts.must_be_vetted("log")
-    follower, followed = await acting_numbers(parts, caller, user, target)
+    services.require("log")
+    follower, followed = await numbers_in_directory(services, context_of(request.scope), user, target)
     key = idempotency_key(context_of(request.scope), caller, f"end follow {followed}")
     try:
-        receipt = await parts.committer.send(Unfollow(follower, followed, named=target.lower()), key)
+        receipt = await services.committer.send(Unfollow(follower, followed, as_written=target.lower()), key)
     except UserNotFound as error:
         raise ChannelNotFound(error.who) from None
-    headers = await make_visible(parts, caller, receipt.position, [follower, followed], [user.lower(), target.lower()])
+    headers, _ = await make_visible(
+        services, context_of(request.scope), receipt, [follower, followed], [user.lower(), target.lower()]
+    )
     return Response(None, status_code=204, headers=headers)
 
 
-def _shown(request: AnyRequest, user: str, row: Row, channel: Channel) -> FollowedObject:
-    base = asked_of(request.scope).base
+def _shown(request: AnyRequest, user: str, row: FollowRow, channel: Channel) -> FollowedObject:
+    base = kraken_request(request.scope).base
     return followed_object(base, user.lower(), row, channel_object(base, channel.profile, channel.followers))

@@ -5,7 +5,7 @@ from typing import Final
 
 from api.kraken.parameters import malformed
 
-# ``a.b.c``, as libraries make them; longer ones nobody makes.
+# ``a.b.c``, as libraries make them; no library makes longer ones.
 _CALLBACK: Final = re.compile(r"[A-Za-z_$][0-9A-Za-z_$]*(?:\.[A-Za-z_$][0-9A-Za-z_$]*)*")
 CALLBACK_MAX: Final = 256
 _RESERVED: Final = re.compile(
@@ -17,7 +17,7 @@ _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]")
 
 
 def callback_of(text: str) -> str:
-    """Check a function's name, which goes into the script as it stands; raises Invalid."""
+    """Return a function's name, which goes into the script unchanged; raise Invalid if it is not one."""
     reserved = any(_RESERVED.fullmatch(word) for word in text.split("."))
     if len(text) > CALLBACK_MAX or _CALLBACK.fullmatch(text) is None or reserved:
         raise malformed("callback", "the value must be the name of a JavaScript function")
@@ -25,9 +25,9 @@ def callback_of(text: str) -> str:
 
 
 def script(callback: str, body: bytes) -> bytes:
-    """Write the call with ``body``, which is JSON or empty.
+    """Return the script that calls ``callback`` with ``body``, which is JSON or empty.
 
-    In ASCII alone: a script is read in its page's encoding, and older engines end a line at U+2028.
+    It is ASCII: a script is read in its page's encoding, and older engines end a line at U+2028.
     """
     return f"{callback}({_BEYOND_ASCII.sub(_escaped, body.decode())});".encode()
 

@@ -8,7 +8,7 @@ from urllib.parse import quote_plus
 
 import msgspec
 
-from api.kraken.objects import PageLinks
+from api.kraken.schemas import PageLinks
 from commands.errors import SettingsError
 
 Parameters = dict[str, str | int]
@@ -17,7 +17,7 @@ _HOST: Final = re.compile(r"[0-9A-Za-z._\[\]:-]{1,255}")
 
 
 class LinkSettings(msgspec.Struct, frozen=True):
-    """Whether what a proxy says of the client's side (X-Forwarded-Proto, -Host) is believed; anybody can send that."""
+    """Whether links follow the last X-Forwarded-Proto and -Host. Clients send them, too: for a proxy that sets both."""
 
     trust_proxy: bool = False
 
@@ -31,30 +31,35 @@ class LinkSettings(msgspec.Struct, frozen=True):
 
 
 def base_of(scope: Mapping[str, Any], sent: Mapping[bytes, bytes], settings: LinkSettings) -> str:
-    """The address that this dialect has for the client, whose headers are ``sent``: ``http://host:8000/kraken``."""
+    """Return the address of this dialect for a client with the headers ``sent``: ``http://host:8000/kraken``."""
     scheme, host = scope.get("scheme", "http"), sent.get(b"host", b"").decode("latin-1")
-    if settings.trust_proxy:  # of a chain of proxies the first one has seen the client
-        forwarded = sent.get(b"x-forwarded-proto", b"").decode("latin-1").partition(",")[0].strip().lower()
+    if settings.trust_proxy:  # clients can send these headers, too: what the proxy in front of us added comes last
+        forwarded = _last(sent, b"x-forwarded-proto").lower()
         scheme = forwarded if forwarded in ("http", "https") else scheme
-        host = sent.get(b"x-forwarded-host", b"").decode("latin-1").partition(",")[0].strip() or host
+        host = _last(sent, b"x-forwarded-host") or host
     if _HOST.fullmatch(host) is None:
         name, port = (scope.get("server") or ("localhost", None))[:2]
-        host = f"{name}:{port}" if port else "localhost"  # a Unix socket has a name that is no host's
+        host = f"{name}:{port}" if port else "localhost"  # a Unix socket has no host name
     return f"{scheme}://{host}/kraken"
 
 
+def _last(sent: Mapping[bytes, bytes], name: bytes) -> str:
+    return sent.get(name, b"").decode("latin-1").rpartition(",")[2].strip()
+
+
 def link(address: str, parameters: Mapping[str, str | int]) -> str:
-    """An address with parameters in alphabetical order, as v3 wrote them."""
+    """Return an address with parameters in alphabetical order, as v3 wrote them."""
     return f"{address}?{'&'.join([f'{name}={quote_plus(str(parameters[name]))}' for name in sorted(parameters)])}"
 
 
 def page_links(
     address: str, shown: Mapping[str, str | int], here: Mapping[str, str | int], behind: Mapping[str, str | int] | None
 ) -> PageLinks:
-    """A page's links: ``shown`` stands in both, ``here`` and ``behind`` are the places; None behind the end."""
+    """Return a page's links. Both have the parameters ``shown``; ``here`` is this page's place, ``behind`` the next
+    one's, None after the end."""
     return PageLinks(link(address, {**shown, **here}), None if behind is None else link(address, {**shown, **behind}))
 
 
-def link_header(links: PageLinks) -> dict[str, str]:
-    """The RFC 8288 header that says the same as ``_links.next``."""
+def next_link_header(links: PageLinks) -> dict[str, str]:
+    """Return the RFC 8288 header that says the same as ``_links.next``."""
     return {} if links.next is None else {"Link": f'<{links.next}>; rel="next"'}

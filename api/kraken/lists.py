@@ -1,116 +1,127 @@
-"""The lists of /kraken: who follows a channel, whom a user follows, and who of those is live."""
+"""The lists of /kraken: a channel's followers, the channels that a user follows, and which of them are live."""
 
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import msgspec
-from litestar import MediaType, Response, get
+from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from api.context import context_of
+from api.context import Context, context_of
 from api.kraken import parameters
-from api.kraken.asked import asked_of
-from api.kraken.callers import USER_READ, AnyRequest, channel_number, require_scope, user_number
-from api.kraken.errors import ChannelNotFound, refusals
-from api.kraken.links import Parameters, link_header, page_links
-from api.kraken.objects import FollowedPage, FollowersPage, StreamsPage
+from api.kraken.callers import USER_READ, AnyRequest, admit, channel_number, require_scope, user_number
+from api.kraken.errors import ChannelNotFound, kraken_errors
+from api.kraken.links import Parameters, next_link_header, page_links
 from api.kraken.parameters import (
-    OFFSET_MAX,
+    FOLLOWERS_OFFSET_MAX,
     CappedOffsetText,
     CursorText,
     DirectionText,
     LimitText,
     OffsetText,
+    PageParameters,
     SortByText,
     StreamTypeText,
     malformed,
+    page_request,
 )
-from api.kraken.shapes import channel_object, followed_object, followers_page, stream_object
-from api.openapi import Query
-from api.parts import Parts
+from api.kraken.render import channel_object, followed_object, followers_page, stream_object
+from api.kraken.request import kraken_request
+from api.kraken.schemas import FollowedPage, FollowersPage, StreamsPage
+from api.openapi import QueryOperation
+from api.reply import Reply, to_response
+from api.services import Services
 from commands.errors import UserNotFound
 from queries.channels import LivePage, SortKey, StreamType, channels, live_following, sorted_following
-from queries.follows import Window, decode_cursor, encode_cursor, entries, page
-from queries.reader import ANYTIME, Freshness, Reader
-from queries.users import cards, number_of_id
+from queries.follows import PageRequest, encode_cursor, page, raw_page
+from queries.users import cached_login, cached_profiles, is_login_current, number_of_id
 
 
-@get("/channels/{channel:str}/follows", summary="Who follows a channel", operation_class=Query, responses=refusals(404))
-async def list_followers(
+class FollowersCall(msgspec.Struct, frozen=True):
+    """A call for a page of a channel's followers; ``base`` is the dialect's address in links."""
+
+    services: Services
+    context: Context
+    base: str
+    channel: str
+    sent: PageParameters
+
+
+async def channel_followers(call: FollowersCall) -> Reply:
+    """Return a page of the channel's followers. Raises Invalid, BadCursor, ChannelNotFound, ViewBehind and others.
+
+    This is a hot call: a login that this process has looked up before is only checked, in the page's own round trip.
+    """
+    services, name = call.services, call.channel.lower()
+    admit(call.context)
+    asked = page_request(call.sent, FOLLOWERS_OFFSET_MAX)
+    services.require("views")
+    login = cached_login(services.reader, name, call.context.min_position)
+    if login is not None:
+        try:
+            reply = await _followers_page(call, login.number, asked)
+        except UserNotFound:
+            reply = None
+        if await is_login_current(services.reader, login, call.context.min_position) and reply is not None:
+            return reply
+    call.context.require_completed()
+    number = await channel_number(services, call.channel, call.context.min_position)
+    try:
+        return await _followers_page(call, number, asked)
+    except UserNotFound as error:
+        raise ChannelNotFound(error.who) from None
+
+
+async def _followers_page(call: FollowersCall, number: int, asked: PageRequest) -> Reply:
+    reader, name, sent = call.services.reader, call.channel.lower(), call.sent
+    min_position = call.context.min_position
+    found = await raw_page(reader, "followers", number, asked, as_written=name, min_position=min_position)
+    profiles = await cached_profiles(reader, found.members, position=found.position, min_position=min_position)
+    last = encode_cursor(found.row(-1)) if found.members else ""
+    by_offset = sent.offset is not None and sent.cursor is None
+    here: Parameters = {"cursor": sent.cursor} if sent.cursor is not None else {}
+    here = {"offset": asked.offset} if by_offset else here
+    # After the last offset that is allowed, only the cursor goes on.
+    onward = asked.offset + asked.limit
+    behind: Parameters = {"offset": onward} if by_offset and onward <= FOLLOWERS_OFFSET_MAX else {"cursor": last}
+    links = page_links(f"{call.base}/channels/{name}/follows", _shown(asked), here, behind if last else None)
+    body = followers_page(FollowersPage(found.total, links, last, []), call.base, name, found, profiles)
+    return Reply(body, next_link_header(links))
+
+
+@get(
+    "/channels/{channel:str}/follows",
+    operation_id="kraken_list_followers",
+    summary="Who follows a channel",
+    operation_class=QueryOperation,
+    responses=kraken_errors(404),
+)
+async def get_channel_followers(
     request: AnyRequest,
     channel: FromPath[str],
-    parts: NamedDependency[Parts],
+    services: NamedDependency[Services],
     limit: LimitText = None,
     offset: CappedOffsetText = None,
     cursor: CursorText = None,
     direction: DirectionText = None,
 ) -> Response[FollowersPage]:
     """A page of followers, newest first unless asked otherwise."""
-    fresh = context_of(request.scope).fresh
-    place = place_of(asked_of(request.scope).base, channel.lower(), limit, offset, cursor, direction)
-    number = await channel_number(parts, channel, fresh)
-    try:
-        listed = await read_followers(parts.reader, number, place, fresh)
-    except UserNotFound as error:
-        raise ChannelNotFound(error.who) from None
-    written: Response[Any] = Response(listed.body, headers=listed.headers, media_type=MediaType.JSON)
-    return written
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Which page of whose followers is asked for, as its links are to name it."""
-
-    base: str
-    name: str
-    window: Window
-    cursor: str | None = None
-    by_offset: bool = False
-
-
-def place_of(
-    base: str,
-    name: str,
-    limit: str | None = None,
-    offset: str | None = None,
-    cursor: str | None = None,
-    direction: str | None = None,
-) -> Place:
-    """Read which page of a channel's followers is asked for; raises Invalid."""
-    window = _window(limit, offset, cursor, direction, OFFSET_MAX)
-    return Place(base, name, window, cursor, by_offset=offset is not None and cursor is None)
-
-
-class Listed(msgspec.Struct, frozen=True):
-    """A page of a list as it goes out, and the log position it is true for."""
-
-    position: int
-    body: bytes
-    headers: dict[str, str]
-
-
-async def read_followers(reader: Reader, number: int, place: Place, fresh: Freshness = ANYTIME) -> Listed:
-    """Read a page of a channel's followers; raises UserNotFound(name)."""
-    window = place.window
-    found = await entries(reader, "followers", number, window, named=place.name, fresh=fresh)
-    people = await cards(reader, found.members, position=found.position)
-    last = encode_cursor(found.row(-1)) if found.members else ""
-    here: Parameters = {"cursor": place.cursor} if place.cursor is not None else {}
-    here = {"offset": window.offset} if place.by_offset else here
-    # Behind the last offset that is allowed, only the cursor goes on.
-    onward = window.offset + window.limit
-    behind: Parameters = {"offset": onward} if place.by_offset and onward <= OFFSET_MAX else {"cursor": last}
-    links = page_links(f"{place.base}/channels/{place.name}/follows", _shown(window), here, behind if last else None)
-    page = FollowersPage(found.total, links, last, [])
-    return Listed(found.position, followers_page(page, place.base, place.name, found, people), link_header(links))
+    context, base = context_of(request.scope), kraken_request(request.scope).base
+    sent = PageParameters(limit, offset, cursor, direction)
+    return to_response(await channel_followers(FollowersCall(services, context, base, channel, sent)))
 
 
 @get(
-    "/users/{user:str}/follows/channels", summary="Whom a user follows", operation_class=Query, responses=refusals(404)
+    "/users/{user:str}/follows/channels",
+    summary="Whom a user follows",
+    operation_class=QueryOperation,
+    responses=kraken_errors(404),
 )
 async def list_following(
     request: AnyRequest,
     user: FromPath[str],
-    parts: NamedDependency[Parts],
+    services: NamedDependency[Services],
     limit: LimitText = None,
     offset: OffsetText = None,
     cursor: CursorText = None,
@@ -118,80 +129,73 @@ async def list_following(
     sortby: SortByText = None,
 ) -> Response[FollowedPage]:
     """A page of followed channels, by the time of the follow unless asked otherwise."""
-    fresh, base, name = context_of(request.scope).fresh, asked_of(request.scope).base, user.lower()
-    window, sort = _window(limit, offset, cursor, direction), parameters.sort_by(sortby)
+    context, base, name = context_of(request.scope), kraken_request(request.scope).base, user.lower()
+    min_position, on_read = context.min_position, partial(context.charge, services.limit)
+    asked = page_request(PageParameters(limit, offset, cursor, direction))
+    sort = parameters.sort_by(sortby)
     by_time = sort in (None, "created_at")
     if cursor is not None and not by_time:
         raise malformed("cursor", "the value leads through the order of created_at only")
-    number = await user_number(parts, user, fresh)
+    number = await user_number(services, user, min_position)
     if by_time:
-        found = await page(parts.reader, "following", number, window, named=name, fresh=fresh)
+        found = await page(services.reader, "following", number, asked, as_written=name, min_position=min_position)
     else:
         key = cast(SortKey, sort)
-        found = await sorted_following(parts.reader, number, key, window, named=name, fresh=fresh)
-    shown = await channels(parts.reader, [row.number for row in found.rows], position=found.position)
+        found = await sorted_following(
+            services.reader, number, key, asked, as_written=name, min_position=min_position, on_read=on_read
+        )
+    numbers = [row.number for row in found.rows]
+    shown = await channels(services.reader, numbers, position=found.position, min_position=min_position)
     last = (encode_cursor(found.rows[-1]) if found.rows else "") if by_time else None
-    here: Parameters = {"offset": window.offset} if cursor is None else {"cursor": cursor}
-    behind: Parameters = {"offset": window.offset + window.limit} if cursor is None else {"cursor": last or ""}
-    kept = _shown(window) if sort is None else {**_shown(window), "sortby": sort}
+    here: Parameters = {"offset": asked.offset} if cursor is None else {"cursor": cursor}
+    behind: Parameters = {"offset": asked.offset + asked.limit} if cursor is None else {"cursor": last or ""}
+    kept = _shown(asked) if sort is None else {**_shown(asked), "sortby": sort}
     links = page_links(f"{base}/users/{name}/follows/channels", kept, here, behind if found.rows else None)
     follows = [
         followed_object(base, name, row, channel_object(base, channel.profile, channel.followers))
         for row, channel in zip(found.rows, shown, strict=True)
     ]
-    return Response(FollowedPage(found.total, links, last, follows), headers=link_header(links))
+    return Response(FollowedPage(found.total, links, last, follows), headers=next_link_header(links))
 
 
 @get(
     "/streams/followed",
     summary="Live channels that the token's user follows",
-    operation_class=Query,
-    responses=refusals(401),
+    operation_class=QueryOperation,
+    responses=kraken_errors(401),
     security=[{"bearer": []}],
 )
 async def list_live(
     request: AnyRequest,
-    parts: NamedDependency[Parts],
+    services: NamedDependency[Services],
     limit: LimitText = None,
     offset: OffsetText = None,
     stream_type: StreamTypeText = None,
 ) -> Response[StreamsPage]:
     """A page of live channels, most viewers first."""
     caller = require_scope(request, USER_READ)
-    fresh, base = context_of(request.scope).fresh, asked_of(request.scope).base
-    window, kind = _window(limit, offset, None, None), parameters.stream_type(stream_type)
+    context, base = context_of(request.scope), kraken_request(request.scope).base
+    min_position, on_read = context.min_position, partial(context.charge, services.limit)
+    asked, kind = page_request(PageParameters(limit, offset)), parameters.stream_type(stream_type)
+    services.require("views")
     try:
-        number = await number_of_id(parts.reader, caller.id, fresh=fresh)
+        number = await number_of_id(services.reader, caller.id, min_position=min_position)
         kinds = cast(StreamType, kind or "all")
-        found = await live_following(parts.reader, number, kinds, window, named=caller.id, fresh=fresh)
-    except UserNotFound:  # has a token, and never did anything here
+        found = await live_following(
+            services.reader, number, kinds, asked, as_written=caller.id, min_position=min_position, on_read=on_read
+        )
+    except UserNotFound:  # the caller has a token and never sent a command
         found = LivePage(0, 0, [])
-    kept: Parameters = {"limit": window.limit} if kind is None else {"limit": window.limit, "stream_type": kind}
-    behind: Parameters | None = {"offset": window.offset + window.limit} if found.channels else None
-    links = page_links(f"{base}/streams/followed", kept, {"offset": window.offset}, behind)
+    kept: Parameters = {"limit": asked.limit} if kind is None else {"limit": asked.limit, "stream_type": kind}
+    behind: Parameters | None = {"offset": asked.offset + asked.limit} if found.channels else None
+    links = page_links(f"{base}/streams/followed", kept, {"offset": asked.offset}, behind)
     streams = [
         stream_object(base, channel.profile.broadcast, channel)
         for channel in found.channels
         if channel.profile.broadcast is not None
     ]
-    return Response(StreamsPage(links, found.total, streams), headers=link_header(links))
+    return Response(StreamsPage(links, found.total, streams), headers=next_link_header(links))
 
 
-def _window(
-    limit: str | None,
-    offset: str | None,
-    cursor: str | None,
-    direction: str | None,
-    offset_max: int = parameters.INTEGER_MAX,
-) -> Window:
-    """Read which part of a list is asked for; a cursor counts before an offset. Raises Invalid."""
-    return Window(
-        parameters.limit_of(limit),
-        offset=parameters.offset_of(offset, offset_max),
-        cursor=None if cursor is None else decode_cursor(cursor),
-        newest_first=parameters.descending(direction),
-    )
-
-
-def _shown(window: Window) -> Parameters:
-    return {"direction": "DESC" if window.newest_first else "ASC", "limit": window.limit}
+def _shown(asked: PageRequest) -> Parameters:
+    return {"direction": "DESC" if asked.newest_first else "ASC", "limit": asked.limit}

@@ -1,18 +1,20 @@
-"""Query parameters of this dialect, read from text: lenient where old clients are, 400 where a guess would mislead."""
+"""Query parameters of /kraken, read from text: lenient for old clients, 400 where a guess would mislead."""
 
 import re
 from typing import Annotated, Final
 
+import msgspec
 from litestar.openapi.spec import OpenAPIType
 from litestar.params import QueryParameter
 
 from commands.errors import Invalid
+from queries.follows import PageRequest, decode_cursor
 
 LIMIT: Final = 25
 LIMIT_MAX: Final = 100
-# The cap of the original on a channel's followers; behind it goes only the cursor.
-OFFSET_MAX: Final = 1600
-# What is read at all: Redis counts ranks in 64 bits, and nobody has a list as long as this.
+# The limit of v3 for a channel's followers; after it only the cursor goes on.
+FOLLOWERS_OFFSET_MAX: Final = 1600
+# Larger numbers are read as this: Redis counts ranks in 64 bits, and no list is as long.
 INTEGER_MAX: Final = 2**53
 _INTEGER: Final = re.compile(r"-?[0-9]+")
 
@@ -26,7 +28,7 @@ def _documented(description: str, type_: OpenAPIType, **schema: object) -> Query
     return QueryParameter(description=description, schema_extra={"one_of": None, "type": type_, **schema})
 
 
-# Text for the framework, so that every fault is told in this dialect's words; the documentation says what is in it.
+# Text for the framework, so that every error is in this dialect's words; the documentation has the real types.
 LimitText = Annotated[
     str | None,
     _documented("Above 100 is served as 100.", OpenAPIType.INTEGER, minimum=1, default=LIMIT),
@@ -37,7 +39,7 @@ OffsetText = Annotated[
 ]
 CappedOffsetText = Annotated[
     str | None,
-    _documented("Deprecated: use cursor.", OpenAPIType.INTEGER, minimum=0, maximum=OFFSET_MAX, default=0),
+    _documented("Deprecated: use cursor.", OpenAPIType.INTEGER, minimum=0, maximum=FOLLOWERS_OFFSET_MAX, default=0),
 ]
 CursorText = Annotated[
     str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING, pattern="^[0-9]{35}$")
@@ -50,12 +52,32 @@ StreamTypeText = Annotated[
     str | None, _documented("Which streams.", OpenAPIType.STRING, enum=STREAM_TYPES, default="all")
 ]
 FlagText = Annotated[
-    str | None, _documented("Whether to be told; may stand in the body too, which wins.", OpenAPIType.BOOLEAN)
+    str | None,
+    _documented("Whether to notify the follower; the body may have it too and wins.", OpenAPIType.BOOLEAN),
 ]
 
 
+class PageParameters(msgspec.Struct, frozen=True):
+    """Which part of a list is asked for, as text; None for parameters that were not sent."""
+
+    limit: str | None = None
+    offset: str | None = None
+    cursor: str | None = None
+    direction: str | None = None
+
+
+def page_request(sent: PageParameters, offset_max: int = INTEGER_MAX) -> PageRequest:
+    """Read which part of a list is asked for; a cursor counts before an offset. Raises Invalid, BadCursor."""
+    return PageRequest(
+        limit_of(sent.limit),
+        offset=offset_of(sent.offset, offset_max),
+        cursor=None if sent.cursor is None else decode_cursor(sent.cursor),
+        newest_first=descending(sent.direction),
+    )
+
+
 def malformed(name: str, reason: str) -> Invalid:
-    """What to raise for a parameter that cannot be read."""
+    """Return the error for a parameter that cannot be read."""
     return Invalid(f'The parameter "{name}" was malformed: {reason}', {name: reason})
 
 

@@ -2,26 +2,26 @@
 
 from litestar import Router
 
-from api.kraken import follows, lists, own, users
-from api.kraken.callers import refuse
-from api.kraken.errors import handle
+from api.kraken import follows, lists, me, users
+from api.kraken.callers import require_servable
+from api.kraken.errors import handle_kraken_error
 
-router = Router(
+kraken_router = Router(
     "/kraken",
     route_handlers=[
-        own.root,
-        own.show_own_user,
-        users.show_user,
+        me.root,
+        me.show_own_user,
+        users.show_public_user,
         users.show_channel,
         users.show_stream,
-        lists.list_followers,
+        lists.get_channel_followers,
         lists.list_following,
         lists.list_live,
         follows.show_follow,
-        follows.put_follow,
-        follows.end_follow,
+        follows.follow_channel,
+        follows.unfollow_channel,
     ],
-    guards=[refuse],
-    exception_handlers={Exception: handle},
+    guards=[require_servable],
+    exception_handlers={Exception: handle_kraken_error},
     tags=["kraken"],
 )

@@ -1,55 +1,68 @@
-"""The calls of /kraken about one user: as a user, as a channel, and what the channel broadcasts now."""
+"""The calls of /kraken about one user: as a user, as a channel, and the channel's stream."""
 
 from litestar import get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from api.context import context_of
-from api.kraken.asked import asked_of
 from api.kraken.callers import AnyRequest, channel_number, user_number
-from api.kraken.errors import ChannelNotFound, refusals
-from api.kraken.objects import ChannelObject, StreamAnswer, StreamLinks, UserObject
-from api.kraken.shapes import channel_object, stream_object, user_object
-from api.openapi import Query
-from api.parts import Parts
+from api.kraken.errors import ChannelNotFound, kraken_errors
+from api.kraken.render import channel_object, public_user_object, stream_object
+from api.kraken.request import kraken_request
+from api.kraken.schemas import ChannelObject, StreamAnswer, StreamLinks, UserObject
+from api.openapi import QueryOperation
+from api.services import Services
 from commands.errors import UserNotFound
 from queries.channels import Channel
-from queries.reader import Freshness
+from queries.reader import MinPosition
 from queries.users import profile
 
 
-@get("/users/{user:str}", summary="A user", operation_class=Query, responses=refusals(404))
-async def show_user(request: AnyRequest, user: FromPath[str], parts: NamedDependency[Parts]) -> UserObject:
-    """The public user object."""
-    fresh = context_of(request.scope).fresh
-    number = await user_number(parts, user, fresh)
-    found = (await profile(parts.reader, number, named=user.lower(), fresh=fresh)).profile
+@get(
+    "/users/{user:str}",
+    operation_id="kraken_show_user",
+    summary="A user",
+    operation_class=QueryOperation,
+    responses=kraken_errors(404),
+)
+async def show_public_user(request: AnyRequest, user: FromPath[str], services: NamedDependency[Services]) -> UserObject:
+    """Return the public user object."""
+    min_position = context_of(request.scope).min_position
+    number = await user_number(services, user, min_position)
+    found = (await profile(services.reader, number, as_written=user.lower(), min_position=min_position)).profile
     assert found is not None
-    return user_object(asked_of(request.scope).base, found)
+    return public_user_object(kraken_request(request.scope).base, found)
 
 
-@get("/channels/{channel:str}", summary="A channel", operation_class=Query, responses=refusals(404))
-async def show_channel(request: AnyRequest, channel: FromPath[str], parts: NamedDependency[Parts]) -> ChannelObject:
-    """The channel object."""
-    fresh = context_of(request.scope).fresh
-    found = await one_channel(parts, await channel_number(parts, channel, fresh), channel, fresh)
-    return channel_object(asked_of(request.scope).base, found.profile, found.followers)
+@get("/channels/{channel:str}", summary="A channel", operation_class=QueryOperation, responses=kraken_errors(404))
+async def show_channel(
+    request: AnyRequest, channel: FromPath[str], services: NamedDependency[Services]
+) -> ChannelObject:
+    """Return the channel object."""
+    min_position = context_of(request.scope).min_position
+    found = await one_channel(services, await channel_number(services, channel, min_position), channel, min_position)
+    return channel_object(kraken_request(request.scope).base, found.profile, found.followers)
 
 
-@get("/streams/{channel:str}", summary="What a channel broadcasts now", operation_class=Query, responses=refusals(404))
-async def show_stream(request: AnyRequest, channel: FromPath[str], parts: NamedDependency[Parts]) -> StreamAnswer:
-    """The stream object, or null while the channel is not live."""
-    base, fresh = asked_of(request.scope).base, context_of(request.scope).fresh
-    found = await one_channel(parts, await channel_number(parts, channel, fresh), channel, fresh)
+@get(
+    "/streams/{channel:str}",
+    summary="What a channel broadcasts now",
+    operation_class=QueryOperation,
+    responses=kraken_errors(404),
+)
+async def show_stream(request: AnyRequest, channel: FromPath[str], services: NamedDependency[Services]) -> StreamAnswer:
+    """Return the stream object, or null while the channel is not live."""
+    base, min_position = kraken_request(request.scope).base, context_of(request.scope).min_position
+    found = await one_channel(services, await channel_number(services, channel, min_position), channel, min_position)
     broadcast, name = found.profile.broadcast, found.profile.login
     stream = None if broadcast is None else stream_object(base, broadcast, found)
     return StreamAnswer(stream, StreamLinks(f"{base}/streams/{name}", f"{base}/channels/{name}"))
 
 
-async def one_channel(parts: Parts, number: int, login: str, fresh: Freshness) -> Channel:
-    """The channel of this number; raises ChannelNotFound naming ``login``."""
+async def one_channel(services: Services, number: int, login: str, min_position: MinPosition) -> Channel:
+    """Return the channel with this number; raise ChannelNotFound with ``login``."""
     try:
-        counted = await profile(parts.reader, number, named=login.lower(), fresh=fresh)
+        counted = await profile(services.reader, number, as_written=login.lower(), min_position=min_position)
     except UserNotFound as error:
         raise ChannelNotFound(error.who) from None
     assert counted.profile is not None

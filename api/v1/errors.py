@@ -1,4 +1,4 @@
-"""What the domain's words and the framework's faults mean in /v1: status, code and body."""
+"""Errors of the domain and of the framework as /v1 answers them: status, code and body."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -8,13 +8,14 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
 
-from api.context import context_of
-from api.faults import log_fault
+from api.error_log import log_fault
+from api.head import allowed_methods
+from api.reply import Reply, to_response
 from commands import errors
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """What went wrong: a code to branch on, a sentence to read, and per field the reason."""
+    """What went wrong: a code for programs, a sentence for people, and the reason per field."""
 
     code: str
     message: str
@@ -22,13 +23,13 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class ErrorAnswer(msgspec.Struct, frozen=True):
-    """The body of every answer that is no success."""
+    """The body of every answer that reports an error."""
 
     error: ErrorBody
 
 
-# The most specific class wins; tests/api/test_errors.py asserts that every word of the domain has its line.
-MEANINGS: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
+# The most specific class wins; tests/api/test_errors.py asserts that every error of the domain has its line.
+V1_STATUS_OF: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.FollowsError: (500, "internal_error"),
     errors.SettingsError: (500, "internal_error"),
     errors.Invalid: (400, "validation_error"),
@@ -38,6 +39,7 @@ MEANINGS: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.Forbidden: (403, "forbidden"),
     errors.MissingScope: (403, "forbidden"),
     errors.GuestsMayNotAct: (403, "forbidden"),
+    errors.ServiceIsNotAUser: (403, "forbidden"),
     errors.CallerErased: (403, "forbidden"),
     errors.Refused: (409, "conflict"),
     errors.UserNotFound: (404, "not_found"),
@@ -51,9 +53,13 @@ MEANINGS: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.RateLimited: (429, "rate_limited"),
     errors.Unavailable: (503, "unavailable"),
     errors.LogUnavailable: (503, "unavailable"),
-    errors.StoreUnavailable: (503, "unavailable"),
+    errors.ViewsUnavailable: (503, "unavailable"),
     errors.ViewUnavailable: (503, "unavailable"),
     errors.ViewBehind: (503, "unavailable"),
+    errors.ListsBusy: (503, "unavailable"),
+    errors.Unconfirmed: (503, "unavailable"),
+    errors.ErasureNotNoted: (503, "unavailable"),
+    errors.PairParked: (503, "unavailable"),
     errors.KeysUnavailable: (503, "unavailable"),
 }
 _FRAMEWORK: Final = {
@@ -64,62 +70,52 @@ _FRAMEWORK: Final = {
     413: "payload_too_large",
     429: "rate_limited",
 }
-# What the framework's validation means in words of this API.
+# The framework's complaints about parameters, in words of this API.
 _REASONS: Final = {
     "page": "must be an integer >= 1",
     "per_page": "must be an integer >= 1",
     "data": "must be a JSON object in UTF-8",
 }
-# The framework's name for it is a parameter of ours.
+# The framework's names for parts of a request, where ours differ.
 _NAMES: Final = {"data": "body"}
-_SAID: Final = {
+_DESCRIPTIONS: Final = {
     400: "`validation_error`: something in the request cannot be read; `details` says what",
     401: "`unauthorized`: no token, or one that does not verify",
     403: "`forbidden`: the caller may not do this",
     404: "`not_found`: there is no such user, follow or broadcast",
-    409: "`conflict`: it is so already, somebody else has it, or the limit on follows is reached",
+    409: "`conflict`: it is so already, another user has it, or the limit on follows is reached",
     413: "`payload_too_large`: the body is too large",
     429: "`rate_limited`: too many requests in this minute; `Retry-After` says when to come back",
     503: "`unavailable`: a part of the service is away; `Retry-After` says when to come back",
 }
 
 
-class Told(msgspec.Struct, frozen=True):
-    """An exception as a client is told of it."""
-
-    status: int
-    body: ErrorAnswer
-    headers: dict[str, str]
+def handle_v1_error(_: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
+    """Answer any exception in the dialect's form, for the framework."""
+    return to_response(render_v1_error(error))
 
 
-def handle(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
-    """Answer any exception in the dialect's form."""
-    headers = context_of(request.scope).headers() if "follows" in request.scope else {}
-    told = tell(error)
-    return Response(told.body, status_code=told.status, headers=headers | told.headers, media_type="application/json")
-
-
-def tell(error: Exception) -> Told:
-    """Say what any exception means here; what is our own fault is logged and told without its text."""
-    headers: dict[str, str] = {}
+def render_v1_error(error: Exception) -> Reply:
+    """Return the answer to any exception. Unexpected ones are logged, and answered without their text."""
+    headers: Mapping[str, str] = {}
     if isinstance(error, errors.FollowsError):
         status, body = _of_domain(error)
-        headers = {**_headers(error)}
+        headers = _headers(error)
     elif isinstance(error, HTTPException) and error.status_code < 500:
         status, body = _of_framework(error)
         allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow")
-        headers = {"Allow": ", ".join(sorted(allowed.split(", ")))} if allowed else {}
+        headers = {"Allow": allowed_methods(allowed)} if allowed else {}
     elif isinstance(error, UnicodeDecodeError):
         status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8")
     else:
         status, body = 500, ErrorBody("internal_error", "something went wrong on our side")
     if status == 500:
         log_fault(error)
-    return Told(status, ErrorAnswer(body), headers)
+    return Reply(msgspec.json.encode(ErrorAnswer(body)), headers, status)
 
 
 def _of_domain(error: errors.FollowsError) -> tuple[int, ErrorBody]:
-    status, code = next(MEANINGS[kind] for kind in type(error).__mro__ if kind in MEANINGS)
+    status, code = next(V1_STATUS_OF[kind] for kind in type(error).__mro__ if kind in V1_STATUS_OF)
     details = error.details if isinstance(error, errors.Invalid) else None
     message = error.message if status != 500 else "something went wrong on our side"
     return status, ErrorBody(code, message, details)
@@ -156,9 +152,9 @@ def _details(error: ValidationException) -> dict[str, str] | None:
     return details or None
 
 
-def refusals(*statuses: int) -> dict[int, ResponseSpec]:
-    """The answers of a call that are no success, for its documentation: ``statuses`` and those that every call has."""
+def v1_errors(*statuses: int) -> dict[int, ResponseSpec]:
+    """Return the errors of a call for its documentation: ``statuses``, and those that every call has."""
     return {
-        status: ResponseSpec(ErrorAnswer, generate_examples=False, description=_SAID[status])
+        status: ResponseSpec(ErrorAnswer, generate_examples=False, description=_DESCRIPTIONS[status])
         for status in sorted({*statuses, 400, 401, 429, 503})
     }

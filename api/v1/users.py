@@ -1,6 +1,5 @@
 """The directory calls of /v1, for the platform's own services: profiles, broadcasts, erasure."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -11,25 +10,27 @@ from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, JSONBody
 
-from api.auth import USER_ID, Caller
-from api.context import context_of, idempotency_key, make_visible
-from api.openapi import Command, Query
-from api.parts import Parts
-from api.v1.errors import refusals
-from api.v1.follows import AnyRequest, check_id, target_of
-from api.v1.shapes import User, user
-from commands import directory
-from commands.answers import once
-from commands.errors import Forbidden, Invalid, Unavailable, UserNotFound
+from api.auth.tokens import USER_ID, Caller
+from api.context import Visible, context_of, idempotency_key, make_visible, refuse_new_service
+from api.openapi import CommandOperation, QueryOperation
+from api.services import Services
+from api.v1.errors import v1_errors
+from api.v1.follows import check_id, target_of
+from api.v1.request import StrictRequest
+from api.v1.schemas import User, user
+from commands import profiles
+from commands.directory import Change
+from commands.errors import Forbidden, Invalid, Unavailable, UserNotFound, ViewsUnavailable
+from commands.idempotency import CommandKey
 from commands.users import BroadcastChanges, UserChanges
-from queries.reader import Freshness
+from queries.reader import MinPosition
 from queries.users import number_of_id, profile
 
 SERVICES = frozenset({"service", "admin"})
 
 
 async def services_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Refuse whoever does not speak for the platform, before his request's body is read."""
+    """Raise Forbidden for callers that are not services of the platform, before the body is read."""
     if context_of(connection.scope).require_caller().role not in SERVICES:
         raise Forbidden("this call is for the platform's own services")
 
@@ -37,17 +38,17 @@ async def services_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseR
 @get(
     "/users/{user_id:str}",
     summary="A user's public profile with counts",
-    operation_class=Query,
-    responses=refusals(404),
+    operation_class=QueryOperation,
+    responses=v1_errors(404),
 )
-async def show_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> User:
-    """The profile, and how many follow and are followed."""
+async def show_user(request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]) -> User:
+    """Return the profile with the sizes of both lists."""
     context = context_of(request.scope)
     target = target_of(user_id, context.require_caller())
-    parts.must_be_vetted("store")
+    services.require("views")
     check_id(target)
-    number = await number_of_id(parts.reader, target, fresh=context.fresh)
-    counted = await profile(parts.reader, number, named=target, fresh=context.fresh)
+    number = await number_of_id(services.reader, target, min_position=context.min_position)
+    counted = await profile(services.reader, number, as_written=target, min_position=context.min_position)
     assert counted.profile is not None
     return user(counted.profile, counted.followers, counted.following)
 
@@ -56,11 +57,11 @@ async def show_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDep
     "/users/{user_id:str}",
     summary="Create or change a user",
     guards=[services_only],
-    operation_class=Command,
-    responses={201: ResponseSpec(User, generate_examples=False, description="Created"), **refusals(403, 409, 413)},
+    operation_class=CommandOperation,
+    responses={201: ResponseSpec(User, generate_examples=False, description="Created"), **v1_errors(403, 409, 413)},
 )
 async def put_user(
-    request: AnyRequest, user_id: FromPath[str], data: JSONBody[UserChanges], parts: NamedDependency[Parts]
+    request: StrictRequest, user_id: FromPath[str], data: JSONBody[UserChanges], services: NamedDependency[Services]
 ) -> Response[User]:
     """Create (201) or change (200) a user; fields left out stay as they are."""
     caller = context_of(request.scope).require_caller()
@@ -68,39 +69,34 @@ async def put_user(
     if USER_ID.fullmatch(target) is None:
         reason = "must be 1 to 64 letters, digits, _ or -"
         raise Invalid(f"a user id {reason}", {"id": reason})
-
-    async def run() -> dict[str, Any]:
-        created, position = await parts.directory.put(target, data)
-        return {"created": created, "position": position}
-
-    body = msgspec.json.encode(data).decode()
-    answer = await _once(request, parts, caller, f"put user {target} {body}", run)
-    headers = await _seen(parts, caller, answer["position"])
-    shown = await _stored(parts, target, answer["position"])
-    return Response(shown, status_code=201 if answer["created"] else 200, headers=headers)
+    if target == caller.id:
+        services.require("log")
+        await refuse_new_service(services, caller)
+    key = _key(request, services, caller, f"put user {target} {msgspec.json.encode(data).decode()}")
+    change = await services.directory.put(target, data, key, actor=_actor(caller, target))
+    number, (headers, is_shown) = await _seen(request, services, target, change)
+    shown = await _stored(services, number, target, MinPosition(change.position, strict=True) if is_shown else None)
+    return Response(shown, status_code=201 if change.created else 200, headers=headers)
 
 
 @delete(
     "/users/{user_id:str}",
     summary="Erase a person",
     guards=[services_only],
-    operation_class=Command,
-    responses=refusals(403, 404, 409),
+    operation_class=CommandOperation,
+    responses=v1_errors(403, 404, 409),
 )
-async def erase_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
-    """Erase the person: the name is gone at once, the follows on both sides end in a job."""
+async def erase_user(
+    request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]
+) -> Response[None]:
+    """Erase the person: the name is gone at once, and a worker ends the follows on both sides."""
     caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
     check_id(target)
-
-    async def run() -> dict[str, Any]:
-        number = await parts.directory.number(target)
-        position = await parts.directory.erase(target)
-        await parts.wakeup.enqueue("erase", number, job_id=f"erase:{number}")
-        return {"position": position}
-
-    answer = await _once(request, parts, caller, f"erase {target}", run)
-    return Response(None, status_code=204, headers=await _seen(parts, caller, answer["position"]))
+    key = _key(request, services, caller, f"erase {target}")
+    change = await services.directory.erase(target, key, actor=_actor(caller, target))
+    _, (headers, _) = await _seen(request, services, target, change)
+    return Response(None, status_code=204, headers=headers)
 
 
 @put(
@@ -108,65 +104,72 @@ async def erase_user(request: AnyRequest, user_id: FromPath[str], parts: NamedDe
     summary="A channel is live, or its broadcast changed",
     status_code=204,
     guards=[services_only],
-    operation_class=Command,
-    responses=refusals(403, 404, 409, 413),
+    operation_class=CommandOperation,
+    responses=v1_errors(403, 404, 409, 413),
 )
 async def put_broadcast(
-    request: AnyRequest, user_id: FromPath[str], data: JSONBody[BroadcastChanges], parts: NamedDependency[Parts]
+    request: StrictRequest,
+    user_id: FromPath[str],
+    data: JSONBody[BroadcastChanges],
+    services: NamedDependency[Services],
 ) -> Response[None]:
-    """Start the broadcast or replace what is known of the running one."""
+    """Start a broadcast, or replace the fields of the running one."""
     caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
     check_id(target)
-
-    async def run() -> dict[str, Any]:
-        return {"position": await parts.directory.put_broadcast(target, data)}
-
-    body = msgspec.json.encode(data).decode()
-    answer = await _once(request, parts, caller, f"put broadcast {target} {body}", run)
-    return Response(None, status_code=204, headers=await _seen(parts, caller, answer["position"]))
+    key = _key(request, services, caller, f"put broadcast {target} {msgspec.json.encode(data).decode()}")
+    change = await services.directory.put_broadcast(target, data, key, actor=_actor(caller, target))
+    _, (headers, _) = await _seen(request, services, target, change)
+    return Response(None, status_code=204, headers=headers)
 
 
 @delete(
     "/users/{user_id:str}/broadcast",
     summary="A broadcast ended",
     guards=[services_only],
-    operation_class=Command,
-    responses=refusals(403, 404, 409),
+    operation_class=CommandOperation,
+    responses=v1_errors(403, 404, 409),
 )
-async def end_broadcast(request: AnyRequest, user_id: FromPath[str], parts: NamedDependency[Parts]) -> Response[None]:
+async def end_broadcast(
+    request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]
+) -> Response[None]:
     """End the broadcast: 204, or 404 when there is none."""
     caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
     check_id(target)
-
-    async def run() -> dict[str, Any]:
-        return {"position": await parts.directory.end_broadcast(target)}
-
-    answer = await _once(request, parts, caller, f"end broadcast {target}", run)
-    return Response(None, status_code=204, headers=await _seen(parts, caller, answer["position"]))
+    key = _key(request, services, caller, f"end broadcast {target}")
+    change = await services.directory.end_broadcast(target, key, actor=_actor(caller, target))
+    _, (headers, _) = await _seen(request, services, target, change)
+    return Response(None, status_code=204, headers=headers)
 
 
-async def _once(
-    request: AnyRequest, parts: Parts, caller: Caller, said: str, run: Callable[[], Awaitable[dict[str, Any]]]
-) -> dict[str, Any]:
-    parts.must_be_vetted("log")
-    return await once(parts.engine, idempotency_key(context_of(request.scope), caller, said), run)
+def _key(request: StrictRequest, services: Services, caller: Caller, said: str) -> CommandKey | None:
+    """Return the command's Idempotency-Key, if it has one. Raises LogUnavailable when the log was not checked yet."""
+    services.require("log")
+    return idempotency_key(context_of(request.scope), caller, said)
 
 
-async def _seen(parts: Parts, caller: Caller, position: int) -> dict[str, str]:
-    """Wake the workers, wait a moment for the views, and give the answer's headers."""
-    parts.wakeup.send(position)
-    return await make_visible(parts, caller, position)
+def _actor(caller: Caller, target: str) -> str | None:
+    """Return the caller's id when the command is about another user: then its reads must show the command, too."""
+    return None if caller.id == target else caller.id
 
 
-async def _stored(parts: Parts, target: str, position: int) -> User:
-    """The user as the command at ``position`` left him: from the directory, without counts, where the views lag."""
-    number = await parts.directory.known_number(target)
+async def _seen(request: StrictRequest, services: Services, target: str, change: Change) -> tuple[int, Visible]:
+    """Wake the workers, and wait for the views; return the number of the user that was changed, and ``make_visible``'s
+    answer."""
+    services.wakeup.send(change.position)
+    number = await services.directory.number_even_if_erased(target)
+    return number, await make_visible(services, context_of(request.scope), change, [number], directory=True)
+
+
+async def _stored(services: Services, number: int, target: str, min_position: MinPosition | None) -> User:
+    """Return the user as of a command: from the directory, without counts, when the views lag (None)."""
     try:
-        counted = await profile(parts.reader, number, named=target, fresh=Freshness(position, strict=True))
+        if min_position is None:
+            raise ViewsUnavailable
+        counted = await profile(services.reader, number, as_written=target, min_position=min_position)
     except Unavailable:
-        found = (await directory.profiles(parts.engine, [number]))[number]
+        found = (await profiles.read_profiles(services.engine, [number]))[number]
         if found.erased:
             raise UserNotFound(target) from None
         return user(found, None, None)

@@ -1,1 +1,1 @@
-"""What a user would take instead, written as well as we can; runs in a virtual environment of its own."""
+"""The usual alternatives, written as well as possible; they run in a virtual environment of their own."""

@@ -1,7 +1,7 @@
-"""django-friendship on Postgres behind a Django view with the same JSON; Django's settings stand here too.
+"""django-friendship on Postgres behind Django views with the same JSON, and Django's settings.
 
-``Follow.objects`` is used as its documentation says, caches included (Django's in memory). Its lists have no pages: the
-view cuts them. Connections are kept open. Its cached lists hold no times of follows: ``followed_at`` is left out.
+``Follow.objects`` is used as documented, with its caches (Django's in memory). Its lists have no pages, so the view
+cuts them; they have no times of follows, so ``followed_at`` is missing. Connections stay open.
 """
 
 import os
@@ -43,19 +43,19 @@ numbers: dict[str, int] = {}
 
 
 def user_of(user_id: str) -> User:
-    """The user of an id; who he is was asked for once."""
+    """Return the user of an id; it is read from the database once."""
     if user_id not in numbers:
         numbers[user_id] = User.objects.only("pk").get(username=user_id).pk
     return User(pk=numbers[user_id], username=user_id)
 
 
 def ready(_: HttpRequest) -> HttpResponse:
-    """Whether the database answers."""
+    """Return 200 if the database answers."""
     return JsonResponse({"ready": User.objects.exists()})
 
 
 def follow_status(request: HttpRequest, user_id: str) -> HttpResponse:
-    """Like ours, without the time."""
+    """Return the status as ours does, without the time."""
     own_id = caller_of(request.headers.get("Authorization"))
     if own_id is None:
         return JsonResponse({"error": "a valid token is required"}, status=401)
@@ -64,7 +64,7 @@ def follow_status(request: HttpRequest, user_id: str) -> HttpResponse:
 
 
 def followers(request: HttpRequest, user_id: str) -> HttpResponse:
-    """The first page of the list, in the library's order."""
+    """Return the first page of the list, in the library's order."""
     if caller_of(request.headers.get("Authorization")) is None:
         return JsonResponse({"error": "a valid token is required"}, status=401)
     people = Follow.objects.followers(user_of(user_id))

@@ -1,8 +1,8 @@
 """The same events with the library eventsourcing on Postgres: ``python -m bench.peers.sourced append|project SECONDS``.
 
-An aggregate for each pair, since that is what decides; each command is a transaction of its own, as its caller wants an
-answer, from as many threads as were fastest. The projection is the library's own runner with a table as its view, one
-transaction an event with its tracking record, which is how it makes sure that each counts once.
+Each pair is an aggregate. Each command is a transaction of its own, since its caller waits for the answer; the number
+of threads is the fastest one. The projection is the library's own runner with a table as its view: one transaction for
+each event and its tracking record, so that each event counts once.
 """
 
 import json
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 class Follow(Aggregate):
-    """A pair: its follow."""
+    """The follow of a pair."""
 
     @event("Followed")
     def __init__(self, follower: int, followed: int, notifications: bool = False) -> None:
@@ -42,12 +42,12 @@ class Follow(Aggregate):
 
     @staticmethod
     def create_id(follower: int, followed: int) -> UUID:
-        """One id for each pair."""
+        """Return the id of a pair."""
         return uuid5(NAMESPACE_URL, f"/{follower}/{followed}")
 
 
 class Follows(Application):
-    """Keeps the pairs' events."""
+    """The application: the pairs' events."""
 
 
 class View(PostgresTrackingRecorder):
@@ -63,7 +63,7 @@ class View(PostgresTrackingRecorder):
         )
 
     def add(self, one: Follow.Followed, tracking: Tracking) -> None:
-        """One follow and where we are, together."""
+        """Add a follow and its tracking record in one transaction."""
         with self.datastore.transaction(commit=True) as cursor:
             self._insert_tracking(cursor, tracking)
             cursor.execute(
@@ -73,24 +73,24 @@ class View(PostgresTrackingRecorder):
             )
 
 
-class Viewing(Projection[View]):
-    """Brings follows into the table."""
+class ViewProjection(Projection[View]):
+    """Adds follows to the table."""
 
     def process_event(self, domain_event: object, tracking: Tracking) -> None:
-        """Of all events only this kind is there."""
+        """Add the event, which is always a follow."""
         assert isinstance(domain_event, Follow.Followed)
         self.view.add(domain_event, tracking)
 
 
 def append(seconds: float) -> int:
-    """How many events were appended."""
+    """Return the number of appended events."""
     app = Follows(env=SETTINGS)
     end, counts = time.monotonic() + seconds, [0] * THREADS
 
     def work(thread: int) -> None:
-        chance = random.Random()
+        rng = random.Random()
         while time.monotonic() < end:
-            app.save(Follow(chance.randrange(1 << 40), chance.randrange(1 << 40)))
+            app.save(Follow(rng.randrange(1 << 40), rng.randrange(1 << 40)))
             counts[thread] += 1
 
     threads = [threading.Thread(target=work, args=(thread,)) for thread in range(THREADS)]
@@ -103,8 +103,10 @@ def append(seconds: float) -> int:
 
 
 def project(seconds: float) -> int:
-    """How many events the runner brought into its view, going on where it was."""
-    with ProjectionRunner(application_class=Follows, projection_class=Viewing, view_class=View, env=SETTINGS) as runner:
+    """Return the number of events that the runner added to its view, from its last position on."""
+    with ProjectionRunner(
+        application_class=Follows, projection_class=ViewProjection, view_class=View, env=SETTINGS
+    ) as runner:
         before = runner.view.max_tracking_id("Follows") or 0
         runner.run_forever(seconds)
         return (runner.view.max_tracking_id("Follows") or 0) - before

@@ -1,7 +1,7 @@
-"""The peer as most would write it today: FastAPI, SQLAlchemy Core on asyncpg, the follows in tables of Postgres.
+"""The usual way to write it today: FastAPI, SQLAlchemy Core on asyncpg, the follows in tables of Postgres.
 
-Written to be fast: one prepared statement a request, each its own transaction, ids turned into numbers once and
-remembered, tokens verified once, a pool as large as serves 64 connections best, pages by keyset when ``after`` is sent.
+It is written to be fast: prepared statements in autocommit, cached numbers of ids and verified tokens, a pool of the
+size that serves 64 connections best, pages by keyset if ``after`` is sent.
 """
 
 import os
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from bench.peers.tokens import caller_of
 
-# More connections than this made it slower on two processors, fewer too.
+# Both more and fewer connections were slower on two processors.
 POOL_SIZE = 16
 URL = os.environ["PEER_DATABASE_URL"].replace("postgresql://", "postgresql+asyncpg://", 1)
 engine = create_async_engine(URL, isolation_level="AUTOCOMMIT", pool_size=POOL_SIZE, max_overflow=0)
@@ -69,7 +69,7 @@ class Listing(BaseModel):
 
 
 async def caller(authorization: Annotated[str | None, Header()] = None) -> str:
-    """The caller's id; 401 without a good token."""
+    """Return the caller's id; 401 without a valid token."""
     found = caller_of(authorization)
     if found is None:
         raise HTTPException(401, "a valid token is required")
@@ -81,7 +81,7 @@ Caller = Annotated[str, Depends(caller)]
 
 @app.get("/ready")
 async def ready() -> dict[str, bool]:
-    """Whether the database answers."""
+    """Return 200 if the database answers."""
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
     return {"ready": True}
@@ -89,7 +89,7 @@ async def ready() -> dict[str, bool]:
 
 @app.get("/v1/users/{user_id}/follow-status")
 async def follow_status(user_id: str, own_id: Caller) -> Status:
-    """Like ours."""
+    """Answer as ours does."""
     async with engine.connect() as connection:
         pair = {"follower": await number_of(connection, own_id), "followed": await number_of(connection, user_id)}
         began = (await connection.execute(STATUS, pair)).scalar()
@@ -98,7 +98,7 @@ async def follow_status(user_id: str, own_id: Caller) -> Status:
 
 @app.get("/v1/users/{user_id}/followers")
 async def followers(user_id: str, _: Caller, page: int = 1, per_page: int = 20, after: str | None = None) -> Listing:
-    """Like ours; with ``after`` (microseconds, a dot, a number) by keyset."""
+    """Answer as ours does; with ``after`` (microseconds, a dot, a number) by keyset."""
     async with engine.connect() as connection:
         followed = await number_of(connection, user_id)
         total = (await connection.execute(TOTAL, {"followed": followed})).scalar_one()
@@ -117,7 +117,7 @@ async def followers(user_id: str, _: Caller, page: int = 1, per_page: int = 20, 
 
 @app.post("/v1/users/{user_id}/follow", status_code=201)
 async def follow(user_id: str, own_id: Caller) -> Made:
-    """Like ours."""
+    """Answer as ours does."""
     if user_id == own_id:
         raise HTTPException(400, "you cannot follow yourself")
     async with engine.connect() as connection:
@@ -129,7 +129,7 @@ async def follow(user_id: str, own_id: Caller) -> Made:
 
 
 async def number_of(connection: Any, user_id: str) -> int:
-    """The user's number, asked for once."""
+    """Return the user's number; it is read from the database once."""
     number = numbers.get(user_id)
     if number is None:
         number = (await connection.execute(NUMBER, {"id": user_id})).scalar()
@@ -140,5 +140,5 @@ async def number_of(connection: Any, user_id: str) -> int:
 
 
 def wire_time(at: datetime) -> str:
-    """Whole seconds with Z."""
+    """Return whole seconds with Z."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

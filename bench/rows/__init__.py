@@ -1,1 +1,1 @@
-"""One module per question; each says in its first lines what is timed and what is not."""
+"""The rows, one module per question; its docstring says what is timed and what is not."""

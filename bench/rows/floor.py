@@ -1,21 +1,21 @@
-"""The no-op side of the HTTP rows. Not a row itself."""
+"""The no-op side of the HTTP rows; not a row itself."""
 
 import httpx
 
+from bench.comparison import Side
 from bench.requests import Request, Requests
-from bench.stage import Stage
-from bench.turns import Side
+from bench.testbed import Testbed
 
 
-def reading(stage: Stage, requests: Requests) -> Side:
-    """A no-op GET with the very paths and headers of the status row, whatever ``requests`` ask of ours."""
-    like = [Request(f"/v1/users/{id_}/follow-status", 0) for id_ in stage.graph.ids[:1000]]
-    return Side(stage.noop(), Requests(like, requests.tokens or [stage.token("nobody")]), _is_read, ["noop"])
+def reading(testbed: Testbed, requests: Requests) -> Side:
+    """Return a no-op GET with the paths and headers of the row ``status``, whatever ``requests`` are."""
+    like = [Request(f"/v1/users/{id_}/follow-status", 0) for id_ in testbed.graph.ids[:1000]]
+    return Side(testbed.noop(), Requests(like, requests.tokens or [testbed.token("nobody")]), _is_read, ["noop"])
 
 
-def writing(stage: Stage, requests: Requests) -> Side:
-    """A no-op POST with the paths and headers of ours."""
-    return Side(stage.noop(), Requests(requests.items, requests.tokens), _is_written, ["noop"])
+def writing(testbed: Testbed, requests: Requests) -> Side:
+    """Return a no-op POST with the paths and headers of ``requests``."""
+    return Side(testbed.noop(), Requests(requests.items, requests.tokens), _is_written, ["noop"])
 
 
 def _is_read(_: Request, answer: httpx.Response) -> None:

@@ -1,7 +1,7 @@
 """Pages of followers with profiles: 20 in /v1, 100 in /kraken.
 
-Timed: whole requests over loopback, the first page of each of the 500 most followed users in turn. Not timed: the first
-look-up of each id. Profiles come from the views or from whatever cache the product keeps, as in production.
+Timed: whole requests over loopback for the first page of each of the 500 most followed users in turn. Not timed: the
+first look-up of each id. Profiles come from the views or from the product's caches, as in production.
 """
 
 import random
@@ -9,33 +9,33 @@ from collections.abc import Iterator
 
 import httpx
 
-from api.times import wire_time
+from api.timestamps import wire_time
+from bench.comparison import Side, compare, details_of
 from bench.graph import SEED, Graph
 from bench.requests import Request, Requests
 from bench.result import Aim, Result
 from bench.rows import floor
-from bench.stage import Stage
-from bench.turns import Side, details_of, take_turns
+from bench.testbed import Testbed
 
 
-def run(stage: Stage) -> Iterator[Result]:
-    """/v1's default page, against the no-op route."""
-    ours = page_of_20(stage)
-    yield _compared(stage, ours, "page", "page of 20 followers", 0.45)
+def run(testbed: Testbed) -> Iterator[Result]:
+    """Compare the default page of /v1 with the no-op route."""
+    ours = page_of_20(testbed)
+    yield _compared(testbed, ours, "page", "page of 20 followers", 0.45)
 
 
-def run_kraken(stage: Stage) -> Iterator[Result]:
-    """/kraken's largest page, against the no-op route; its bytes a second are in the details."""
-    ours = page_of_100(stage)
-    yield _compared(stage, ours, "kraken", "kraken page of 100", 0.15)
+def run_kraken(testbed: Testbed) -> Iterator[Result]:
+    """Compare the largest page of /kraken with the no-op route; bytes a second are in the details."""
+    ours = page_of_100(testbed)
+    yield _compared(testbed, ours, "kraken", "kraken page of 100", 0.15)
 
 
-def page_of_20(stage: Stage) -> Side:
-    """The requests, and a check against the graph itself."""
-    server, graph = stage.service(), stage.graph
+def page_of_20(testbed: Testbed) -> Side:
+    """Return the requests, with a check against the graph."""
+    server, graph = testbed.service(), testbed.graph
     places = _most_followed(graph)
     items = [Request(f"/v1/users/{graph.ids[place]}/followers", at % 64) for at, place in enumerate(places)]
-    tokens = [stage.token(graph.ids[place]) for place in range(64)]
+    tokens = [testbed.token(graph.ids[place]) for place in range(64)]
 
     def check(request: Request, answer: httpx.Response) -> None:
         place = graph.ids.index(request.path.split("/")[3])
@@ -45,9 +45,9 @@ def page_of_20(stage: Stage) -> Side:
     return Side(server, Requests(items, tokens), check, ["web", "worker"])
 
 
-def page_of_100(stage: Stage) -> Side:
-    """The same in /kraken."""
-    server, graph = stage.service(), stage.graph
+def page_of_100(testbed: Testbed) -> Side:
+    """Return the same for /kraken."""
+    server, graph = testbed.service(), testbed.graph
     places = [place for place in _most_followed(graph) if len(graph.followers[place]) >= 100]
     items = [Request(f"/kraken/channels/{graph.login(place)}/follows?limit=100") for place in places]
 
@@ -62,9 +62,9 @@ def page_of_100(stage: Stage) -> Side:
     return Side(server, Requests(items), check, ["web", "worker"])
 
 
-def _compared(stage: Stage, ours: Side, row: str, what: str, aim: float) -> Result:
-    theirs = floor.reading(stage, ours.requests)
-    take_turns(stage, ours, theirs)
+def _compared(testbed: Testbed, ours: Side, row: str, what: str, aim: float) -> Result:
+    theirs = floor.reading(testbed, ours.requests)
+    compare(testbed, ours, theirs)
     details = details_of(ours, theirs)
     invalid = ours.invalid or theirs.invalid
     return Result(
@@ -73,7 +73,7 @@ def _compared(stage: Stage, ours: Side, row: str, what: str, aim: float) -> Resu
 
 
 def _most_followed(graph: Graph) -> list[int]:
-    """In no order, so that a short run meets long and short lists as a long one does."""
+    """Return the most followed users, shuffled, so that a short run reads long and short lists as a long run does."""
     return random.Random(SEED).sample(graph.most_followed, len(graph.most_followed))
 
 

@@ -1,9 +1,9 @@
-"""Bytes that a follow takes in Valkey, both directions: the product's keys against naive ones.
+"""Bytes of a follow in Valkey, both directions: the product's keys and naive ones.
 
-Both fill a database of their own with the graph (``--graph FILE`` for a real one) and take the growth of used_memory.
-Ours: the views' own keys, members and scores, list settings as `follows up` has them. Theirs: keys and members with
-26-character ids, the time in microseconds as score, at Valkey's default list settings. Only the follows' sorted sets
-count on both sides, not profiles. Nothing is timed.
+Each side fills a database with the graph (``--graph FILE`` for a real one) and reads the growth of used_memory.
+Ours: the views' own keys, members and scores, with the list settings of `follows up`. Theirs: keys and members with
+26-character ids, the time in microseconds as score, with Valkey's default list settings. Only the follows' sorted sets
+count, not profiles. Nothing is timed.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from redis import Redis
 
 from bench.raw_zadd import VIEW
 from bench.result import Aim, Result
-from bench.stage import Stage
+from bench.testbed import Testbed
 from projections.keys import member, score
 
 DATABASE: Final = 7
@@ -22,18 +22,18 @@ DEFAULT_LISTPACK: Final = 128
 Entry = tuple[str, int, str | int]
 
 
-def run(stage: Stage) -> Iterator[Result]:
-    """One fill each: memory does not vary between turns."""
-    graph = stage.graph
-    with Redis.from_url(stage.views.partition("?")[0] + f"?db={DATABASE}") as client:
+def run(testbed: Testbed) -> Iterator[Result]:
+    """Fill once each: memory does not vary between rounds."""
+    graph = testbed.graph
+    with Redis.from_url(testbed.views.partition("?")[0] + f"?db={DATABASE}") as client:
         usual = client.config_get("zset-max-listpack-entries")["zset-max-listpack-entries"]
-        ours = _bytes_each(client, _ours(stage), len(graph.edges))
+        ours = _bytes_each(client, _ours(testbed), len(graph.edges))
         client.config_set("zset-max-listpack-entries", DEFAULT_LISTPACK)
-        theirs = _bytes_each(client, _naive(stage), len(graph.edges))
+        theirs = _bytes_each(client, _naive(testbed), len(graph.edges))
         client.config_set("zset-max-listpack-entries", usual)
     notes = {
         "follows": len(graph.edges),
-        "graph": str(stage.pace.graph or "made up"),
+        "graph": str(testbed.settings.graph or "made up"),
         "zset-max-listpack-entries": usual,
     }
     what, against = "Valkey's memory for a follow", "26-character ids at default settings"
@@ -41,16 +41,16 @@ def run(stage: Stage) -> Iterator[Result]:
     yield Result("space", what, "", "bytes", [ours], [], Aim("ours", "<=", 45), "", notes)
 
 
-def _ours(stage: Stage) -> Iterator[Entry]:
-    graph = stage.graph
+def _ours(testbed: Testbed) -> Iterator[Entry]:
+    graph = testbed.graph
     for edge, (follower, followed) in enumerate(graph.edges):
         value = score(graph.created_at(edge), edge % 5 == 0)
         yield VIEW.following(follower + 1), value, member(followed + 1)
         yield VIEW.followers(followed + 1), value, member(follower + 1)
 
 
-def _naive(stage: Stage) -> Iterator[Entry]:
-    graph = stage.graph
+def _naive(testbed: Testbed) -> Iterator[Entry]:
+    graph = testbed.graph
     for edge, (follower, followed) in enumerate(graph.edges):
         at = graph.created_at(edge)
         yield f"following:{graph.ids[follower]}", at, graph.ids[followed]
@@ -72,14 +72,14 @@ def _bytes_each(client: "Redis", entries: Iterable[Entry], follows: int) -> floa
 
 
 def _empty(client: "Redis") -> None:
-    """At once: what is freed in the background would be subtracted from what comes next."""
+    """Empty the database synchronously: a free in the background would be subtracted from the next growth."""
     _send(client, "FLUSHDB", "SYNC")
 
 
 def _used(client: "Redis") -> int:
-    """Bytes in use, without what is kept for clients and the append-only file."""
-    told: Any = client.info("memory")
-    return int(told["used_memory_dataset"])
+    """Return the bytes of the data, without buffers of clients and the append-only file."""
+    info: Any = client.info("memory")
+    return int(info["used_memory_dataset"])
 
 
 def _send(client: Any, *words: str | int) -> None:

@@ -1,9 +1,9 @@
-"""What readers feel of a rebuild's switch: latency of follow-status around it.
+"""The latency of follow-status around the switch of a rebuild.
 
-A client asks 200 times a second on one connection, from before `follows rebuild --no-verify` until after it. The last
-part of a fill and the switch come at its end; requests of the second around the moment when the pointer moved are
-compared with those of a second before, while the rebuild fills, and of one with no rebuild. p99 of each; every answer
-of the whole time must be 200. One rebuild only, since it takes long.
+A client sends 200 requests a second on one connection, from before `follows rebuild --no-verify` until after it. The
+switch comes at the end of the rebuild. The p99 of the second around the change of the pointer is compared with that of
+an earlier second of the same rebuild, and with that of a second without a rebuild. Every answer must be 200. There is
+one rebuild only, since it takes long.
 """
 
 import subprocess
@@ -19,15 +19,15 @@ from bench.load import percentile
 from bench.result import Result
 from bench.rows import status
 from bench.rows.deep import live_view
-from bench.stage import ROOT, Stage
+from bench.testbed import ROOT, Testbed
 
-EVERY_S: Final = 0.005
+INTERVAL_S: Final = 0.005
 AROUND_S: Final = 0.5
-LIMIT_S: Final = 300
+REBUILD_TIMEOUT_S: Final = 300
 
 
-class Asking(threading.Thread):
-    """Asks one question after the other at fixed times and remembers (when, seconds it took, status)."""
+class Client(threading.Thread):
+    """Sends the same request at fixed times; ``seen`` has (start, seconds it took, status) of each."""
 
     def __init__(self, url: str, path: str, token: str) -> None:
         super().__init__(daemon=True)
@@ -36,11 +36,11 @@ class Asking(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
-        """Until ``done``."""
+        """Send requests until ``done``."""
         with httpx.Client(base_url=self._url, headers=self._headers, trust_env=False, timeout=30) as client:
             due = time.monotonic()
             while not self.done.is_set():
-                due += EVERY_S
+                due += INTERVAL_S
                 time.sleep(max(0.0, due - time.monotonic()))
                 began = time.monotonic()
                 answer = client.get(self._path)
@@ -48,43 +48,43 @@ class Asking(threading.Thread):
                 due = max(due, began)
 
 
-def run(stage: Stage) -> Iterator[Result]:
-    """Around the switch against shortly before it, and against no rebuild at all."""
-    side = status.side(stage)
+def run(testbed: Testbed) -> Iterator[Result]:
+    """Compare the second around the switch with one before it, and with one without a rebuild."""
+    side = status.side(testbed)
     request = side.requests.items[0]
-    asking = Asking(side.server.url, request.path, side.requests.tokens[request.token])
-    asking.start()
+    client = Client(side.server.url, request.path, side.requests.tokens[request.token])
+    client.start()
     time.sleep(4 * AROUND_S)
     quiet, began = time.monotonic() - AROUND_S, time.monotonic()
-    moved, ended = _rebuild(stage)
+    moved, ended = _rebuild(testbed)
     time.sleep(2 * AROUND_S)
-    asking.done.set()
-    asking.join()
-    bad = sum(code != 200 for _, _, code in asking.seen)
+    client.done.set()
+    client.join()
+    bad = sum(code != 200 for _, _, code in client.seen)
     invalid = f"{bad} answers were errors" if bad else ""
-    notes = {"answers": len(asking.seen), "switched after s": moved - began, "old views removed after s": ended - began}
-    what, at_switch = "follow-status around a switch: p99", [_p99_ms(asking, moved)]
-    filling = [_p99_ms(asking, moved - 4 * AROUND_S)]
-    yield Result("switch", what, "while it fills", "ms", at_switch, filling, None, invalid, notes)
-    yield Result("switch", what, "no rebuild", "ms", at_switch, [_p99_ms(asking, quiet)], None, invalid, notes)
+    notes = {"answers": len(client.seen), "switched after s": moved - began, "old views removed after s": ended - began}
+    what, at_switch = "follow-status around a switch: p99", [_p99_ms(client, moved)]
+    during_fill = [_p99_ms(client, moved - 4 * AROUND_S)]
+    yield Result("switch", what, "while it fills", "ms", at_switch, during_fill, None, invalid, notes)
+    yield Result("switch", what, "no rebuild", "ms", at_switch, [_p99_ms(client, quiet)], None, invalid, notes)
 
 
-def _rebuild(stage: Stage) -> tuple[float, float]:
-    """When the pointer moved, and when the command ended."""
-    with stage.redis() as client:
+def _rebuild(testbed: Testbed) -> tuple[float, float]:
+    """Run a rebuild; return when the pointer changed and when the command ended."""
+    with testbed.redis() as client:
         before = live_view(client)
         command = [sys.executable, "-m", "cli", "rebuild", "--no-verify", "--json"]
-        with (stage.folder / "rebuild.log").open("wb") as log:
-            child = subprocess.Popen(command, cwd=ROOT, env=stage.environment, stdout=log, stderr=log)
-        end = time.monotonic() + LIMIT_S
+        with (testbed.folder / "rebuild.log").open("wb") as log:
+            child = subprocess.Popen(command, cwd=ROOT, env=testbed.environment, stdout=log, stderr=log)
+        end = time.monotonic() + REBUILD_TIMEOUT_S
         while live_view(client) == before and child.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
         moved = time.monotonic()
-        if child.wait(LIMIT_S):
-            raise RuntimeError((stage.folder / "rebuild.log").read_text())
+        if child.wait(REBUILD_TIMEOUT_S):
+            raise RuntimeError((testbed.folder / "rebuild.log").read_text())
     return moved, time.monotonic()
 
 
-def _p99_ms(asking: Asking, at: float) -> float:
-    times = sorted(took * 1000 for began, took, _ in asking.seen if abs(began - at) <= AROUND_S)
+def _p99_ms(client: Client, at: float) -> float:
+    times = sorted(took * 1000 for began, took, _ in client.seen if abs(began - at) <= AROUND_S)
     return percentile(times, 0.99)

@@ -1,9 +1,9 @@
-"""From a 201 to a follow that everybody sees, at 100, 1,000 and 5,000 writes/s.
+"""From a 201 to a follow that all readers see, at 100, 1,000 and 5,000 writes/s.
 
-Timed: from the last byte of the answer until the view's sorted set has the follow (bench/visible.py). Twice: as the
-product is, where the answer itself waits for the views, and with FOLLOWS_VISIBLE_WAIT_MS=0 on a second web process,
-where it is given at the commit, so that what is seen is the projection alone. A rate that the machine cannot take is
-reported as such. Latency of the writes themselves, from the time each was due, is in the details.
+Timed: from the last byte of the answer until the view's sorted set has the follow (bench/visibility_probe.py). Each
+rate runs twice: with the usual web process, whose answer waits for the views, and with FOLLOWS_VISIBLE_WAIT_MS=0 on a
+second one, whose answer comes at the commit, which times the projection alone. A rate that the machine cannot reach is
+reported as invalid. The latency of the writes, each from the time it was due, is in the details.
 """
 
 import subprocess
@@ -14,6 +14,7 @@ from typing import Final
 import httpx
 import msgspec
 
+from bench.comparison import Side
 from bench.generator import Spec
 from bench.load import SLACK_S, percentile
 from bench.requests import Request, Requests
@@ -21,62 +22,61 @@ from bench.result import Aim, Result
 from bench.rows.deep import live_view
 from bench.rows.status import callers_of
 from bench.rows.writes import new_follows, warm
-from bench.stage import READY_S, ROOT, Server, Stage, is_level, wait_until
-from bench.turns import Side
-from bench.visible import Look, Seen
+from bench.testbed import READY_TIMEOUT_S, ROOT, Server, Testbed, is_up_to_date, wait_until
+from bench.visibility_probe import ProbeResult, ProbeSpec
 from projections.keys import member
 
 RATES: Final = (100, 1_000, 5_000)
 AIMED: Final = 1_000
-# Looks a second, at most.
-LOOKS: Final = 200
+# Writes probed a second, at most.
+PROBES_MAX: Final = 200
 
 
-def run(stage: Stage) -> Iterator[Result]:
-    """Each rate on both processes, in turn."""
-    usual = stage.service()
-    at_commit = stage.web(
+def run(testbed: Testbed) -> Iterator[Result]:
+    """Run each rate on both processes in alternation."""
+    usual = testbed.service()
+    at_commit = testbed.web(
         "web-at-commit", "api.app:app", ready="/health/ready", environment={"FOLLOWS_VISIBLE_WAIT_MS": "0"}
     )
-    callers = callers_of(stage.graph)
-    tokens = [stage.token(stage.graph.ids[place]) for place in callers]
-    requests = Requests(list(new_follows(stage.graph, callers, stage.taken)), tokens, once=True)
-    for server in (usual, at_commit):  # so that tokens and connections are as they are in a process that has run
-        warm(stage, Side(server, requests, _anything, []))
+    callers = callers_of(testbed.graph)
+    tokens = [testbed.token(testbed.graph.ids[place]) for place in callers]
+    requests = Requests(list(new_follows(testbed.graph, callers, testbed.made_follows)), tokens, once=True)
+    for server in (usual, at_commit):  # as in a process that has run for a while, tokens are verified and users known
+        warm(testbed, Side(server, requests, _anything, []))
     for rate in RATES:
-        seen: dict[str, list[Seen]] = {"answers wait": [], "answers at commit": []}
-        for _ in range(stage.pace.turns):
-            for name, server in zip(seen, (usual, at_commit), strict=True):
-                seen[name].append(_seen(stage, server, requests, callers, rate))
-                wait_until(lambda: is_level(stage), READY_S)
-        for name, turns in seen.items():
-            yield from _results(f"201 to visible, {rate:,} writes/s, {name}", turns, rate)
-    stage.stop(at_commit.name)
+        probes: dict[str, list[ProbeResult]] = {"answers wait": [], "answers at commit": []}
+        for _ in range(testbed.settings.rounds):
+            for name, server in zip(probes, (usual, at_commit), strict=True):
+                probes[name].append(_probed(testbed, server, requests, callers, rate))
+                wait_until(lambda: is_up_to_date(testbed), READY_TIMEOUT_S)
+        for name, rounds in probes.items():
+            yield from _results(f"201 to visible, {rate:,} writes/s, {name}", rounds, rate)
+    testbed.stop(at_commit.name)
 
 
 def _anything(_: Request, __: httpx.Response) -> None:
-    """Only the warm-up uses it; what is timed is checked by its status and by the view itself."""
+    """Accept every answer of the warm-up; timed answers are checked by their status and by the view."""
 
 
-def _results(what: str, turns: list[Seen], rate: int) -> Iterator[Result]:
+def _results(what: str, rounds: list[ProbeResult], rate: int) -> Iterator[Result]:
     for share, aim in ((0.5, 3), (0.99, 25)):
-        values = [percentile(turn.visible_ms, share) for turn in turns]
+        values = [percentile(one.visible_ms, share) for one in rounds]
         wanted = Aim("ours", "<=", aim) if rate == AIMED else None
         yield Result(
-            "visible", f"{what}: p{share * 100:.0f}", "", "ms", values, [], wanted, _wrong(turns), _details(turns)
+            "visible", f"{what}: p{share * 100:.0f}", "", "ms", values, [], wanted, _wrong(rounds), _details(rounds)
         )
 
 
-def _wrong(turns: list[Seen]) -> str:
-    statuses = [turn.outcome.statuses for turn in turns if set(turn.outcome.statuses) != {201}]
-    broken, never = sum(turn.outcome.broken for turn in turns), sum(turn.never for turn in turns)
+def _wrong(rounds: list[ProbeResult]) -> str:
+    statuses = [one.outcome.statuses for one in rounds if set(one.outcome.statuses) != {201}]
+    broken, never = sum(one.outcome.broken for one in rounds), sum(one.never for one in rounds)
     if statuses or never:
-        return f"answers {statuses}, {never} never seen"
+        return f"answers {statuses}, {never} follows never visible"
     return f"the machine does not take that rate: {broken} writes were left waiting" if broken else ""
 
 
-def _details(turns: list[Seen]) -> dict[str, object]:
-    last = turns[-1]
+def _details(rounds: list[ProbeResult]) -> dict[str, object]:
+    last = rounds[-1]
     times = sorted(one for kind in last.outcome.latencies_ms.values() for one in kind)
     return {
         "writes/s": round(last.outcome.requests / last.outcome.seconds),
@@ -85,21 +85,23 @@ def _details(turns: list[Seen]) -> dict[str, object]:
     }
 
 
-def _seen(stage: Stage, server: Server, requests: Requests, callers: list[int], rate: int) -> Seen:
-    spec = Spec(server.port, stage.pace.connections, stage.pace.seconds, *requests.write(stage.folder), rate=rate)
-    places = {id_: place for place, id_ in enumerate(stage.graph.ids)}
-    with stage.redis() as client:
+def _probed(testbed: Testbed, server: Server, requests: Requests, callers: list[int], rate: int) -> ProbeResult:
+    spec = Spec(
+        server.port, testbed.settings.connections, testbed.settings.seconds, *requests.write(testbed.folder), rate=rate
+    )
+    places = {id_: place for place, id_ in enumerate(testbed.graph.ids)}
+    with testbed.redis() as client:
         view = live_view(client)
-    left = requests.items[requests.sent : requests.sent + int(rate * stage.pace.seconds) + 1]
+    left = requests.items[requests.sent : requests.sent + int(rate * testbed.settings.seconds) + 1]
     keys = [view.following(callers[one.token] + 1) for one in left]
     members = [member(places[one.path.split("/")[3]] + 1) for one in left]
-    path = stage.folder / "look.json"
-    path.write_bytes(msgspec.json.encode(Look(spec, stage.views, keys, members, max(1, rate // LOOKS))))
-    command = [sys.executable, "-m", "bench.visible", str(path)]
-    limit = stage.pace.seconds + SLACK_S
+    path = testbed.folder / "look.json"
+    path.write_bytes(msgspec.json.encode(ProbeSpec(spec, testbed.views, keys, members, max(1, rate // PROBES_MAX))))
+    command = [sys.executable, "-m", "bench.visibility_probe", str(path)]
+    limit = testbed.settings.seconds + SLACK_S
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=limit, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.decode())
-    found = msgspec.json.decode(done.stdout, type=Seen)
+    found = msgspec.json.decode(done.stdout, type=ProbeResult)
     requests.sent += found.outcome.issued
     return found

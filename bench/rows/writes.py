@@ -1,9 +1,9 @@
 """``POST /v1/users/:id/follow``, each a new follow, durable: fsync on, ``synchronous_commit`` on.
 
-Timed: whole requests over loopback with 64 connections, up to the 201, which the product gives when the views show the
-follow or FOLLOWS_VISIBLE_WAIT_MS is over. The worker projects meanwhile on the same machine. After the run every 201 is
-looked for in the log: as many events as answers, or the row is invalid. 500 callers follow 2,000 users, all of whom
-the process has met before the timing begins; ``cold`` is the same with 19,500 users it has not met.
+Timed: whole requests over loopback with 64 connections, up to the 201, which the product sends when the views show the
+follow or FOLLOWS_VISIBLE_WAIT_MS is over. The worker projects at the same time on the same machine. After the run, the
+log must have as many new events as there were answers, or the row is invalid. 500 callers follow 2,000 users, whose
+numbers the process has looked up before; ``cold`` is the same with 19,500 users that it must look up.
 """
 
 from collections.abc import Iterator
@@ -11,60 +11,60 @@ from typing import Final
 
 import httpx
 
+from bench.comparison import Side, compare, details_of
 from bench.graph import Graph
 from bench.load import closed
 from bench.requests import Request, Requests
 from bench.result import Aim, Result
 from bench.rows import floor
 from bench.rows.status import callers_of
-from bench.stage import Stage
-from bench.turns import Side, details_of, take_turns
+from bench.testbed import Testbed
 
 CALLERS: Final = 500
-# Most follows go to few: so many are followed in the rows that write.
+# Most follows go to few users: the rows that write follow this many.
 TARGETS: Final = 2_000
 # More than any row here can send.
 REQUESTS: Final = 120_000
-# A process that takes 100 writes a second has met everybody after so many tries.
+# With 100 writes a second, a process has looked up all users after this many runs of a second.
 WARM_TRIES: Final = 20
 
 
-def run(stage: Stage) -> Iterator[Result]:
-    """Against a no-op POST route of the same framework on the same server, once all users are known to the process."""
-    ours = side(stage)
-    warm(stage, ours)
-    yield _compared(stage, ours, "follow", "POST follow, durable", Aim("ratio", ">=", 0.40))
+def run(testbed: Testbed) -> Iterator[Result]:
+    """Compare with a no-op POST route of the same framework and HTTP server, after all users were looked up."""
+    ours = side(testbed)
+    warm(testbed, ours)
+    yield _compared(testbed, ours, "follow", "POST follow, durable", Aim("ratio", ">=", 0.40))
 
 
-def run_cold(stage: Stage) -> Iterator[Result]:
-    """The same of users whom the process has not met: each request looks one up first."""
-    ours = side(stage, targets=len(stage.graph.open_to_follow))
-    yield _compared(stage, ours, "cold", "POST follow, users not met before", None)
+def run_cold(testbed: Testbed) -> Iterator[Result]:
+    """Compare the same with users that were not looked up before: each request looks one up."""
+    ours = side(testbed, targets=len(testbed.graph.open_to_follow))
+    yield _compared(testbed, ours, "cold", "POST follow, users not met before", None)
 
 
-def _compared(stage: Stage, ours: Side, row: str, what: str, aim: Aim | None) -> Result:
-    theirs = floor.writing(stage, ours.requests)
-    before = follows_in_log(stage)
-    take_turns(stage, ours, theirs)
-    lost = unaccounted(ours, follows_in_log(stage) - before)
+def _compared(testbed: Testbed, ours: Side, row: str, what: str, aim: Aim | None) -> Result:
+    theirs = floor.writing(testbed, ours.requests)
+    before = follows_in_log(testbed)
+    compare(testbed, ours, theirs)
+    lost = unaccounted(ours, follows_in_log(testbed) - before)
     details = details_of(ours, theirs)
     invalid = ours.invalid or theirs.invalid or lost
     return Result(row, what, "no-op POST", "requests/s", ours.rates, theirs.rates, aim, invalid, details)
 
 
-def warm(stage: Stage, side: Side) -> None:
-    """Sends until the process has met every caller and everybody who is followed here."""
+def warm(testbed: Testbed, side: Side) -> None:
+    """Send requests until the process has looked up every caller and every followed user."""
     wanted = side.requests.sent + TARGETS
     for _ in range(WARM_TRIES):
         if side.requests.sent < wanted:
-            closed(side.server.port, side.requests, 1, stage.pace.connections, stage.folder)
+            closed(side.server.port, side.requests, 1, testbed.settings.connections, testbed.folder)
 
 
-def side(stage: Stage, targets: int = TARGETS) -> Side:
-    """New follows, each once, of so many users."""
-    server, graph = stage.service(), stage.graph
+def side(testbed: Testbed, targets: int = TARGETS) -> Side:
+    """Return new follows of ``targets`` users, each sent once."""
+    server, graph = testbed.service(), testbed.graph
     callers = callers_of(graph, CALLERS)
-    tokens = [stage.token(graph.ids[place]) for place in callers]
+    tokens = [testbed.token(graph.ids[place]) for place in callers]
 
     def check(request: Request, answer: httpx.Response) -> None:
         made = answer.json()
@@ -72,35 +72,35 @@ def side(stage: Stage, targets: int = TARGETS) -> Side:
         assert made["follower_id"] == graph.ids[callers[request.token]], answer.text
         assert made["followed_id"] == request.path.split("/")[3], answer.text
 
-    items = list(new_follows(graph, callers, stage.taken, targets))
+    items = list(new_follows(graph, callers, testbed.made_follows, targets))
     return Side(server, Requests(items, tokens, once=True), check, ["web", "worker"])
 
 
 def new_follows(
-    graph: Graph, callers: list[int], taken: set[tuple[int, int]], targets: int = TARGETS
+    graph: Graph, callers: list[int], made_follows: set[tuple[int, int]], targets: int = TARGETS
 ) -> Iterator[Request]:
-    """Follows that do not exist, callers and targets in turn; noted in ``taken``, so that no row makes one again."""
+    """Yield follows that do not exist, over all callers and targets, and add them to ``made_follows``."""
     known, count = set(graph.edges), 0
     chosen = graph.open_to_follow[:targets]
-    for turn in range(len(callers)):
+    for shift in range(len(callers)):
         for at, target in enumerate(chosen):
-            token = (at + turn) % len(callers)
+            token = (at + shift) % len(callers)
             pair = callers[token], target
-            if pair in known or pair in taken or pair[0] == pair[1]:
+            if pair in known or pair in made_follows or pair[0] == pair[1]:
                 continue
-            taken.add(pair)
+            made_follows.add(pair)
             yield Request(f"/v1/users/{graph.ids[target]}/follow", token, "POST")
             count += 1
             if count == REQUESTS:
                 return
 
 
-def follows_in_log(stage: Stage) -> int:
-    """How many follows were ever appended."""
-    return int(str(stage.ask("SELECT count(*) FROM events WHERE type = 'UserFollowed'")[0][0]))
+def follows_in_log(testbed: Testbed) -> int:
+    """Return the number of follows ever appended."""
+    return int(str(testbed.query("SELECT count(*) FROM events WHERE type = 'UserFollowed'")[0][0]))
 
 
 def unaccounted(ours: Side, appended: int) -> str:
-    """What is wrong between answers and log, if anything; a request cut off at a run's end may be in the log or not."""
+    """Return the difference between answers and log, or "". The log may have requests that a run's end cut off."""
     answers, sent = sum(load.requests for load in ours.loads), ours.requests.sent
     return "" if answers <= appended <= sent else f"{answers} answers, {sent} requests, {appended} in the log"

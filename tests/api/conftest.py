@@ -1,4 +1,4 @@
-"""What the tests over HTTP share: the application in this process, one per module, and people with new names."""
+"""Fixtures of the tests over HTTP: the application in this process, one per module."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from cli.dev_key import ensure_dev_key
-from cli.embedded import embedded
-from tests.api.in_process import InProcess, environment, in_process
-from tests.servers import Servers, fresh_database
+from cli.dev.dev_key import ensure_dev_key
+from cli.dev.embedded import embedded
+from tests.support.in_process import InProcess, environment, in_process
+from tests.support.servers import Servers, fresh_database
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def module_settings(servers: Servers, module_valkey: tuple[str, str], keys: Path
 
 @pytest.fixture(scope="module")
 async def service(module_settings: dict[str, str], keys: Path) -> AsyncIterator[InProcess]:
-    """The application with a drain. The module's tests share it, so each makes its own people."""
+    """The application with a projection loop. The module's tests share it, so each makes its own callers."""
     async with in_process(module_settings, keys) as running:
         yield running
 

@@ -1,20 +1,30 @@
-"""The documentation page and the OpenAPI document: complete, and nothing of them comes from the internet."""
+"""The documentation page and the OpenAPI document: complete, and served without anything from the internet."""
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+from litestar.routes import HTTPRoute
 
-from tests.api.in_process import InProcess
-from tests.api.test_v1_follow import CALLS
+from api.context import ROWS_PER_REQUEST
+from api.kraken.routes import kraken_router
+from api.v1.routes import v1_router
+from queries.long_lists import ROWS_AT_ONCE
+from queries.reader import ReaderLimits
+from tests.support.in_process import InProcess
+from tests.support.v1_calls import CALLS
 
+ROOT = Path(__file__).resolve().parents[2]
 ERROR = {"$ref": "#/components/schemas/ErrorAnswer"}
 
 
-class Loaded(HTMLParser):
-    """What a browser loads by itself for a page: addresses in the attributes that make it."""
+class PageLinks(HTMLParser):
+    """Return the addresses that a browser loads by itself for a page, and the page's scripts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,8 +59,8 @@ async def document(service: InProcess) -> dict[str, Any]:
     return found
 
 
-async def test_the_page_loads_only_what_this_service_serves(service: InProcess, page: str) -> None:
-    found = Loaded()
+async def test_page_loads_only_from_this_service(service: InProcess, page: str) -> None:
+    found = PageLinks()
     found.feed(page)
     assert len(found.addresses) == 4  # style, two scripts, icon
     for address in found.addresses:
@@ -61,7 +71,25 @@ async def test_the_page_loads_only_what_this_service_serves(service: InProcess, 
     assert "@import" not in page and "url(" not in page
 
 
-async def test_the_style_loads_nothing_either(service: InProcess, page: str) -> None:
+async def test_page_runs_only_its_own_scripts_and_is_shown_in_no_frame(service: InProcess) -> None:
+    answer = await service.anybody.get("/docs")
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'" and policy["frame-ancestors"] == "'none'"
+    assert answer.headers["x-frame-options"] == "DENY"
+    (script,) = re.findall(r"<script type='text/javascript'>(.*?)</script>", answer.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy["script-src"] == f"'self' 'sha256-{digest}'"
+    assert len(re.findall("<script", answer.text)) == 3  # the other two have addresses, on this host
+
+
+@pytest.mark.parametrize("path", ["/docs/", "/docs/openapi.json", "/docs/oauth2-redirect.html", "/docs/nothing"])
+async def test_other_pages_of_the_documentation_have_the_same_headers(service: InProcess, path: str) -> None:
+    answer = await service.anybody.get(path)
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert answer.headers["x-frame-options"] == "DENY" and answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_style_sheet_loads_nothing(service: InProcess, page: str) -> None:
     sheet = re.search(r'<link href="([^"]+)" rel="stylesheet">', page)
     assert sheet is not None
     css = (await service.anybody.get(sheet[1])).text
@@ -69,8 +97,8 @@ async def test_the_style_loads_nothing_either(service: InProcess, page: str) -> 
     assert all(url.startswith(("data:", "#")) for url in re.findall(r"url\(['\"]?([^)'\"]*)", css))
 
 
-async def test_swagger_ui_takes_the_document_it_is_given(service: InProcess, page: str) -> None:
-    """It looks at the version's text, and shows an error in place of the page for one it does not know."""
+async def test_swagger_ui_accepts_the_documents_version(service: InProcess, page: str) -> None:
+    """The page checks the document's version, and shows an error for an unknown one."""
     script = re.search(r'<script src="([^"]+swagger-ui-bundle.js)"', page)
     assert script is not None
     code = (await service.anybody.get(script[1])).text
@@ -80,12 +108,12 @@ async def test_swagger_ui_takes_the_document_it_is_given(service: InProcess, pag
     assert shown is not None and shown[1] == accepted
 
 
-async def test_an_inline_document_is_not_sent_to_a_validator(page: str) -> None:
-    """Swagger UI asks a server of its makers about documents that it loaded by URL, not about inline ones."""
+async def test_document_is_inline_so_that_no_validator_is_asked(page: str) -> None:
+    """Swagger UI sends the address of a document that it loads by URL to a public validator."""
     assert "spec: {" in page and not re.search(r"\burls?: ", page.partition("spec: {")[0])
 
 
-async def test_assets_do_not_lead_out_of_their_folder(service: InProcess) -> None:
+async def test_assets_outside_of_their_folder_are_not_found(service: InProcess) -> None:
     for path in ("..%2f..%2fpyproject.toml", "%2e%2e/x", "nothing.js", "", ".."):
         assert (await service.anybody.get(f"/docs-assets/{path}")).status_code == 404, path
 
@@ -93,7 +121,7 @@ async def test_assets_do_not_lead_out_of_their_folder(service: InProcess) -> Non
 # ---- the document
 
 
-async def test_every_documented_call_is_in_it(document: dict[str, Any]) -> None:
+async def test_document_has_every_call(document: dict[str, Any]) -> None:
     found = {
         (method.upper(), path)
         for path, calls in document["paths"].items()
@@ -104,7 +132,7 @@ async def test_every_documented_call_is_in_it(document: dict[str, Any]) -> None:
     assert found == documented | {("GET", "/health/live"), ("GET", "/health/ready")}
 
 
-async def test_every_call_declares_its_refusals(document: dict[str, Any]) -> None:
+async def test_document_has_every_refusal_of_every_call(document: dict[str, Any]) -> None:
     for path, calls in document["paths"].items():
         for method, call in calls.items():
             if not path.startswith("/v1"):
@@ -120,10 +148,11 @@ async def test_every_call_declares_its_refusals(document: dict[str, Any]) -> Non
             assert call["security"] == [{"bearer": []}]
 
 
-async def test_calls_have_names_and_their_headers(document: dict[str, Any]) -> None:
+async def test_calls_have_unique_names_and_their_headers(document: dict[str, Any]) -> None:
     names = [call["operationId"] for calls in document["paths"].values() for call in calls.values()]
     assert len(set(names)) == len(names)
-    assert {"begin_follow", "end_follow", "follow_status", "list_followers", "list_following"} <= set(names)
+    assert {"follow", "unfollow", "follow_status", "list_followers", "list_following"} <= set(names)
+    assert {"kraken_put_follow", "kraken_end_follow"} <= set(names)
     for path, calls in document["paths"].items():
         for method, call in calls.items():
             if path.startswith("/v1"):
@@ -131,7 +160,7 @@ async def test_calls_have_names_and_their_headers(document: dict[str, Any]) -> N
                 assert headers == {"Follow-Position" if method == "get" else "Idempotency-Key"}, (method, path)
 
 
-async def test_shapes_are_those_of_the_documents(document: dict[str, Any]) -> None:
+async def test_schemas_have_the_documented_fields(document: dict[str, Any]) -> None:
     shapes = {name: list(shape.get("properties", ())) for name, shape in document["components"]["schemas"].items()}
     assert shapes["ErrorBody"] == ["code", "message", "details"]
     assert shapes["FollowMade"] == ["follower_id", "followed_id", "created_at"]
@@ -141,19 +170,45 @@ async def test_shapes_are_those_of_the_documents(document: dict[str, Any]) -> No
     assert shapes["Pagination"] == ["page", "per_page", "total", "total_pages"]
 
 
-async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+async def test_every_reference_has_a_schema(document: dict[str, Any]) -> None:
     for reference in re.findall(r'"\$ref": "#/components/schemas/([^"]+)"', json.dumps(document)):
         assert reference in document["components"]["schemas"]
 
 
-async def test_bodies_are_as_strict_as_they_are_read(document: dict[str, Any]) -> None:
+async def test_schemas_of_bodies_have_the_bounds_of_the_decoder(document: dict[str, Any]) -> None:
     for name in ("UserChanges", "BroadcastChanges"):
         assert document["components"]["schemas"][name]["additionalProperties"] is False
     delay = document["components"]["schemas"]["UserChanges"]["properties"]["delay"]
     assert delay["anyOf"][0] == {"type": "integer", "minimum": 0, "maximum": 2_147_483_647}
 
 
-async def test_an_answer_without_a_body_has_none(document: dict[str, Any]) -> None:
+async def test_204_answers_have_no_content(document: dict[str, Any]) -> None:
     answers = [call["responses"] for calls in document["paths"].values() for call in calls.values()]
     empty = [answer["204"] for answer in answers if "204" in answer]
     assert len(empty) == 5 and not any("content" in answer for answer in empty)
+
+
+def test_costs_of_every_route_are_documented() -> None:
+    table = (ROOT / "docs" / "reference" / "costs.md").read_text()
+    documented = set(re.findall(r"`([A-Z]+ /[^`]*)`", table))
+    routes = {
+        f"{method} {route.path_format}"
+        for router in (v1_router, kraken_router)
+        for route in router.routes
+        if isinstance(route, HTTPRoute)
+        for method in route.methods - {"OPTIONS", "HEAD"}
+    }
+    assert documented == routes | {"GET /health/live", "GET /health/ready"}
+
+
+def test_numbers_of_the_costs_are_those_of_the_code() -> None:
+    limits, table = ReaderLimits(), (ROOT / "docs" / "reference" / "costs.md").read_text()
+    assert (limits.long_lists.running_max, limits.long_lists.wait_s, limits.long_lists.kept_s) == (1, 1.0, 5.0)
+    megabytes = limits.long_lists.kept_bytes_max // 10**6
+    for text in (
+        f"Up to {ROWS_AT_ONCE:,} follows",
+        f"Up to {limits.followed_max:,}:",
+        f"{megabytes} MB",
+        f"{ROWS_PER_REQUEST:,} rows",
+    ):
+        assert text in table

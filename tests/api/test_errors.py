@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from api.app import BODY_MAX
-from api.request_ids import Lines
-from api.v1.errors import MEANINGS
+from api.request_id import RequestIdFormatter
+from api.v1.errors import V1_STATUS_OF
 from commands import errors
-from tests.api.in_process import InProcess, refusal
-from tests.api.test_v1_follow import CALLS
+from tests.support.in_process import InProcess, refusal
+from tests.support.v1_calls import CALLS
 
 CODES = {
     400: "validation_error",
@@ -25,25 +25,25 @@ CODES = {
 }
 
 
-# ---- the words
+# ---- errors and their codes
 
 
-def words(kind: type[errors.FollowsError] = errors.FollowsError) -> Iterator[type[errors.FollowsError]]:
-    """The whole tree from ``kind`` down."""
+def error_classes(kind: type[errors.FollowsError] = errors.FollowsError) -> Iterator[type[errors.FollowsError]]:
+    """Return all classes below ``kind``, and itself."""
     yield kind
     for child in kind.__subclasses__():
         if child.__module__ == errors.__name__:
-            yield from words(child)
+            yield from error_classes(child)
 
 
-def test_every_word_has_a_meaning_of_its_own() -> None:
-    assert set(words()) == set(MEANINGS)
-    assert all(code == CODES[status] for status, code in MEANINGS.values())
+def test_every_domain_error_has_status_and_code() -> None:
+    assert set(error_classes()) == set(V1_STATUS_OF)
+    assert all(code == CODES[status] for status, code in V1_STATUS_OF.values())
 
 
-def test_the_tree_in_the_docstring_names_every_word() -> None:
+def test_docstring_tree_names_every_domain_error() -> None:
     drawn = {word for line in (inspect.getdoc(errors) or "").splitlines() for word in line.replace("│", " ").split()}
-    assert {word.__name__ for word in words()} <= drawn
+    assert {word.__name__ for word in error_classes()} <= drawn
 
 
 # ---- paths and methods
@@ -54,35 +54,38 @@ def test_the_tree_in_the_docstring_names_every_word() -> None:
     ["/", "/nothing", "/v1", "/v1/", "/v1/users", "/v1/users/", "/v1/users/x/nothing", "/v2/users/x", "/%00", "/%ff"],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH"])
-async def test_an_unknown_path_is_404_with_and_without_a_token(service: InProcess, method: str, path: str) -> None:
+async def test_unknown_path_returns_404_with_and_without_token(service: InProcess, method: str, path: str) -> None:
     for caller in (service.anybody, service.platform):
         answer = await caller.request(method, path)
         assert refusal(answer) == (404, "not_found", None)
 
 
-@pytest.mark.parametrize("method", ["PATCH", "HEAD", "TRACE", "FOO", "POST"])
-async def test_a_wrong_method_is_405_and_says_which_are_right(service: InProcess, method: str) -> None:
+@pytest.mark.parametrize("method", ["PATCH", "TRACE", "FOO", "POST"])
+async def test_wrong_method_returns_405_with_allowed_methods(service: InProcess, method: str) -> None:
     answer = await service.platform.request(method, "/v1/users/x")
     assert answer.status_code == 405
-    assert answer.headers["allow"] == "DELETE, GET, OPTIONS, PUT"
-    if method != "HEAD":
-        assert refusal(answer) == (405, "method_not_allowed", None)
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PUT"
+    assert refusal(answer) == (405, "method_not_allowed", None)
 
 
 @pytest.mark.parametrize(
     ("path", "methods"),
-    [("", "DELETE, GET, OPTIONS, PUT"), ("/follow", "DELETE, OPTIONS, POST"), ("/followers", "GET, OPTIONS")],
+    [
+        ("", "DELETE, GET, HEAD, OPTIONS, PUT"),
+        ("/follow", "DELETE, OPTIONS, POST"),
+        ("/followers", "GET, HEAD, OPTIONS"),
+    ],
 )
-async def test_options_names_all_that_a_path_takes(service: InProcess, path: str, methods: str) -> None:
+async def test_options_returns_all_methods_of_path(service: InProcess, path: str, methods: str) -> None:
     answer = await service.as_("ann").options(f"/v1/users/x{path}")
     assert (answer.status_code, answer.headers["allow"], answer.content) == (204, methods, b"")
     assert "content-type" not in answer.headers and "content-length" not in answer.headers
 
 
-async def test_a_wrong_method_outside_of_the_dialects_too(service: InProcess) -> None:
+async def test_wrong_method_outside_of_dialects_returns_405(service: InProcess) -> None:
     answer = await service.anybody.post("/health/live")
     assert refusal(answer) == (405, "method_not_allowed", None)
-    assert answer.headers["allow"] == "GET, OPTIONS"
+    assert answer.headers["allow"] == "GET, HEAD, OPTIONS"
 
 
 # ---- bodies
@@ -113,7 +116,7 @@ NO_BODIES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("raw", NO_BODIES.values(), ids=NO_BODIES)
 @pytest.mark.parametrize("call", ["", "/broadcast"])
-async def test_a_body_that_is_no_object_is_400(service: InProcess, call: str, raw: bytes) -> None:
+async def test_body_that_is_not_an_object_returns_400(service: InProcess, call: str, raw: bytes) -> None:
     answer = await service.platform.put(f"/v1/users/somebody{call}", content=raw)
     status, code, details = refusal(answer)
     assert (status, code) == (400, "validation_error")
@@ -121,18 +124,18 @@ async def test_a_body_that_is_no_object_is_400(service: InProcess, call: str, ra
     assert refusal(await service.platform.get("/v1/users/somebody"))[0] == 404
 
 
-async def test_a_deep_value_is_400_and_named(service: InProcess) -> None:
+async def test_deeply_nested_value_returns_400_with_field(service: InProcess) -> None:
     answer = await service.platform.put("/v1/users/somebody", content=b'{"bio":' + b"[" * 60_000)
     assert refusal(answer)[2] == {"bio": "must be `str | null`, not `array`"}
 
 
-async def test_a_number_too_large_for_anything_is_400(service: InProcess) -> None:
+async def test_number_out_of_range_returns_400(service: InProcess) -> None:
     for number in (b"1e400", b"9" * 5000):
         answer = await service.platform.put("/v1/users/somebody", content=b'{"views":' + number + b"}")
         assert refusal(answer)[:2] == (400, "validation_error")
 
 
-async def test_a_body_just_small_enough_is_read_and_a_larger_one_is_413(service: InProcess) -> None:
+async def test_body_above_size_limit_returns_413(service: InProcess) -> None:
     def padded(size: int) -> bytes:
         return b"{" + b" " * (size - 2) + b"}"
 
@@ -141,7 +144,7 @@ async def test_a_body_just_small_enough_is_read_and_a_larger_one_is_413(service:
     assert refusal(answer) == (413, "payload_too_large", None)
 
 
-async def test_a_body_of_unknown_length_is_measured_too(service: InProcess) -> None:
+async def test_chunked_body_above_size_limit_returns_413(service: InProcess) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(BODY_MAX // 1000 + 1):
             yield b" " * 1000
@@ -163,8 +166,8 @@ async def test_a_body_of_unknown_length_is_measured_too(service: InProcess) -> N
         b"\xff",
     ],
 )
-async def test_a_json_body_is_read_as_json_whatever_it_is_called(service: InProcess, content_type: str | bytes) -> None:
-    """The documents know no other bodies; old tools forget the header or send the one of forms."""
+async def test_json_body_is_read_with_any_content_type(service: InProcess, content_type: str | bytes) -> None:
+    """All bodies are JSON, and old tools leave the header out or send that of forms."""
     raw = {b"Content-Type": content_type if isinstance(content_type, bytes) else content_type.encode()}
     ann = await service.person()
     answer = await service.platform.put(f"/v1/users/{ann.id}", content=b'{"bio":"x"}', headers=raw)
@@ -172,7 +175,7 @@ async def test_a_json_body_is_read_as_json_whatever_it_is_called(service: InProc
 
 
 @pytest.mark.parametrize(("method", "path"), CALLS)
-async def test_bodies_where_none_is_wanted_are_passed_over(service: InProcess, method: str, path: str) -> None:
+async def test_body_of_call_without_body_is_ignored(service: InProcess, method: str, path: str) -> None:
     if method in ("POST", "DELETE", "GET"):
         answer = await service.platform.request(method, path, content=b"\xff{" * 10)
         assert answer.status_code in (200, 404)
@@ -181,16 +184,16 @@ async def test_bodies_where_none_is_wanted_are_passed_over(service: InProcess, m
 # ---- our own faults
 
 
-async def test_what_nobody_foresaw_is_500_without_a_word_of_it(
+async def test_unexpected_error_returns_500_without_its_text(
     service: InProcess, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = "-".join(["sword", "fish"])
 
-    async def broken(*_: object) -> None:
+    async def broken(*_: object, **__: object) -> None:
         raise RuntimeError(secret)
 
-    monkeypatch.setattr(service.parts.directory, "put", broken)
-    caplog.handler.setFormatter(Lines())
+    monkeypatch.setattr(service.services.directory, "put", broken)
+    caplog.handler.setFormatter(RequestIdFormatter())
     with caplog.at_level(logging.ERROR):
         answer = await service.platform.put("/v1/users/x", json={"bio": "a private matter"})
     assert refusal(answer) == (500, "internal_error", None)
@@ -200,7 +203,7 @@ async def test_what_nobody_foresaw_is_500_without_a_word_of_it(
     assert secret not in caplog.text and "a private matter" not in caplog.text
 
 
-async def test_a_failed_statement_is_logged_without_what_people_said(
+async def test_failed_statement_is_logged_without_personal_data(
     service: InProcess, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No personal datum in a log line, not even when a statement fails that carries some."""

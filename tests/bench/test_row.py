@@ -1,24 +1,26 @@
-"""A row of the benchmark runs from end to end on a small graph, with real servers and every answer checked."""
+"""A row of the benchmark, from end to end on a small graph, with real servers."""
 
 from pathlib import Path
 
-from bench.pace import Pace
 from bench.report import line, machine, new_report, save
 from bench.rows import status
-from bench.stage import open_stage
+from bench.settings import BenchSettings
+from bench.testbed import open_testbed
 
 USERS = 600
 
 
-def test_follow_status(tmp_path: Path) -> None:
+def test_row_status_runs_and_saves_its_results(tmp_path: Path) -> None:
     graph = tmp_path / "graph.csv"
     edges = [(user, (user + step) % USERS) for user in range(USERS) for step in (1, 7)]
     graph.write_text("follower,followed\n" + "".join(f"{a},{b}\n" for a, b in edges))
-    folder = tmp_path / "stage"
+    folder = tmp_path / "testbed"
     folder.mkdir(mode=0o711)
-    with open_stage(folder, Pace(seconds=0.3, turns=1, warm_s=0.1, connections=8, graph=graph)) as stage:
-        about = machine(stage.settings())
-        (result,) = status.run(stage)
+    with open_testbed(
+        folder, BenchSettings(seconds=0.3, rounds=1, warm_up_s=0.1, connections=8, graph=graph)
+    ) as testbed:
+        about = machine(testbed.server_settings())
+        (result,) = status.run(testbed)
     assert result.verdict in ("met", "not met"), line(result)
     assert result.details["ours"]["cpu_us_per_request"]["web"] > 0
     save(tmp_path / "results", new_report([result], 1.0, about))

@@ -1,4 +1,4 @@
-"""The `follows` command itself: its list of commands, its exit codes, and errors in one line."""
+"""The `follows` command: its list of commands, its exit codes, and errors in one line."""
 
 import os
 import subprocess
@@ -10,13 +10,13 @@ import click
 import pytest
 
 from cli import main as main_module
+from cli.dev.procfile import ROOT
 from cli.main import COMMANDS, follows, main
-from cli.procfile import ROOT
 from commands.errors import SettingsError
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_list_says_what_the_commands_say(name: str) -> None:
+def test_list_of_commands_repeats_their_help(name: str) -> None:
     command = follows.get_command(click.Context(follows), name)
     assert command is not None
     assert command.get_short_help_str(limit=200) == COMMANDS[name][1]
@@ -26,9 +26,8 @@ def test_help_imports_no_command() -> None:
     script = """
 import sys
 from cli.main import main
-sys.argv = ["follows", "--help"]
 try:
-    main()
+    main(["--help"])
 finally:
     print([name for name in ("sqlalchemy", "litestar", "redis", "arq", "httpx") if name in sys.modules])
 """
@@ -48,7 +47,7 @@ finally:
         (click.exceptions.Exit(3), 3, ""),
     ],
 )
-def test_every_end_is_one_line_and_a_code(
+def test_error_is_one_line_and_an_exit_code(
     error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _run(monkeypatch, _raising(error)) == code
@@ -56,33 +55,30 @@ def test_every_end_is_one_line_and_a_code(
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["nothing"], 2), (["up", "--port", "x"], 2)])
-def test_usage(arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["follows", *arguments])
+def test_wrong_usage_is_exit_code_2(arguments: list[str], code: int) -> None:
     with pytest.raises(SystemExit) as ended:
-        main()
+        main(arguments)
     assert ended.value.code == code
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["rebuild", "--help"], ["--version"]])
-def test_nobody_reads_what_is_said(arguments: list[str]) -> None:
-    """As in `follows --help | head -1`: no word of it, and the exit code that a shell would give."""
+def test_closed_output_ends_the_command_in_silence(arguments: list[str]) -> None:
+    """As in `follows --help | head -1`: no error, and the exit code of a shell."""
     assert _unread("-m", "cli", *arguments) == (141, "")
 
 
-def test_nobody_reads_what_was_not_flushed() -> None:
-    """What a command has only put into Python's buffer is part of it."""
+def test_closed_output_is_noticed_when_the_buffer_is_flushed() -> None:
     script = """
-import sys, click
+import click
 from cli.main import LazyCommands, main
 LazyCommands.get_command = lambda *_: click.Command("try", callback=lambda: print("said"))
-sys.argv = ["follows", "try"]
-main()
+main(["try"])
 """
     assert _unread("-c", script) == (141, "")
 
 
 def _unread(*arguments: str) -> tuple[int, str]:
-    """Exit code and standard error of a Python whose standard output nobody reads."""
+    """Return exit code and standard error of a Python process whose standard output is closed."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, *arguments]
@@ -99,12 +95,11 @@ def _raising(error: BaseException) -> Callable[[], NoReturn]:
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, callback: Callable[[], None]) -> int:
-    """The exit code of a `follows try` that does what ``callback`` does."""
-    monkeypatch.setattr(sys, "argv", ["follows", "try"])
+    """Return the exit code of a command `follows try` that calls ``callback``."""
     monkeypatch.setattr(main_module, "adopt_running_servers", lambda: None)
     command = click.Command("try", callback=callback)
     monkeypatch.setattr(type(follows), "get_command", lambda self, context, name: command)
     with pytest.raises(SystemExit) as ended:
-        main()
+        main(["try"])
     assert isinstance(ended.value.code, int)
     return ended.value.code

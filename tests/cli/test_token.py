@@ -1,16 +1,15 @@
-"""`follows token` and the development key: made once, safe to make twice, of no use anywhere else."""
+"""`follows token` and the development key."""
 
 import json
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from api.auth import AuthSettings, Verifier
-from cli import main
-from cli.dev_key import DEV_ISSUER, ensure_dev_key, sign
+from api.auth.tokens import AuthSettings, TokenVerifier
+from cli.dev.dev_key import DEV_AUDIENCE, DEV_ISSUER, ensure_dev_key, sign
+from cli.main import main
 from commands.errors import SettingsError
 
 FollowsToken = Callable[..., tuple[object, str, str]]
@@ -18,7 +17,7 @@ FollowsToken = Callable[..., tuple[object, str, str]]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A data folder with a key, and an environment that says nothing."""
+    """A data folder with a key; the environment has no settings of Follows."""
     monkeypatch.chdir(tmp_path)
     for name in ("JWKS", "ISSUER", "AUDIENCE", "ENV", "DATA"):
         monkeypatch.delenv(f"FOLLOWS_{name}", raising=False)
@@ -27,23 +26,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def follows_token(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> FollowsToken:
-    """Calls `follows token` as a shell would; (exit code, standard output, standard error)."""
+def follows_token(capsys: pytest.CaptureFixture[str]) -> FollowsToken:
+    """Run `follows token` as a shell does; return (exit code, standard output, standard error)."""
 
     def call(*arguments: str) -> tuple[object, str, str]:
-        monkeypatch.setattr(sys, "argv", ["follows", "token", *arguments])
         with pytest.raises(SystemExit) as ended:
-            main.main()
+            main(["token", *arguments])
         return ended.value.code, *capsys.readouterr()
 
     return call
 
 
-async def test_the_printed_token_opens_the_service(folder: Path, follows_token: FollowsToken) -> None:
+async def test_printed_token_is_accepted_by_the_verifier(folder: Path, follows_token: FollowsToken) -> None:
     options = ("--scope", "user_read", "--scope", "x", "--role", "service", "--data", str(folder))
     code, out, err = follows_token("ann", *options)
     assert (code, err) == (0, "")
-    verifier = Verifier(AuthSettings(str(folder / "jwks.json"), DEV_ISSUER))
+    verifier = TokenVerifier(AuthSettings(str(folder / "jwks.json"), DEV_ISSUER, DEV_AUDIENCE))
     await verifier.start()
     caller = await verifier.verify(out.removesuffix("\n"))
     assert (caller.id, caller.role) == ("ann", "service")
@@ -51,7 +49,7 @@ async def test_the_printed_token_opens_the_service(folder: Path, follows_token: 
     assert caller.expires_at - caller.issued_at == 7 * 24 * 3600
 
 
-async def test_issuer_and_audience_follow_the_environment(
+async def test_issuer_and_audience_are_those_of_the_environment(
     folder: Path, follows_token: FollowsToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FOLLOWS_ISSUER", "us")
@@ -59,7 +57,7 @@ async def test_issuer_and_audience_follow_the_environment(
     monkeypatch.setenv("FOLLOWS_DATA", str(folder))
     monkeypatch.setenv("FOLLOWS_JWKS", str(folder / ".." / folder.name / "jwks.json"))
     _, out, _ = follows_token("ann", "--ttl", "5")
-    verifier = Verifier(AuthSettings(str(folder / "jwks.json"), "us", "follows"))
+    verifier = TokenVerifier(AuthSettings(str(folder / "jwks.json"), "us", "follows"))
     caller = await verifier.verify(out.strip())
     assert caller.expires_at - caller.issued_at == 5
 
@@ -74,7 +72,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_is_one_line(folder: Path, follows_token: FollowsToken, arguments: list[str], says: str) -> None:
+def test_bad_argument_is_refused_in_one_line(
+    folder: Path, follows_token: FollowsToken, arguments: list[str], says: str
+) -> None:
     code, out, err = follows_token(*arguments, "--data", str(folder))
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert says in err
@@ -88,7 +88,7 @@ REFUSING = {
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSING.values(), ids=REFUSING.keys())
-def test_real_keys_mean_no_development_token(
+def test_token_is_refused_where_other_keys_are_configured(
     folder: Path, follows_token: FollowsToken, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -97,13 +97,13 @@ def test_real_keys_mean_no_development_token(
     assert name in err
 
 
-def test_no_key_names_the_command_that_makes_one(folder: Path, follows_token: FollowsToken) -> None:
+def test_missing_key_names_the_command_that_makes_one(folder: Path, follows_token: FollowsToken) -> None:
     code, out, err = follows_token("ann", "--data", str(folder / "elsewhere"))
     assert (code, out) == (1, "")
     assert "follows up" in err
 
 
-def test_the_key_is_made_once_and_nobody_else_may_read_it(folder: Path) -> None:
+def test_key_is_made_once_and_readable_by_its_owner_only(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(before) == {"dev_key.pem", "jwks.json"}
     (folder / "dev_key.pem").chmod(0o644)
@@ -114,20 +114,20 @@ def test_the_key_is_made_once_and_nobody_else_may_read_it(folder: Path) -> None:
     assert set(entry) == {"kty", "use", "alg", "kid", "n", "e"}
 
 
-def test_a_lost_or_foreign_key_set_is_written_again(folder: Path) -> None:
+def test_changed_key_set_is_written_again(folder: Path) -> None:
     good = (folder / "jwks.json").read_bytes()
     (folder / "jwks.json").write_text("{}")
     assert ensure_dev_key(folder).read_bytes() == good
 
 
-def test_made_by_many_at_once_it_is_still_one_key(tmp_path: Path) -> None:
+def test_key_made_by_several_threads_at_once_is_one_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: ensure_dev_key(tmp_path).read_bytes(), range(4)))
     assert len(set(found)) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"dev_key.pem", "jwks.json"}
 
 
-def test_a_spoilt_key_is_not_replaced_in_silence(folder: Path) -> None:
+def test_unreadable_key_is_an_error_and_not_replaced(folder: Path) -> None:
     (folder / "dev_key.pem").write_text("spoilt")
     with pytest.raises(SettingsError, match=r"dev_key\.pem"):
         ensure_dev_key(folder)

@@ -1,5 +1,5 @@
-"""What tests of the write side open."""
+"""Fixtures for tests of the write side."""
 
-from tests.opened import engine, other_engine, sql
+from tests.support.fixtures import engine, other_engine, sql
 
 __all__ = ["engine", "other_engine", "sql"]

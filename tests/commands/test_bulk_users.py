@@ -1,4 +1,4 @@
-"""The bulk import of users: who is registered, who is changed, who is refused; and that a repeat writes nothing."""
+"""The bulk import of users: it registers new users, changes those that differ, and refuses bad lines."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,31 +7,34 @@ import msgspec
 import psycopg
 import pytest
 
-from commands.bulk import BadLine, Bulk, Outcome, bulk
-from commands.bulk_users import UserRow, import_users
-from commands.directory import Directory, profiles, released_logins
+from commands.bulk_follows import BadLine, ImportConnection, ImportResult, connect_import
+from commands.bulk_users import ImportedUser, import_users
+from commands.db.postgres import Engine, PostgresSettings
+from commands.directory import Directory
 from commands.events import ProfileChanged, UserRegistered
-from commands.postgres import Engine, PostgresSettings
+from commands.profiles import read_profiles, released_logins
 from commands.users import Profile, UserChanges
-from tests.commands.writing import empty, everything, register, rows
+from tests.support.log_writes import empty, everything, register, rows
 
 Sql = psycopg.Connection[Any]
 
 
 @pytest.fixture
-def opened(database_url: str) -> Iterator[Bulk]:
-    """The connection of an import."""
-    with bulk(PostgresSettings(database_url)) as connection:
+def opened(database_url: str) -> Iterator[ImportConnection]:
+    """Open the connection of an import."""
+    with connect_import(PostgresSettings(database_url, allow_async_commit=True)) as connection:
         yield connection
 
 
-def user_rows(*users: tuple[str, dict[str, Any]]) -> list[UserRow]:
-    """Rows of these ids and changes, from line 1."""
-    return [UserRow(line, id_, msgspec.convert(fields, UserChanges)) for line, (id_, fields) in enumerate(users, 1)]
+def user_rows(*users: tuple[str, dict[str, Any]]) -> list[ImportedUser]:
+    """Return rows of these ids and changes, from line 1."""
+    return [
+        ImportedUser(line, id_, msgspec.convert(fields, UserChanges)) for line, (id_, fields) in enumerate(users, 1)
+    ]
 
 
-async def test_does_what_single_calls_do(engine: Engine, opened: Bulk, sql: Sql) -> None:
-    """Registered and changed in bulk, users are the same as through the directory, times apart."""
+async def test_import_equals_single_calls(engine: Engine, opened: ImportConnection, sql: Sql) -> None:
+    """But for the times."""
     steps = [
         user_rows(("a", {"username": "Anna", "bio": "hello"}), ("b", {}), ("c", {"display_name": "Zoë ✓"})),
         user_rows(("a", {"bio": None, "views": 5}), ("b", {"username": "Bert"}), ("d", {"partner": True})),
@@ -47,20 +50,20 @@ async def test_does_what_single_calls_do(engine: Engine, opened: Bulk, sql: Sql)
 
 
 async def _everybody(engine: Engine) -> list[Profile]:
-    found = await profiles(engine, range(1, 10))
+    found = await read_profiles(engine, range(1, 10))
     return [msgspec.structs.replace(found[number], created_at=0, updated_at=0) for number in sorted(found)]
 
 
-async def test_events_and_counts(engine: Engine, opened: Bulk) -> None:
-    """One event for each user that is new or differs, in the order of the rows, and none for the others."""
+async def test_import_appends_one_event_per_new_or_changed_user(engine: Engine, opened: ImportConnection) -> None:
+    """In the order of the rows."""
     first = import_users(opened, user_rows(("a", {"bio": "x"}), ("b", {"bio": "x"})))
     second = import_users(opened, user_rows(("c", {}), ("b", {"bio": "y"}), ("a", {"bio": "x"})))
     again = import_users(opened, user_rows(("c", {}), ("b", {"bio": "y"}), ("a", {"bio": "x"})))
     log = await everything(engine)
     assert [type(event.event) for event in log] == [UserRegistered, UserRegistered, UserRegistered, ProfileChanged]
     assert [event.subject for event in log[2:]] == [await Directory(engine).number(id_) for id_ in ("c", "b")]
-    assert (first, second) == (Outcome(2, 0, 0, [], log[1].position), Outcome(1, 1, 1, [], log[3].position))
-    assert again == Outcome(0, 0, 3, [], None)
+    assert (first, second) == (ImportResult(2, 0, 0, [], log[1].position), ImportResult(1, 1, 1, [], log[3].position))
+    assert again == ImportResult(0, 0, 3, [], None)
 
 
 @pytest.mark.parametrize(
@@ -68,17 +71,18 @@ async def test_events_and_counts(engine: Engine, opened: Bulk) -> None:
     [{"username": "Same"}, {"display_name": "Same"}, {"bio": None}, {"views": 3}, {"is_available": False}, {}],
     ids=lambda fields: next(iter(fields), "nothing"),
 )
-async def test_again_changes_nothing(engine: Engine, opened: Bulk, fields: dict[str, Any]) -> None:
-    """Whatever the field, the second time it is what is there."""
+async def test_repeated_import_of_any_field_changes_nothing(
+    engine: Engine, opened: ImportConnection, fields: dict[str, Any]
+) -> None:
     import_users(opened, user_rows(("a", {"username": "Other", "views": 7}), ("b", {})))
     import_users(opened, user_rows(("a", fields)))
     before = await everything(engine)
-    assert import_users(opened, user_rows(("a", fields), ("b", {}))) == Outcome(0, 0, 2, [], None)
+    assert import_users(opened, user_rows(("a", fields), ("b", {}))) == ImportResult(0, 0, 2, [], None)
     assert await everything(engine) == before
 
 
-async def test_a_taken_username_is_refused(engine: Engine, opened: Bulk) -> None:
-    """By whoever holds it, in any case of letters, or by an earlier line; the holder may say it again."""
+async def test_username_of_another_user_or_earlier_line_is_refused(engine: Engine, opened: ImportConnection) -> None:
+    """In upper or lower case; its owner may send it again."""
     await register(engine, "holder")
     outcome = import_users(
         opened,
@@ -96,8 +100,7 @@ async def test_a_taken_username_is_refused(engine: Engine, opened: Bulk) -> None
     assert found is not None and found.id == "y"
 
 
-async def test_a_default_login_that_is_taken_becomes_a_spare_one(opened: Bulk, sql: Sql) -> None:
-    """Who brings no username is never refused for one."""
+async def test_taken_default_login_becomes_a_spare_one(opened: ImportConnection, sql: Sql) -> None:
     outcome = import_users(opened, user_rows(("Anna", {}), ("anna", {}), ("ANNA", {"display_name": "Third"})))
     assert outcome[:4] == (3, 0, 0, [])
     logins: dict[str, str] = dict(rows(sql, "SELECT id, login FROM users"))
@@ -106,8 +109,8 @@ async def test_a_default_login_that_is_taken_becomes_a_spare_one(opened: Bulk, s
     assert logins["ANNA"].startswith("user_")
 
 
-async def test_a_rename_releases_the_old_login(engine: Engine, opened: Bulk) -> None:
-    """The projection learns which look-up to drop, and the name is free for the next batch."""
+async def test_rename_releases_old_login(engine: Engine, opened: ImportConnection) -> None:
+    """The projection finds it as a key to delete, and the next batch may use it."""
     import_users(opened, user_rows(("a", {"username": "old"}), ("b", {})))
     import_users(opened, user_rows(("a", {"username": "fresh", "bio": "x"}), ("b", {"bio": "x"})))
     number = await Directory(engine).number("a")
@@ -115,21 +118,20 @@ async def test_a_rename_releases_the_old_login(engine: Engine, opened: Bulk) -> 
     assert import_users(opened, user_rows(("c", {"username": "old"}))).added == 1
 
 
-async def test_an_erased_user_stays_erased(engine: Engine, opened: Bulk) -> None:
-    """A file of last week must not bring a person back."""
+async def test_import_of_erased_user_is_refused(engine: Engine, opened: ImportConnection) -> None:
     await register(engine, "gone")
     await Directory(engine).erase("gone")
     outcome = import_users(opened, user_rows(("gone", {"bio": "again"}), ("a", {})))
     assert outcome[:4] == (1, 0, 0, [BadLine(1, "user 'gone' was erased")])
 
 
-async def test_lines_of_one_id_count_in_their_order(engine: Engine, opened: Bulk) -> None:
-    """The last line about a user is what holds, also within one batch."""
+async def test_lines_of_one_id_are_imported_in_order(engine: Engine, opened: ImportConnection) -> None:
+    """Also within one batch."""
     outcome = import_users(
         opened, user_rows(("a", {"bio": "1", "game": "chess"}), ("b", {}), ("a", {"bio": "2"}), ("a", {"bio": "2"}))
     )
     number = await Directory(engine).number("a")
-    profile = (await profiles(engine, [number]))[number]
+    profile = (await read_profiles(engine, [number]))[number]
     assert outcome[:4] == (2, 1, 1, [])
     assert (profile.bio, profile.game) == ("2", "chess")
 
@@ -137,16 +139,18 @@ async def test_lines_of_one_id_count_in_their_order(engine: Engine, opened: Bulk
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no id": ("a b", {}, "'a b' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -"),
     "newline in id": ("a\n", {}, "'a\\n' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -"),
-    "NUL": ("a", {"bio": "x\0"}, "bio holds what is no text"),
-    "not UTF-8": ("a", {"display_name": "x\udcff"}, "display_name holds what is no text"),
+    "NUL": ("a", {"bio": "x\0"}, "bio is not valid text"),
+    "not UTF-8": ("a", {"display_name": "x\udcff"}, "display_name is not valid text"),
     "taken": ("a", {"username": "holder"}, "the username 'holder' is taken"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 @pytest.mark.parametrize("strict", [False, True])
-async def test_a_bad_line_spoils_nothing_but_itself(engine: Engine, opened: Bulk, case: str, strict: bool) -> None:
-    """The others go in; with ``strict`` only those before it."""
+async def test_bad_line_is_reported_and_others_imported(
+    engine: Engine, opened: ImportConnection, case: str, strict: bool
+) -> None:
+    """With ``strict`` only the lines before it."""
     await register(engine, "holder")
     id_, fields, reason = BAD[case]
     people = user_rows(("before", {}), (id_, fields), ("behind", {}), (id_, fields))

@@ -1,4 +1,4 @@
-"""Decisions about a follow, in commands and events: given what happened, when somebody asks, then this."""
+"""Decisions about a follow: given these events, when this command comes, then this event or refusal."""
 
 from itertools import count
 
@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given as anything
 from hypothesis import strategies as st
 
-from commands.decide import EnsureFollow, Follow, FollowCommand, Following, Unfollow, decide, state_of
+from commands.decide import CurrentFollow, EnsureFollow, Follow, FollowCommand, Unfollow, decide, state_of
 from commands.errors import AlreadyFollowing, CannotFollowYourself, NotFollowing, Refused
 from commands.events import AnyEvent, NotificationsChanged, Recorded, UserFollowed, UserUnfollowed
-from tests.opened import many
+from tests.support.fixtures import many
 
 ALICE, BOB = 1, 2
 # When the given events were recorded, in us: one second apart.
@@ -50,7 +50,7 @@ quiet, loud = NotificationsChanged(False, FIRST), NotificationsChanged(True, FIR
     ],
     ids=str,
 )
-def test_given_when_then(given: list[AnyEvent], when: FollowCommand, then: Said) -> None:
+def test_decision_given_events_when_command(given: list[AnyEvent], when: FollowCommand, then: Said) -> None:
     """Every case of the three commands."""
     history = [Recorded(i, ALICE, BOB, i, event, i * FIRST) for i, event in enumerate(given, 1)]
     last = history[-1] if history else None
@@ -66,17 +66,17 @@ def test_given_when_then(given: list[AnyEvent], when: FollowCommand, then: Said)
     [
         (None, None),
         (unfollowed, None),
-        (followed, Following(SECOND, False)),
-        (UserFollowed(True), Following(SECOND, True)),
-        (UserFollowed(created_at=7), Following(7, False)),
-        (UserFollowed(created_at=0), Following(0, False)),
-        (loud, Following(FIRST, True)),
-        (quiet, Following(FIRST, False)),
+        (followed, CurrentFollow(SECOND, False)),
+        (UserFollowed(True), CurrentFollow(SECOND, True)),
+        (UserFollowed(created_at=7), CurrentFollow(7, False)),
+        (UserFollowed(created_at=0), CurrentFollow(0, False)),
+        (loud, CurrentFollow(FIRST, True)),
+        (quiet, CurrentFollow(FIRST, False)),
     ],
     ids=str,
 )
-def test_the_newest_event_of_a_pair_is_its_state(given: AnyEvent | None, state: Following | None) -> None:
-    """No aggregate: one event says since when and how loud, also for a follow that was brought in with its time."""
+def test_last_event_of_pair_is_its_state(given: AnyEvent | None, state: CurrentFollow | None) -> None:
+    """One event holds start and notifications, also for an imported follow."""
     assert state_of(None if given is None else Recorded(1, ALICE, BOB, 1, given, SECOND)) == state
 
 
@@ -91,10 +91,9 @@ commands = st.one_of(
 
 @many
 @anything(st.lists(commands, max_size=40))
-def test_a_random_history_agrees_with_a_dict(asked: list[FollowCommand]) -> None:
-    """The follows that exist, their times and flags are those of the plainest model there is."""
+def test_random_commands_agree_with_a_dict(asked: list[FollowCommand]) -> None:
     newest: dict[tuple[int, int], Recorded] = {}
-    model: dict[tuple[int, int], Following] = {}
+    model: dict[tuple[int, int], CurrentFollow] = {}
     positions = count(1)
     for command in asked:
         pair = command.follower, command.followed
@@ -112,7 +111,7 @@ def test_a_random_history_agrees_with_a_dict(asked: list[FollowCommand]) -> None
         assert {pair: state for pair, last in newest.items() if (state := state_of(last))} == model
 
 
-def _refusal(command: FollowCommand, model: dict[tuple[int, int], Following]) -> type[Refused] | None:
+def _refusal(command: FollowCommand, model: dict[tuple[int, int], CurrentFollow]) -> type[Refused] | None:
     exists = (command.follower, command.followed) in model
     if command.follower == command.followed:
         return CannotFollowYourself
@@ -121,13 +120,13 @@ def _refusal(command: FollowCommand, model: dict[tuple[int, int], Following]) ->
     return NotFollowing if isinstance(command, Unfollow) and not exists else None
 
 
-def _do(command: FollowCommand, model: dict[tuple[int, int], Following], now: int) -> None:
+def _do(command: FollowCommand, model: dict[tuple[int, int], CurrentFollow], now: int) -> None:
     pair = command.follower, command.followed
     match command:
         case Follow(notifications=flag):
-            model[pair] = Following(now, flag)
+            model[pair] = CurrentFollow(now, flag)
         case EnsureFollow(notifications=flag):
-            begun = model.get(pair, Following(now, False))
-            model[pair] = Following(begun.created_at, begun.notifications if flag is None else flag)
+            begun = model.get(pair, CurrentFollow(now, False))
+            model[pair] = CurrentFollow(begun.created_at, begun.notifications if flag is None else flag)
         case Unfollow():
             del model[pair]

@@ -1,5 +1,6 @@
-"""Ending the follows of the erased: in batches, on both sides, whoever dies in between, and none comes up behind it."""
+"""Ending the follows of erased users: in batches, on both sides, also when a worker is killed."""
 
+import asyncio
 from typing import Any
 
 import psycopg
@@ -7,20 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commands.db.postgres import Engine
 from commands.directory import Directory
 from commands.erasure import end_some_follows, unfinished
 from commands.events import NotificationsChanged, UserErased, UserFollowed, UserUnfollowed
-from commands.postgres import Engine
-from tests.commands.writing import append, empty, everything, locked_log, register, rows, waiting_writers
-from tests.opened import few
-from tests.waiting import until
+from tests.support.fixtures import few
+from tests.support.log_writes import append, empty, everything, locked_log, register, rows, waiting_writers
+from tests.support.waiting import until
 
 NEWEST = """SELECT DISTINCT ON (subject, object) subject, object, type::text FROM events
 WHERE subject <> object ORDER BY subject, object, version DESC"""
 
 
-async def test_every_follow_ends_on_both_sides(engine: Engine, sql: psycopg.Connection[Any]) -> None:
-    """Batch by batch: the erased one's own follows and those of his followers, and nobody else's."""
+async def test_erasure_ends_follows_on_both_sides_only_of_that_user(
+    engine: Engine, sql: psycopg.Connection[Any]
+) -> None:
     numbers = await register(engine, *[f"u{number}" for number in range(8)])
     erased, others = numbers[3], [*numbers[:3], *numbers[4:]]
     for other in others:
@@ -42,7 +44,7 @@ async def test_every_follow_ends_on_both_sides(engine: Engine, sql: psycopg.Conn
     st.integers(1, 4),
     st.lists(st.integers(1, 6), max_size=2),
 )
-async def test_whatever_the_history_nothing_is_left(
+async def test_erasure_after_random_history_leaves_no_follow(
     engine: Engine,
     sql: psycopg.Connection[Any],
     history: list[tuple[int, int, bool]],
@@ -50,7 +52,7 @@ async def test_whatever_the_history_nothing_is_left(
     limit: int,
     also: list[int],
 ) -> None:
-    """Random histories and batch sizes, others erased meanwhile: no follow of an erased one stays, all others do."""
+    """In batches of any size, while others are erased; all other follows stay."""
     empty(sql)
     await register(engine, *[f"u{number}" for number in range(1, 7)])
     follows: set[tuple[int, int]] = set()
@@ -70,8 +72,9 @@ async def test_whatever_the_history_nothing_is_left(
     assert all(total == newest for total, newest in versions)
 
 
-async def test_a_kill_leaves_whole_batches(engine: Engine, sql: psycopg.Connection[Any], database_url: str) -> None:
-    """The connection is cut in the middle of a batch: as if that batch had never begun, and the next call does it."""
+async def test_killed_batch_is_rolled_back_and_done_again(
+    engine: Engine, sql: psycopg.Connection[Any], database_url: str
+) -> None:
     numbers = await register(engine, *[f"u{number}" for number in range(6)])
     for other in numbers[1:]:
         await append(engine, numbers[0], other, UserFollowed())
@@ -88,8 +91,7 @@ async def test_a_kill_leaves_whole_batches(engine: Engine, sql: psycopg.Connecti
     assert sum(await _to_the_end(engine, numbers[0], 2)) == 3
 
 
-async def test_a_finished_erasure_stays_finished(engine: Engine) -> None:
-    """Another job for the same user, or for one who never was erased, changes nothing."""
+async def test_job_for_finished_or_missing_erasure_changes_nothing(engine: Engine) -> None:
     alice, bob = await register(engine, "alice", "bob")
     await append(engine, bob, alice, UserFollowed())
     await Directory(engine).erase("alice")
@@ -99,28 +101,26 @@ async def test_a_finished_erasure_stays_finished(engine: Engine) -> None:
     assert len(await everything(engine)) == length
 
 
-async def test_two_jobs_at_once_share_the_work(
+async def test_concurrent_workers_end_each_follow_once(
     engine: Engine, other_engine: Engine, sql: psycopg.Connection[Any], database_url: str
 ) -> None:
-    """The job runs twice, both wait for the lock: each follow ends once."""
-    import asyncio
-
+    """One of them waits for the log's lock, and the other leaves it alone."""
     numbers = await register(engine, *[f"u{number}" for number in range(6)])
     for other in numbers[1:]:
         await append(engine, other, numbers[0], UserFollowed())
     await Directory(engine).erase("u0")
     with locked_log(database_url) as holder:
-        both = asyncio.gather(*[end_some_follows(process, numbers[0], 3) for process in (engine, other_engine)])
-        await until(lambda: waiting_writers(sql) == 2)
+        waiting = asyncio.create_task(end_some_follows(engine, numbers[0], 3))
+        await until(lambda: waiting_writers(sql) == 1)
+        assert await end_some_follows(other_engine, numbers[0], 3) == (None, None)
         holder.rollback()
-    await both
+    await waiting
     await _to_the_end(engine, numbers[0], 3)
     ends = [event for event in await everything(engine) if isinstance(event.event, UserUnfollowed)]
     assert sorted(event.subject for event in ends) == numbers[1:]
 
 
-async def test_the_end_of_a_person_is_told_first(engine: Engine) -> None:
-    """UserErased stands before the ends of the follows: readers know why the list shrinks."""
+async def test_user_erased_precedes_ends_of_follows(engine: Engine) -> None:
     alice, bob = await register(engine, "alice", "bob")
     await append(engine, alice, bob, UserFollowed())
     await Directory(engine).erase("alice")
@@ -129,9 +129,9 @@ async def test_the_end_of_a_person_is_told_first(engine: Engine) -> None:
 
 
 async def _to_the_end(engine: Engine, number: int, limit: int) -> list[int]:
-    """Call the job's step until it is done; how many follows each call ended, by what it added to the log."""
+    """End follows until it is finished; return how many follows each call ended, by the log."""
     ended: list[int] = []
-    finished = False
+    finished: bool | None = False
     while not finished:
         before = len(await everything(engine))
         position, finished = await end_some_follows(engine, number, limit)

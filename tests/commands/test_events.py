@@ -1,4 +1,4 @@
-"""The event codec: what is written can be read, today's and every older shape."""
+"""The event codec: every event can be read, in today's shape and every older one."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import events
-from commands.events import AnyEvent, NotificationsChanged, UserFollowed, decode, encode, type_names
-from tests.commands.writing import rows
-from tests.opened import many
+from commands.events import EVENT_CLASSES, AnyEvent, NotificationsChanged, UserFollowed, decode, encode
+from tests.support.fixtures import many
+from tests.support.log_writes import rows
 
-# One file for every version of every event that was ever written. They stay for ever; a changed event adds one.
+# One file for every version of every event ever written. They stay for ever, and a changed event adds one.
 GOLDEN = sorted((Path(__file__).parent / "golden").glob("*.json"))
 
 counts = st.integers(0, 2**31 - 1)
@@ -23,8 +23,8 @@ times = st.integers(-(2**62), 2**62)
 
 
 def any_event() -> st.SearchStrategy[AnyEvent]:
-    """Any event, with all its fields free."""
-    return st.one_of([st.from_type(cls) for cls in events._classes.values()])
+    """Return a strategy of all events with any field values."""
+    return st.one_of([st.from_type(cls) for cls in EVENT_CLASSES.values()])
 
 
 for _cls in (events.BroadcastStarted, events.BroadcastChanged):
@@ -35,22 +35,20 @@ st.register_type_strategy(NotificationsChanged, st.builds(NotificationsChanged, 
 
 @many
 @given(any_event())
-def test_what_is_encoded_decodes_to_the_same(event: AnyEvent) -> None:
-    """The codec loses nothing."""
+def test_decode_returns_the_encoded_event(event: AnyEvent) -> None:
     assert decode(*encode(event)) == event
 
 
 @given(st.lists(any_event(), min_size=1, max_size=8))
-def test_data_is_left_out_when_it_says_nothing(written: list[AnyEvent]) -> None:
-    """An event whose fields have their defaults takes no room: most follows are such."""
+def test_event_of_defaults_has_no_data(written: list[AnyEvent]) -> None:
+    """Most follows are such."""
     for event in written:
         fields = msgspec.to_builtins(event)
         assert (encode(event)[1] is None) == (list(fields) == ["type"])
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_every_version_ever_written_can_be_read(path: Path) -> None:
-    """An event in the log is read for ever, whatever fields have been added since."""
+def test_golden_event_of_every_version_can_be_read(path: Path) -> None:
     golden = json.loads(path.read_text())
     data = None if golden["data"] is None else json.dumps(golden["data"])
     event = decode(golden["type"], data)
@@ -59,49 +57,45 @@ def test_every_version_ever_written_can_be_read(path: Path) -> None:
         assert getattr(event, field) == value
 
 
-def test_every_event_of_today_has_its_golden_file() -> None:
-    """A new event, or a new field of one, is not shipped without the file that keeps it readable."""
-    for name in type_names:
-        fields = set(events._classes[name].__struct_fields__)
+def test_every_event_has_a_golden_file_of_its_fields() -> None:
+    """A new event, or a new field, needs a file that keeps it readable."""
+    for name in EVENT_CLASSES:
+        fields = set(EVENT_CLASSES[name].__struct_fields__)
         newest = max((path for path in GOLDEN if path.name.startswith(f"{name}.")), key=_version, default=None)
         assert newest is not None, f"{name} has no golden file"
         assert set(json.loads(newest.read_text())["event"]) == fields, f"add golden/{name}.{_version(newest) + 1}.json"
 
 
-def test_every_field_may_be_missing_that_is_newer_than_its_event() -> None:
-    """Fields beyond those of the first golden file have defaults, or old events could not be read."""
-    for name in type_names:
+def test_field_newer_than_its_event_has_a_default() -> None:
+    for name in EVENT_CLASSES:
         first = min((path for path in GOLDEN if path.name.startswith(f"{name}.")), key=_version)
-        assert _required(events._classes[name]) <= set(json.loads(first.read_text())["event"])
+        assert _required(EVENT_CLASSES[name]) <= set(json.loads(first.read_text())["event"])
 
 
 @given(st.text(max_size=20))
-def test_unknown_names_are_no_events(name: str) -> None:
-    """A type that this version does not know is an error, never a guess."""
-    if name not in type_names:
+def test_unknown_type_raises_key_error(name: str) -> None:
+    if name not in EVENT_CLASSES:
         with pytest.raises(KeyError):
             decode(name, "{}")
 
 
-def test_unknown_fields_are_passed_over() -> None:
-    """A newer version's event is readable for the workers that still run while it is rolled out."""
+def test_unknown_fields_are_ignored() -> None:
+    """Older workers can read events of a newer version while it is rolled out."""
     assert decode("UserFollowed", '{"notifications": true, "from_the_future": 1}') == UserFollowed(notifications=True)
 
 
-def test_fields_of_the_wrong_kind_are_refused() -> None:
-    """Damage is noticed where it is read."""
+def test_field_of_wrong_type_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError):
         decode("UserFollowed", '{"notifications": "yes"}')
 
 
-def test_the_database_knows_the_same_types_in_the_same_words(sql: psycopg.Connection[Any]) -> None:
+def test_database_has_the_same_event_types(sql: psycopg.Connection[Any]) -> None:
     """A new event needs a migration that adds it to the column's type."""
     known = rows(sql, "SELECT unnest(enum_range(NULL::event_type))::text")
-    assert {name for (name,) in known} == set(type_names)
+    assert {name for (name,) in known} == set(EVENT_CLASSES)
 
 
-def test_postgres_gives_back_what_was_written(sql: psycopg.Connection[Any]) -> None:
-    """jsonb keeps its own form of the text; every golden file survives it."""
+def test_golden_event_survives_jsonb(sql: psycopg.Connection[Any]) -> None:
     for path in GOLDEN:
         golden = json.loads(path.read_text())
         event = decode(golden["type"], None if golden["data"] is None else json.dumps(golden["data"]))

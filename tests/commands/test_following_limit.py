@@ -1,4 +1,4 @@
-"""The limit on follows: exact under any concurrency, and known again after whatever happened beside it."""
+"""The limit on follows: exact under any concurrency and beside any other writer."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from commands import log
-from commands.answers import command_key
-from commands.committer import Committer, FollowSettings
+from commands.db.postgres import Engine
 from commands.decide import EnsureFollow, Follow, FollowCommand, Unfollow
 from commands.errors import AlreadyFollowing, FollowingTooMany, SettingsError
 from commands.events import UserFollowed, UserUnfollowed
-from commands.log import Draft
-from commands.postgres import Engine
-from tests.servers import Service, running_service
+from commands.group_commit import Committer
+from commands.idempotency import command_key
+from commands.log import event_log as log
+from commands.log.event_log import Draft
+from commands.settings import FollowSettings
+from tests.support.servers import Service, running_service
 
 MAX = 5
 Made = Callable[[int | None], Committer]
@@ -24,7 +25,7 @@ Made = Callable[[int | None], Committer]
 
 @pytest.fixture
 async def committers(engine: Engine) -> AsyncIterator[Made]:
-    """Committers with a limit, each with counts and batches of its own as in a process of its own."""
+    """Make committers with a limit, each as in a process of its own."""
     made: list[Committer] = []
 
     def make(following_max: int | None) -> Committer:
@@ -39,19 +40,19 @@ async def committers(engine: Engine) -> AsyncIterator[Made]:
 
 
 async def told(committer: Committer, *commands: FollowCommand) -> list[str]:
-    """What each of the commands, sent at once, is answered: the refusal's name, or ok."""
+    """Send commands at once; return the refusal's name or ok for each."""
     answers = await asyncio.gather(*(committer.send(command) for command in commands), return_exceptions=True)
     return [type(answer).__name__ if isinstance(answer, BaseException) else "ok" for answer in answers]
 
 
 async def following(engine: Engine, number: int) -> int:
-    """How many somebody follows, by the log alone."""
+    """Count by the log how many a user follows."""
     async with engine.connect() as connection:
-        states = await log.states_of(connection, [(number, other) for other in range(1_000, 1_300)])
+        states = await log.pair_states(connection, [(number, other) for other in range(1_000, 1_300)])
     return sum(state.last is not None and isinstance(state.last.event, UserFollowed) for state in states)
 
 
-async def test_so_many_and_no_more(engine: Engine, committers: Made) -> None:
+async def test_follow_beyond_limit_is_refused_until_an_unfollow(engine: Engine, committers: Made) -> None:
     committer = committers(MAX)
     assert await told(committer, *(Follow(1, 1_000 + n) for n in range(MAX))) == ["ok"] * MAX
     with pytest.raises(FollowingTooMany, match=f"more than {MAX};"):
@@ -67,7 +68,9 @@ async def test_so_many_and_no_more(engine: Engine, committers: Made) -> None:
     assert await following(engine, 1) == MAX - 1 + 1
 
 
-async def test_exact_when_all_come_at_once_through_several_committers(engine: Engine, committers: Made) -> None:
+async def test_limit_is_exact_for_concurrent_follows_through_several_committers(
+    engine: Engine, committers: Made
+) -> None:
     several = [committers(MAX) for _ in range(3)]
     answers = await asyncio.gather(
         *(told(each, *(Follow(7, 1_000 + 50 * at + n) for n in range(50))) for at, each in enumerate(several))
@@ -77,20 +80,20 @@ async def test_exact_when_all_come_at_once_through_several_committers(engine: En
     assert await following(engine, 7) == MAX
 
 
-async def test_what_is_too_much_in_one_batch_is_decided_again(engine: Engine) -> None:
-    """It has lost a race and is not refused: a place may have come free. Each follower's own follows count alone."""
+async def test_follows_beyond_limit_in_one_batch_are_left_to_decide_again(engine: Engine) -> None:
+    """The limit may have room by then. Each follower's own follows count alone."""
     async with engine.connect() as connection:
-        await log.append_within(connection, [Draft(1, 1_000, 1, UserFollowed())], 2)
+        await log.append_limited(connection, [Draft(1, 1_000, 1, UserFollowed())], 2)
         wishes = [Draft(one, other, 1, UserFollowed()) for one in (1, 2) for other in (1_001, 1_002)]
-        appended, refused = await log.append_within(connection, wishes, 2)
+        appended, refused, _ = await log.append_limited(connection, wishes, 2)
         assert (set(appended), refused) == ({0, 2, 3}, set())
-        assert await log.append_within(connection, wishes[1:2], 2) == ({}, {0})
+        assert await log.append_limited(connection, wishes[1:2], 2) == ({}, {0}, None)
 
 
-def test_exact_through_two_web_processes(
+def test_limit_is_exact_through_two_web_processes(
     database_url: str, redis_url: str, queue_url: str, service_folder: Path
 ) -> None:
-    """Both are sent many follows of one user at the same time; who is let in is in his list, and nobody else."""
+    """Only the accepted follows are in the list."""
     places, settings = (database_url, redis_url, queue_url, service_folder), {"FOLLOWS_MAX_FOLLOWING": str(MAX)}
     others = [f"other-{at}" for at in range(20)]
 
@@ -116,7 +119,7 @@ def test_exact_through_two_web_processes(
                 assert {user["id"] for user in followed} == let_in
 
 
-async def test_a_place_that_came_free_in_the_same_batch_is_not_lost(engine: Engine, committers: Made) -> None:
+async def test_unfollow_in_the_same_batch_makes_room(engine: Engine, committers: Made) -> None:
     committer = committers(2)
     assert await told(committer, Follow(1, 1_000), Follow(1, 1_001)) == ["ok", "ok"]
     first, _ = await told(committer, Unfollow(1, 1_000), Follow(1, 1_002))
@@ -124,7 +127,7 @@ async def test_a_place_that_came_free_in_the_same_batch_is_not_lost(engine: Engi
     assert await following(engine, 1) == 2
 
 
-async def test_counts_hold_beside_writers_who_do_not_keep_them(engine: Engine, committers: Made) -> None:
+async def test_limit_holds_beside_writers_without_counts(engine: Engine, committers: Made) -> None:
     limited, unlimited = committers(3), committers(None)
     assert await told(limited, Follow(1, 1_000)) == ["ok"]
     assert await told(unlimited, Follow(1, 1_001), Follow(1, 1_002), Follow(1, 1_003)) == ["ok"] * 3
@@ -135,7 +138,7 @@ async def test_counts_hold_beside_writers_who_do_not_keep_them(engine: Engine, c
     assert await told(limited, Follow(1, 1_005)) == ["FollowingTooMany"]
 
 
-async def test_a_crash_that_empties_the_counts_changes_nothing(engine: Engine, committers: Made) -> None:
+async def test_limit_holds_after_counts_were_lost(engine: Engine, committers: Made) -> None:
     limited = committers(2)
     assert await told(limited, Follow(1, 1_000), Follow(1, 1_001)) == ["ok", "ok"]
     async with engine.connect() as connection:
@@ -143,7 +146,7 @@ async def test_a_crash_that_empties_the_counts_changes_nothing(engine: Engine, c
     assert await told(limited, Follow(1, 1_002)) == ["FollowingTooMany"]
 
 
-async def test_a_key_gets_the_refusal_again(committers: Made) -> None:
+async def test_repeated_key_gets_the_same_refusal(committers: Made) -> None:
     limited = committers(1)
     assert await told(limited, Follow(1, 1_000)) == ["ok"]
     key = command_key("ann", "k", "follow 1001")
@@ -155,13 +158,13 @@ async def test_a_key_gets_the_refusal_again(committers: Made) -> None:
 
 
 @pytest.mark.parametrize(("given", "limit"), [("", None), ("0", None), ("2000", 2000)])
-def test_the_setting(monkeypatch: pytest.MonkeyPatch, given: str, limit: int | None) -> None:
+def test_setting_is_read_from_environment(monkeypatch: pytest.MonkeyPatch, given: str, limit: int | None) -> None:
     monkeypatch.setenv("FOLLOWS_MAX_FOLLOWING", given)
     assert FollowSettings.from_env().following_max == limit
 
 
 @pytest.mark.parametrize("given", ["-1", "many", "1.5", "9" * 13])
-def test_a_setting_that_is_no_number(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_setting_that_is_not_a_number_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("FOLLOWS_MAX_FOLLOWING", given)
     with pytest.raises(SettingsError, match="FOLLOWS_MAX_FOLLOWING"):
         FollowSettings.from_env()

@@ -1,17 +1,17 @@
-"""What tests of the projections open."""
+"""Fixtures of the projection tests."""
 
 from collections.abc import Iterator
 
 import pytest
 from redis import Redis
 
-from tests.opened import engine, fragile, other_engine, sql, store
+from tests.support.fixtures import engine, fragile, other_engine, redis, sql
 
-__all__ = ["engine", "fragile", "other_engine", "sql", "store"]
+__all__ = ["engine", "fragile", "other_engine", "redis", "sql"]
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    """A plain client for looking at the views by hand."""
+def raw_redis(redis_url: str) -> Iterator[Redis]:
+    """Yield a plain client that reads and writes the views by hand."""
     with Redis.from_url(redis_url) as client:
         yield client

@@ -1,4 +1,4 @@
-"""Part 2: a projector killed at every step of its loop, for every kind of batch; his successor ends at the fold."""
+"""Part 2: a projector is killed at every step of its loop, for every kind of batch; a successor finishes."""
 
 from __future__ import annotations
 
@@ -7,77 +7,82 @@ import logging
 import signal
 from typing import Final
 
-from commands import log
-from tests.projections.histories import VIEW, World
-from tests.projections.model import positions
-from tests.proof.grounds import KINDS, begin, happen, world_on, wrong_with
-from tests.proof.killing import HOWS, Death, How, Victims, killed, work
-from tests.proof.trial import Counts, Trial
-from tests.servers import fresh_database
+from commands.log import event_log as log
+from tests.proof.batch_kinds import KINDS, append_batch, differences, open_world, prepare_world
+from tests.proof.crash_injection import HOWS, CrashPoint, ForkedWorkers, How, crashes, project_all
+from tests.proof.parts import Counts, PartContext
+from tests.support.random_histories import VIEW, World
+from tests.support.servers import fresh_database
+from tests.support.view_model import positions
 
 TITLE: Final = "2 kill points"
-# No batch takes so many steps; in the short form one of the first is chosen.
+# No batch takes so many steps; in the short form one of the first STEPS_SHORT is chosen.
 STEPS_MAX: Final = 1_000
 STEPS_SHORT: Final = 40
-# Every loop takes more: where the lanes stand, and our fence for each of them.
-STEPS_SURE: Final = 8
-# Above those that a world gives to its own workers.
+# Every loop takes more steps: it reads all checkpoints and writes its fence to each of the four partitions.
+STEPS_MIN: Final = 8
+# Above the fences that a world gives to its own workers.
 FENCE: Final = 10_000
-# So many at once, so that there is a middle to be killed in.
+# Several batches at once, so that a kill can hit between them.
 BATCHES: Final = 3
-# How long a process takes for a batch, to begin with.
-SPAN_S: Final = 0.05
-# A world's log is read whole for every comparison: a new one after so many kills.
+# First guess of how long a process works on them; adapted as kills come too early or too late.
+KILL_WITHIN_S: Final = 0.05
+# Every comparison reads the whole log of a world, so a new world is begun now and then.
 KILLS_PER_WORLD: Final = 25
 
 
-def run(trial: Trial) -> Counts:
-    """Kills at chosen steps, by an exception and by SIGKILL, then more of the latter at instants by chance."""
+def run(context: PartContext) -> Counts:
+    """Kill at each step, by an exception and by SIGKILL, then by SIGKILL at random times."""
     counts = Counts()
-    logging.disable()  # workers tell of each event that they park
+    logging.disable()  # workers log each event that they park
     try:
-        with trial.servers() as servers, fresh_database(servers) as url:
-            asyncio.run(_run(trial, url, servers.valkey_url(0), counts))
+        with context.servers() as servers, fresh_database(servers) as url:
+            asyncio.run(_run(context, url, servers.valkey_url(0), counts))
     finally:
         logging.disable(logging.NOTSET)
     return counts
 
 
-async def _run(trial: Trial, database_url: str, redis_url: str, counts: Counts) -> None:
-    async with world_on(database_url, redis_url) as world:
-        with Victims(database_url, redis_url) as victims:
+async def _run(context: PartContext, database_url: str, redis_url: str, counts: Counts) -> None:
+    async with open_world(database_url, redis_url) as world:
+        with ForkedWorkers(database_url, redis_url) as workers:
             for kind in KINDS:
-                await _begin_with_a_batch(world, kind, trial)
-                if trial.scale == "short":
-                    at = trial.chance("kill points", kind).randrange(STEPS_SHORT)
-                    await _points(world, victims, kind, at, HOWS[at % 3], trial, counts)
+                await _begin_with_a_batch(world, kind, context)
+                if context.scale == "short":
+                    at = context.rng("kill points", kind).randrange(STEPS_SHORT)
+                    await _kill_at(world, workers, kind, at, HOWS[at % 3], context, counts)
                     continue
                 for how in HOWS:
                     for at in range(STEPS_MAX):
-                        if not await _points(world, victims, kind, at, how, trial, counts):
+                        if not await _kill_at(world, workers, kind, at, how, context, counts):
                             break
-            await _really(world, victims, trial, counts)
+            await _kill_at_random_times(world, workers, context, counts)
 
 
-async def _begin_with_a_batch(world: World, kind: str, trial: Trial) -> None:
-    """A batch to project, and how the view looks before it is saved for coming back to."""
-    chance = trial.chance("kill points", kind, "history")
-    await begin(world, kind, chance)
-    await happen(world, kind, chance)
-    await world._save()
+async def _begin_with_a_batch(world: World, kind: str, context: PartContext) -> None:
+    """Append a batch and save the view as it is before the batch."""
+    rng = context.rng("kill points", kind, "history")
+    await prepare_world(world, kind, rng)
+    await append_batch(world, kind, rng)
+    await world.save()
 
 
-async def _points(world: World, victims: Victims, kind: str, at: int, how: How, trial: Trial, counts: Counts) -> bool:
-    """Kill one worker at this step, let another do the rest, compare, both ways; False when they were done before."""
+async def _kill_at(
+    world: World, workers: ForkedWorkers, kind: str, at: int, how: How, context: PartContext, counts: Counts
+) -> bool:
+    """Kill a worker at this step in each of two ways, let a successor finish, and compare.
+
+    Returns False if both workers finished before they came to the step.
+    """
     of = ("kill points", kind, at, how, "torn")
-    _back(world)
-    died = await killed(world, Death(at, how, trial.chance(*of)), FENCE)
-    await _succeeded(world, f"{kind}, killed {how} step {at}", trial, counts)
-    _back(world)
-    status = victims.kill_one_at(FENCE, at, how, " ".join(map(str, (trial.seed, *of))))
-    await _succeeded(world, f"{kind}, SIGKILL {how} step {at}", trial, counts)
-    ended_well = status == signal.SIGKILL or (status == 0 and at >= STEPS_SURE)
-    counts.expect(ended_well, f"{kind}, SIGKILL {how} step {at}: it ended by itself, {status}")
+    _restore(world)
+    died = await crashes(world, CrashPoint(at, how, context.rng(*of)), FENCE)
+    await _finish_and_compare(world, f"{kind}, killed {how} step {at}", context, counts)
+    _restore(world)
+    status = workers.kill_one_at(FENCE, at, how, " ".join(map(str, (context.seed, *of))))
+    await _finish_and_compare(world, f"{kind}, SIGKILL {how} step {at}", context, counts)
+    ended_well = status == signal.SIGKILL or (status == 0 and at >= STEPS_MIN)
+    counts.expect(ended_well, f"{kind}, SIGKILL {how} step {at}: it ended by itself with status {status}")
     if died:
         counts.add("kills at a chosen step of the loop")
     if status == signal.SIGKILL:
@@ -85,42 +90,43 @@ async def _points(world: World, victims: Victims, kind: str, at: int, how: How, 
     return died or status != 0
 
 
-async def _succeeded(world: World, what: str, trial: Trial, counts: Counts) -> None:
-    await work(world.engine, world.epoch, world.store, FENCE + 1)
-    for wrong in await wrong_with(world):
-        counts.wrong.append(f"{what}: {wrong}; again: {trial.again('kill_points')}")
+async def _finish_and_compare(world: World, what: str, context: PartContext, counts: Counts) -> None:
+    await project_all(world.engine, world.redis, FENCE + 1)
+    for wrong in await differences(world):
+        counts.wrong.append(f"{what}: {wrong}")
 
 
-def _back(world: World) -> None:
-    """The view as it was saved, nothing parked, and what was mended unreadable again."""
-    world.redis.flushdb()
+def _restore(world: World) -> None:
+    """Restore the saved view, unpark everything, and make repaired events unreadable again."""
+    world.raw_redis.flushdb()
     for key, value in world.saved.items():
-        world.redis.restore(key, 0, value)
+        world.raw_redis.restore(key, 0, value)
     world.sql.execute("TRUNCATE parked")
     world.sql.execute("SET session_replication_role = replica")
     world.sql.execute("UPDATE events SET data = '{\"notifications\": 5}' WHERE subject >= 90 AND object >= 90")
     world.sql.execute("SET session_replication_role = origin")
 
 
-async def _really(world: World, victims: Victims, trial: Trial, counts: Counts) -> None:
-    span = SPAN_S
-    for number in range(trial.times(5, 600)):
-        chance = trial.chance("SIGKILL", number)
-        kind = chance.choice(KINDS)
-        if number % KILLS_PER_WORLD == 0 or kind == "refused by a lane":
-            await begin(world, kind, chance)
+async def _kill_at_random_times(world: World, workers: ForkedWorkers, context: PartContext, counts: Counts) -> None:
+    span = KILL_WITHIN_S
+    for number in range(context.by_scale(5, 600)):
+        rng = context.rng("SIGKILL", number)
+        kind = rng.choice(KINDS)
+        if number % KILLS_PER_WORLD == 0 or kind == "refused by a partition":
+            await prepare_world(world, kind, rng)
         for _ in range(BATCHES):
-            await happen(world, kind, chance)
-        before, end = positions(world.redis, VIEW), [(await log.head(world.engine)).position] * VIEW.lanes
-        loaded = chance.random() < 0.8
-        died_of = victims.kill_one(FENCE + 2 * number, chance.uniform(0, span), loaded=loaded)
+            await append_batch(world, kind, rng)
+        before, end = positions(world.raw_redis, VIEW), [(await log.head(world.engine)).position] * VIEW.partitions
+        loaded = rng.random() < 0.8
+        died_of = workers.kill_one(FENCE + 2 * number, rng.uniform(0, span), loaded=loaded)
         counts.expect(
-            died_of == signal.SIGKILL, f"the worker ended by itself: {died_of}; again: {trial.again('kill_points')}"
+            died_of == signal.SIGKILL,
+            f"the worker ended by itself: {died_of}",
         )
         counts.add("SIGKILLs of a process at an instant by chance")
-        stand = positions(world.redis, VIEW)
+        stand = positions(world.raw_redis, VIEW)
         counts.add("of them in the middle of a batch", before != stand != end)
-        span *= 1.2 if stand == before else 0.8 if stand == end else 1.0  # to where most of them meet something
-        await work(world.engine, world.epoch, world.store, FENCE + 2 * number + 1)
-        for wrong in await wrong_with(world):
-            counts.wrong.append(f"{kind}, SIGKILL {number}: {wrong}; again: {trial.again('kill_points')}")
+        span *= 1.2 if stand == before else 0.8 if stand == end else 1.0  # so that most kills hit an unfinished batch
+        await project_all(world.engine, world.redis, FENCE + 2 * number + 1)
+        for wrong in await differences(world):
+            counts.wrong.append(f"{kind}, SIGKILL {number}: {wrong}")

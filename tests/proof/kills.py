@@ -1,4 +1,4 @@
-"""Part 3: API, workers, Valkey and PostgreSQL are killed at random under load over HTTP; the clients' records judge."""
+"""Part 3: web processes, workers, Valkey and PostgreSQL killed at random while clients write; their records decide."""
 
 from __future__ import annotations
 
@@ -11,87 +11,87 @@ from typing import Final
 from redis import Redis
 
 from tests.proof.clients import Client
-from tests.proof.staging import World, acting, world
-from tests.proof.trial import Counts, Trial
-from tests.servers import Service
+from tests.proof.deployment import Deployment, clients_running, running_deployment
+from tests.proof.parts import Counts, PartContext
+from tests.support.servers import Service
 
 TITLE: Final = "3 random kills"
 
-# So long that there is work to kill; in the long form, that a thousand kills are about two million events.
+# Between kills there is time to work; in the long form a thousand kills are about two million events.
 PAUSE_S: Final = {"short": (0.5, 3.5), "long": (1.5, 5.0)}
-# So many at least, and until so many events have gone in, as far as the clients were told.
+# Kills at least, and events appended at least, by the clients' answers: a run ends when it has both.
 KILLS: Final = (6, 1_000)
 EVENTS: Final = (1, 2_000_000)
-# A process that has only just been started is no worthy victim.
-GROWN_UP_S: Final = 3.0
-# How Valkey keeps what it is told; with "off" it comes back as it was when it was started last.
-KEEPING: Final = ("always", "everysec", "no", "off")
-EMPTIED: Final = 0.1
+# A process that has only just started has nothing under way: it is not killed before this age.
+AGE_MIN_S: Final = 3.0
+# Valkey's appendfsync; with "off" there is no AOF, and it restarts with what it had at its last start.
+APPENDFSYNC: Final = ("always", "everysec", "no", "off")
+EMPTIED_SHARE: Final = 0.1
 
 
 class Killer:
-    """Kills one after the other, each time somebody who has been up for a while."""
+    """Kills and restarts one process or server after the other."""
 
-    def __init__(self, made: World, chance: random.Random, counts: Counts) -> None:
-        self._made, self._chance, self._counts = made, chance, counts
-        self._keeping = "everysec"
-        self._born: dict[str, float] = {}
-        one, two = made.services
-        self._victims: dict[str, Callable[[], None]] = {
-            "web 1": lambda: _again(one, "web"),
-            "web 2": lambda: _again(two, "web"),
-            "worker 1": lambda: _again(one, "worker"),
-            "worker 2": lambda: _again(two, "worker-2"),
-            "valkey": self._valkey,
-            "postgres": made.servers.postgres.restart,
+    def __init__(self, deployment: Deployment, rng: random.Random, counts: Counts) -> None:
+        self._deployment, self._rng, self._counts = deployment, rng, counts
+        self._appendfsync = "everysec"
+        self._started_at: dict[str, float] = {}
+        one, two = deployment.services
+        self._restarts: dict[str, Callable[[], None]] = {
+            "web 1": lambda: _restart(one, "web"),
+            "web 2": lambda: _restart(two, "web-2"),
+            "worker 1": lambda: _restart(one, "worker"),
+            "worker 2": lambda: _restart(two, "worker-2"),
+            "valkey": self._restart_valkey,
+            "postgres": deployment.servers.postgres.restart,
         }
 
     def kill(self) -> str:
-        """Kill somebody and start him again; say who it was."""
-        grown = [name for name in self._victims if monotonic() - self._born.get(name, 0.0) > GROWN_UP_S]
-        name = self._chance.choice(grown or ["valkey", "postgres"])
-        self._victims[name]()
-        self._born[name] = monotonic()
+        """Kill one process or server at random, restart it, and return its name."""
+        old = [name for name in self._restarts if monotonic() - self._started_at.get(name, 0.0) > AGE_MIN_S]
+        name = self._rng.choice(old or ["valkey", "postgres"])
+        self._restarts[name]()
+        self._started_at[name] = monotonic()
         return name.rstrip(" 12")
 
-    def _valkey(self) -> None:
-        """Whatever its way of keeping data, under which it has lived since it was killed last; some lose all first."""
-        with Redis.from_url(self._made.servers.valkey.url) as client:
-            if self._chance.random() < EMPTIED:
+    def _restart_valkey(self) -> None:
+        """Kill Valkey, sometimes after emptying it, and choose how it writes its AOF until the next kill."""
+        with Redis.from_url(self._deployment.servers.valkey.url) as client:
+            if self._rng.random() < EMPTIED_SHARE:
                 client.flushall()
                 self._counts.add("Valkey emptied")
-        self._counts.add(f"Valkey killed with its file: {self._keeping}")
-        self._made.servers.valkey.restart()
-        self._keeping = self._chance.choice(KEEPING)
-        with Redis.from_url(self._made.servers.valkey.url) as client:
-            if self._keeping == "off":
+        self._counts.add(f"Valkey killed with its file: {self._appendfsync}")
+        self._deployment.servers.valkey.restart()
+        self._appendfsync = self._rng.choice(APPENDFSYNC)
+        with Redis.from_url(self._deployment.servers.valkey.url) as client:
+            if self._appendfsync == "off":
                 client.config_set("appendonly", "no")
             else:
-                client.config_set("appendfsync", self._keeping)
+                client.config_set("appendfsync", self._appendfsync)
 
 
-def run(trial: Trial) -> Counts:
-    """Kill and judge."""
+def run(context: PartContext) -> Counts:
+    """Kill while clients write, wait until the views have caught up, and check."""
     counts = Counts()
-    with world(trial) as made:
-        clients = made.clients(trial.times(8, 128), trial, counts)
-        asyncio.run(_disturb(made, clients, trial, counts))
-        made.heal()
-        made.judge(clients, counts, trial.again("kills"))
+    with running_deployment(context) as deployment:
+        clients = deployment.clients(context.by_scale(8, 128), context, counts)
+        asyncio.run(_attack(deployment, clients, context, counts))
+        deployment.wait_caught_up()
+        deployment.check(clients, counts)
     return counts
 
 
-async def _disturb(made: World, clients: list[Client], trial: Trial, counts: Counts) -> None:
-    """Let the clients act while one after the other is killed."""
-    killer, chance = Killer(made, trial.chance("kills"), counts), trial.chance("pauses")
-    async with acting(clients):
-        kills, events = trial.times(*KILLS), trial.times(*EVENTS)
-        while not counts.wrong and (kills > 0 or sum(client.went_in for client in clients) < events):
+async def _attack(deployment: Deployment, clients: list[Client], context: PartContext, counts: Counts) -> None:
+    """Let the clients act while one process after the other is killed."""
+    killer, rng = Killer(deployment, context.rng("kills"), counts), context.rng("pauses")
+    async with clients_running(clients):
+        kills, events = context.by_scale(*KILLS), context.by_scale(*EVENTS)
+        while not counts.wrong and (kills > 0 or sum(client.appended for client in clients) < events):
             kills -= 1
-            await asyncio.sleep(chance.uniform(*PAUSE_S[trial.scale]))
+            await asyncio.sleep(rng.uniform(*PAUSE_S[context.scale]))
             counts.add(f"kills of {await asyncio.to_thread(killer.kill)}")
 
 
-def _again(service: Service, name: str) -> None:
+def _restart(service: Service, name: str) -> None:
     service.kill(name)
     service.start(name)

@@ -1,4 +1,4 @@
-"""Part 6: random steps through both dialects, with tools and faults in between, against a model made of dicts."""
+"""Part 6: random requests in both dialects, mixed with operator actions and faults, compared with a model of dicts."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from cli.dev_key import ensure_dev_key
-from tests.api.in_process import environment
-from tests.api.kraken.people import number_of
-from tests.api.kraken.test_two_dialects import PEOPLE, TwoDialects, seeds, who
-from tests.proof.tools_at_work import LANES, Operator, operated
-from tests.proof.trial import Counts, Trial
-from tests.servers import Servers, fresh_database
+from cli.dev.dev_key import ensure_dev_key
+from tests.proof.operator_actions import PARTITIONS, Operator, operated
+from tests.proof.parts import Counts, PartContext
+from tests.support.in_process import environment
+from tests.support.kraken_users import number_of
+from tests.support.servers import Servers, fresh_database
+from tests.support.two_dialects import PEOPLE, TwoDialects, seeds, who
 
 T = TypeVar("T")
 TITLE: Final = "6 state machine"
 STEPS: Final = 100_000
-# A log is read whole by each rebuild, so a new one is begun after so many steps.
+# Each rebuild reads the whole log, so a new one is begun now and then.
 STEPS_PER_LOG: Final = 5_000
-# Killing a drain costs the lease that nobody gives back.
+# Kills are rare: after each one, a successor waits until the leases of the killed loop have expired.
 FIRST_KILL: Final = 150
 KILLS_EVERY: Final = 400
-TOOLS_EVERY: Final = 60
+ACTIONS_EVERY: Final = 60
 
 runs = settings(
     deadline=None,
     database=None,
-    phases=[Phase.generate],  # its steps are printed as they are; making them fewer takes minutes
+    phases=[Phase.generate],  # no shrinking: reducing a failing run takes minutes
     suppress_health_check=list(HealthCheck),
 )
 
 
 def due(machine: Any) -> bool:
-    """Whether it is time for a tool or a fault."""
+    """Return True when the next action or fault is due."""
     return bool(machine.steps >= machine.next_at)
 
 
 class Machine(TwoDialects):
-    """The two dialects, and what their operator does and suffers. Each call, tool and fault counts as a step.
+    """The machine of the two dialects, extended by operator actions and faults; each call and action counts as a step.
 
-    When it is time for what follows from the drawn steps alone: Hypothesis takes anything else for a flaky test.
+    What is due depends on the drawn steps only: otherwise Hypothesis reports a flaky test.
     """
 
     operator: Operator
     counts: Counts
-    # Between two tools or faults, which take a second each, there are so many steps at least.
+    # Least steps between two actions, which take a second each.
     every = 0
 
     def __init__(self) -> None:
@@ -60,26 +60,26 @@ class Machine(TwoDialects):
         self.steps, self.next_at, self.kills_at = 0, 0, FIRST_KILL
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
-        """One step."""
+        """Run one step."""
         self.steps += 1
         self.counts.add("steps")
         return super().run(step)
 
     def did(self, what: str, *, done: bool = True) -> None:
-        """Count it; then everything must be as it was."""
-        self.run(self.service.drained())
+        """Wait until the views have caught up after an action, and count it."""
+        self.run(self.service.caught_up())
         self.next_at = self.steps + self.every
         self.counts.add(what, done)
 
     @precondition(due)
-    @rule(lanes=st.sampled_from(LANES), verified=st.booleans())
-    def rebuild(self, lanes: int, verified: bool) -> None:
-        self.run(self.operator.rebuild(lanes, verified=verified))
+    @rule(partitions=st.sampled_from(PARTITIONS), verified=st.booleans())
+    def rebuild(self, partitions: int, verified: bool) -> None:
+        self.run(self.operator.rebuild(partitions, verified=verified))
         self.did("rebuilds")
 
     @precondition(due)
     @rule()
-    def go_back(self) -> None:
+    def undo(self) -> None:
         self.did("undos", done=self.run(self.operator.undo()))
 
     @precondition(due)
@@ -98,7 +98,7 @@ class Machine(TwoDialects):
     @precondition(due)
     @rule(one=who, flags=st.lists(st.booleans(), min_size=PEOPLE, max_size=PEOPLE))
     def pause(self, one: int, flags: list[bool]) -> None:
-        """Somebody follows everybody meanwhile."""
+        """Pause the projection while one user follows all others."""
         others = [other for other in range(PEOPLE) if other != one and (one, other) not in self.follows]
         calls = [self.people[one].follow(self.people[other]) for other in others]
         answers = self.run(self.operator.pause_during(calls))
@@ -106,7 +106,7 @@ class Machine(TwoDialects):
         self.did("pauses")
         listed = self.run(self.people[one].get("/v1/users/me/following")).json()["data"]
         by_id = {self.people[other].id: other for other in others}
-        for row in reversed(listed):  # whoever was first in the log
+        for row in reversed(listed):  # in the order of the log
             if row["id"] in by_id:
                 self.follows[one, by_id[row["id"]]] = (next(self.time), False)
 
@@ -118,7 +118,7 @@ class Machine(TwoDialects):
         first, second = (self.run(number_of(self.service, self.people[each])) for each in (one, other))
         self.run(self.operator.park_and_retry((first, second)))
         self.follows[one, other] = (next(self.time), False)
-        self.did("parked events mended")
+        self.did("parked events repaired")
 
     @rule()
     def save_redis(self) -> None:
@@ -127,7 +127,7 @@ class Machine(TwoDialects):
     @precondition(due)
     @rule(restored=st.booleans(), one=who, other=who)
     def lose_redis(self, restored: bool, one: int, other: int) -> None:
-        """Until it has healed a reader gets the truth (or, of a restored one, what was true) or 503."""
+        """Empty Redis, or restore a dump: until it is repaired, a read is right (or as old as the dump) or 503."""
         self.operator.lose_redis(restored=restored)
         answer = self.run(self.people[one].get(f"/v1/users/{self.people[other].id}/follow-status"))
         if not restored and answer.status_code == 200:
@@ -138,29 +138,29 @@ class Machine(TwoDialects):
 
     @precondition(lambda self: self.steps > self.kills_at)
     @rule(one=who, other=who)
-    def kill_the_drain(self, one: int, other: int) -> None:
+    def kill_the_projection_loop(self, one: int, other: int) -> None:
         self.kills_at = self.steps + KILLS_EVERY
-        self.run(self.operator.kill_drain())
-        self.did("drains killed")
+        self.run(self.operator.kill_loop())
+        self.did("projection loops killed")
 
 
-def run(trial: Trial) -> Counts:
-    """Log after log until there have been steps enough."""
+def run(context: PartContext) -> Counts:
+    """Use one log after the other until there were enough steps."""
     counts, log_number = Counts(), 0
-    target = trial.times(150, STEPS)
+    target = context.by_scale(150, STEPS)
     logging.disable()
     try:
-        with trial.servers() as servers:
+        with context.servers() as servers:
             while counts.tried.get("steps", 0) < target and not counts.wrong:
-                _one_log(trial, servers, log_number, min(STEPS_PER_LOG, target), counts)
+                _one_log(context, servers, log_number, min(STEPS_PER_LOG, target), counts)
                 log_number += 1
     finally:
         logging.disable(logging.NOTSET)
     return counts
 
 
-def _one_log(trial: Trial, servers: Servers, number: int, steps: int, counts: Counts) -> None:
-    keys = trial.folder / f"keys-{number}"
+def _one_log(context: PartContext, servers: Servers, number: int, steps: int, counts: Counts) -> None:
+    keys = context.folder / f"keys-{number}"
     keys.mkdir(mode=0o700)
     ensure_dev_key(keys)
     with fresh_database(servers) as url, asyncio.Runner() as runner:
@@ -168,18 +168,20 @@ def _one_log(trial: Trial, servers: Servers, number: int, steps: int, counts: Co
         manager = operated(given, keys)
         Machine.runner, Machine.operator, Machine.counts = runner, runner.run(manager.__aenter__()), counts
         Machine.service = Machine.operator.service
-        Machine.every, end = trial.times(0, TOOLS_EVERY), counts.tried.get("steps", 0) + steps
+        Machine.every, end = context.by_scale(0, ACTIONS_EVERY), counts.tried.get("steps", 0) + steps
         try:
             for again in range(steps):
                 if counts.tried.get("steps", 0) >= end:
                     break
-                Machine._hypothesis_internal_use_seed = trial.chance(number, again).randrange(2**32)
-                each = settings(runs, max_examples=trial.times(2, 10), stateful_step_count=trial.times(12, 40))
+                Machine._hypothesis_internal_use_seed = context.rng(number, again).randrange(2**32)
+                each = settings(
+                    runs, max_examples=context.by_scale(2, 10), stateful_step_count=context.by_scale(12, 40)
+                )
                 run_state_machine_as_test(Machine, settings=each)
                 counts.add("runs")
         except Exception as error:
             traceback.print_exc()
             notes = "; ".join(getattr(error, "__notes__", []))
-            counts.wrong.append(f"{type(error).__name__}: {error} {notes}; again: {trial.again('machine')}")
+            counts.wrong.append(f"{type(error).__name__}: {error} {notes}")
         finally:
             runner.run(manager.__aexit__(None, None, None))

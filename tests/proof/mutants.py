@@ -1,40 +1,151 @@
-"""Guards of the apply script, the append function, the loop and the drain, each with what is left when it is gone."""
+"""Guards of scripts, SQL functions, projector, loop, evictions and Postgres sessions, with their replacements."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-APPLY: Final = "projections/apply.lua"
-APPEND: Final = "commands/sql/append_events.sql"
-LOOP: Final = "projections/catch_up.py"
-DRAIN: Final = "projections/drain.py"
+APPLY: Final = "projections/projector/apply.lua"
+APPEND: Final = "commands/db/sql/append_events.sql"
+ANSWERS: Final = "commands/idempotency.py"
+LOOP: Final = "projections/projector/projector.py"
+BATCHES: Final = "projections/projector/batches.py"
+HISTORY: Final = "projections/projector/history.py"
+REFUSED: Final = "projections/projector/refused.py"
+WORKER_LOOP: Final = "projections/loop.py"
+WATCH: Final = "projections/views/server_watch.py"
+EVICTIONS: Final = "projections/rebuild/evictions.py"
+BUILD: Final = "projections/rebuild/build.py"
+SESSION: Final = "commands/db/session.py"
+POOL: Final = "commands/db/postgres.py"
+UNAVAILABLE: Final = "commands/db/unavailable.py"
+READER: Final = "queries/reader.py"
+TAIL: Final = "api/tail.py"
+OWN_WRITES: Final = "api/own_writes.py"
+LOOKS: Final = "commands/log/looks.py"
+VISIBLE: Final = "api/context.py"
+LOOK_UPS: Final = "queries/users.py"
+LEASES: Final = "commands/coordination/leases.py"
+FREEZES: Final = "projections/views/freezes.py"
+FENCE_POINTER: Final = "projections/views/fence_pointer.lua"
+UNFREEZE: Final = "projections/views/unfreeze.lua"
+RETIRE: Final = "projections/views/retire.lua"
+REPAIR: Final = "projections/verify/repair.lua"
+SWEEPS: Final = "workers/sweeps.py"
+PROFILES: Final = "commands/profiles.py"
+JOB_QUEUE: Final = "projections/signals/job_queue.py"
+SWITCH: Final = "projections/rebuild/switch.py"
+HISTORIES: Final = "projections/feeding/histories.py"
+READ_WORDS: Final = "projections/projector/read_words.py"
+HEAL: Final = "projections/rebuild/heal.py"
+KEY_SET: Final = "api/auth/key_set.py"
+JWKS: Final = "api/auth/jwks.py"
+EVENT_LOG: Final = "commands/log/event_log.py"
+DIRECTORY: Final = "commands/directory.py"
+ERASURE_FILE: Final = "commands/erasure_file.py"
+FEEDERS: Final = "projections/feeding/feeders.py"
+ADOPT: Final = "projections/feeding/adopt.py"
+SWAP: Final = "projections/views/swap.lua"
+IDENTITY: Final = "commands/db/identity.py"
+FEEDER_CHECK: Final = "projections/feeding/feeder_check.py"
+LIVE_POINTER: Final = "projections/views/pointer.py"
+LEASED: Final = "projections/partition_leases.py"
+COMMITTER: Final = "commands/group_commit.py"
+RETRY: Final = "projections/verify/retry_parked.py"
+MIGRATE: Final = "commands/db/migrate.py"
+SUPERVISE: Final = "workers/supervise.py"
 
-# The tests that must notice, those that are quick first; pytest stops at the first that fails.
+# File -> the tests of which one must fail, quick ones first; pytest stops at the first that fails.
 TESTS: Final = {
-    APPLY: ("tests/projections/test_apply.py", "tests/projections/test_catch_up.py"),
+    APPLY: ("tests/projections/projector/test_apply.py", "tests/projections/projector/test_projector.py"),
     APPEND: (
-        "tests/commands/test_append.py",
-        "tests/commands/test_lock_first.py",
-        "tests/commands/test_answers.py",
+        "tests/commands/log/test_append.py",
+        "tests/commands/log/test_lock_first.py",
+        "tests/commands/test_idempotency.py",
         "tests/commands/test_erasure.py",
         "tests/commands/test_following_limit.py",
-        "tests/commands/test_committer.py",
-        "tests/commands/test_interleavings.py",
+        "tests/commands/test_group_commit.py",
+        "tests/commands/log/test_interleavings.py",
     ),
+    ANSWERS: ("tests/commands/test_idempotency.py", "tests/workers/test_sweeps.py"),
+    **dict.fromkeys((DIRECTORY, ERASURE_FILE), ("tests/cli/test_erase.py", "tests/api/v1/test_users.py")),
+    COMMITTER: ("tests/commands/test_parked_pairs.py",),
+    RETRY: ("tests/projections/verify/test_retry_parked.py",),
+    MIGRATE: ("tests/commands/db/test_migrate.py", "tests/commands/db/test_migrate_locks.py"),
+    SUPERVISE: ("tests/workers/test_supervise.py",),
+    BATCHES: (
+        "tests/projections/projector/test_projector.py",
+        "tests/projections/projector/test_users_in_views.py",
+    ),
+    REFUSED: ("tests/projections/projector/test_parking.py",),
     LOOP: (
-        "tests/projections/test_catch_up.py",
-        "tests/projections/test_parking.py",
-        "tests/projections/test_catch_up_faults.py",
-        "tests/projections/test_unparking.py",
-        "tests/projections/test_drain.py",
-        "tests/projections/test_building.py",
+        "tests/projections/projector/test_projector.py",
+        "tests/projections/projector/test_parking.py",
+        "tests/projections/feeding/test_lost_tail.py",
+        "tests/projections/projector/test_projector_faults.py",
+        "tests/projections/verify/test_retry_parked.py",
+        "tests/projections/test_loop.py",
+        "tests/projections/rebuild/test_build.py",
     ),
-    DRAIN: ("tests/projections/test_drain.py",),
+    HISTORY: (
+        "tests/projections/feeding/test_lost_tail.py",
+        "tests/projections/projector/test_projector.py",
+        "tests/projections/projector/test_parking.py",
+        "tests/projections/projector/test_projector_faults.py",
+        "tests/projections/verify/test_retry_parked.py",
+        "tests/projections/test_loop.py",
+        "tests/projections/rebuild/test_build.py",
+    ),
+    WORKER_LOOP: (
+        "tests/projections/test_loop.py",
+        "tests/projections/test_take_over.py",
+        "tests/projections/feeding/test_feeders.py",
+    ),
+    LEASED: ("tests/projections/test_take_over.py",),
+    IDENTITY: ("tests/commands/db/test_identity.py",),
+    **dict.fromkeys((FEEDER_CHECK, LIVE_POINTER), ("tests/projections/feeding/test_feeder_check.py",)),
+    **dict.fromkeys(
+        (FEEDERS, ADOPT, SWAP),
+        ("tests/projections/feeding/test_feeders.py", "tests/projections/feeding/test_lost_tail.py"),
+    ),
+    LEASES: ("tests/commands/coordination/test_lease_watch.py",),
+    **dict.fromkeys((FREEZES, FENCE_POINTER, UNFREEZE, RETIRE), ("tests/projections/views/test_freezes.py",)),
+    SWITCH: (
+        "tests/projections/rebuild/test_stopped_builder.py",
+        "tests/projections/views/test_freezes.py",
+        "tests/projections/feeding/test_feeders.py",
+    ),
+    EVENT_LOG: ("tests/commands/db/test_read_only.py",),
+    **dict.fromkeys((SWEEPS, PROFILES), ("tests/workers/test_sweeps.py",)),
+    JOB_QUEUE: ("tests/projections/signals/test_wakeups.py",),
+    **dict.fromkeys((HISTORIES, READ_WORDS, HEAL), ("tests/projections/feeding/test_lost_tail.py",)),
+    REPAIR: ("tests/projections/verify/test_repair.py",),
+    BUILD: (
+        "tests/projections/rebuild/test_stopped_builder.py",
+        "tests/projections/rebuild/test_evictions.py",
+        "tests/projections/test_take_over.py",
+        "tests/projections/feeding/test_lost_tail.py",
+    ),
+    **dict.fromkeys(
+        (SESSION, POOL, UNAVAILABLE),
+        (
+            "tests/commands/db/test_session.py",
+            "tests/commands/db/test_durability.py",
+            "tests/commands/db/test_read_only.py",
+            "tests/commands/db/test_dead_connections.py",
+        ),
+    ),
+    **dict.fromkeys((WATCH, EVICTIONS), ("tests/projections/rebuild/test_evictions.py",)),
+    READER: ("tests/queries/test_reader.py", "tests/projections/rebuild/test_evictions.py"),
+    LOOKS: ("tests/commands/log/test_looks.py",),
+    **dict.fromkeys((KEY_SET, JWKS), ("tests/api/auth/test_algorithms.py", "tests/api/auth/test_jwks.py")),
+    **dict.fromkeys(
+        (TAIL, OWN_WRITES, VISIBLE, LOOK_UPS), ("tests/api/test_tail.py", "tests/api/test_read_your_writes.py")
+    ),
 }
 
 
 class Mutant(NamedTuple):
-    """A change of one place in one file, by which one guard goes."""
+    """A change of one place in one file that removes one guard."""
 
     file: str
     guard: str
@@ -43,21 +154,23 @@ class Mutant(NamedTuple):
 
 
 _LOST = """            if checkpoint is None:
-                raise ViewLost(f"lane {lane} of generation {self.view.generation} is lost")
-            self._times"""
+                raise ViewLost(self.view, partition)
+            self._set_position"""
 
 MUTANTS: Final = (
     Mutant(APPLY, "LOST", "if not at[1] then", "if false then"),
     Mutant(APPLY, "FENCED", "if tonumber(argv[3]) < tonumber(at[2]) then", "if false then"),
-    Mutant(APPLY, "FOREIGN", "if argv[4] ~= at[3] then", "if false then"),
-    Mutant(APPLY, "HELD", "if at[4] then", "if false then"),
-    Mutant(APPLY, "a hold ends at its deadline", "> now[1] * 1000 + math.floor(now[2] / 1000) then", "> 0 then"),
+    Mutant(APPLY, "OTHER_HISTORY", "at[3] ~= argv[4] and string", "false and string"),
+    Mutant(
+        APPLY, "OTHER_HISTORY only at the word's own position", "and string.match(at[3], '^%d+') == at[1] then", "then"
+    ),
+    Mutant(APPLY, "FROZEN", "if at[4] then", "if false then"),
     Mutant(APPLY, "AHEAD", "if position > expected then", "if false then"),
-    Mutant(APPLY, "REWOUND", "if position < expected then", "if false then"),
-    Mutant(APPLY, "a name of another's is not deleted", "if call('GET', key) == arguments[1] then", "if true then"),
+    Mutant(APPLY, "BEHIND", "if position < expected then", "if false then"),
+    Mutant(APPLY, "another user's name is not deleted", "if call('GET', key) == arguments[1] then", "if true then"),
     Mutant(APPLY, "the position is written", "'position', argv[2], 'fence'", "'fence'"),
     Mutant(APPLY, "the fence is written", ", 'fence', argv[3])", ")"),
-    Mutant(APPLY, "no time is noted where there is none", "if argv[5] ~= '0' then", "if true then"),
+    Mutant(APPLY, "no word is written if there is none", "if argv[5] ~= '' then", "if true then"),
     Mutant(
         APPLY,
         "the position is written last",
@@ -80,7 +193,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         APPEND,
-        "nothing about who is erased",
+        "no event of an erased user",
         "WHERE NOT EXISTS (SELECT FROM erasures x WHERE x.number IN (i.subject, i.object))",
         "WHERE true",
     ),
@@ -100,23 +213,30 @@ MUTANTS: Final = (
         "    PERFORM pg_advisory_xact_lock(log_lock());\n    INSERT",
         "    INSERT",
     ),
-    Mutant(APPEND, "no more follows than allowed", "AND NOT i.ord = ANY(too_many || later)", ""),
-    Mutant(APPEND, "nor together in one batch", "ANY(too_many || later)", "ANY(too_many)"),
+    Mutant(ANSWERS, "the answer is stored with the work", "AS uuid) IS NOT NULL)", "AS uuid) IS NOT NULL AND false)"),
     Mutant(
-        APPEND, "each of a batch counts for himself", "row_number() OVER (PARTITION BY i.subject", "row_number() OVER ("
+        ANSWERS,
+        "a refusal yields to an answer that was stored meanwhile",
+        "if await store_answer(connection, key, refusal_to_builtins(refusal)):\n",
+        "await store_answer(connection, key, refusal_to_builtins(refusal))\n                if True:\n",
     ),
-    Mutant(APPEND, "only a follow is too many", "WHERE i.type = 'UserFollowed') f", "WHERE true) f"),
+    Mutant(APPEND, "no more follows than allowed", "AND NOT i.ord = ANY(too_many || later)", ""),
+    Mutant(APPEND, "no more in one batch together", "ANY(too_many || later)", "ANY(too_many)"),
+    Mutant(
+        APPEND, "each user of a batch counts alone", "row_number() OVER (PARTITION BY i.subject", "row_number() OVER ("
+    ),
+    Mutant(APPEND, "only a follow can be too many", "WHERE i.type = 'UserFollowed') f", "WHERE true) f"),
     Mutant(
         APPEND,
-        "who may come later is not refused",
+        "a follow that may succeed later is not refused",
         "FILTER (WHERE f.following >= following_max), '{}')",
         "FILTER (WHERE true), '{}')",
     ),
-    Mutant(APPEND, "counts are made where there are none", "        PERFORM count_follows(subjects);\n", ""),
+    Mutant(APPEND, "missing counts are made", "        PERFORM count_follows(subjects);\n", ""),
     Mutant(
         APPEND,
-        "counts that nobody keeps are forgotten",
-        "        PERFORM forget_follow_counts(subjects);",
+        "counts without a limit are deleted",
+        "        PERFORM delete_follow_counts(subjects);",
         "        NULL;",
     ),
     Mutant(
@@ -125,129 +245,487 @@ MUTANTS: Final = (
         "        WHERE following_max IS NOT NULL AND c.number = n.subject",
         "        WHERE false AND c.number = n.subject",
     ),
-    Mutant(APPEND, "an end gives a place back", "WHEN 'UserUnfollowed' THEN -1 ELSE", "ELSE"),
+    Mutant(APPEND, "an unfollow gives a place back", "WHEN 'UserUnfollowed' THEN -1 ELSE", "ELSE"),
     Mutant(APPEND, "the first answer stays", "    ON CONFLICT DO NOTHING;", "    ;"),
     Mutant(
         LOOP,
-        "load: a lost lane",
+        "load: a lost partition",
         _LOST,
-        "            if checkpoint is None:\n                continue\n            self._times",
+        "            if checkpoint is None:\n                continue\n            self._set_position",
     ),
-    Mutant(LOOP, "load: another log", "if not await is_of(self._engine, found, self._epoch):", "if False:"),
-    Mutant(LOOP, "load: what is parked", "        await self.refresh_parked()\n        refused", "        refused"),
+    Mutant(
+        HISTORY,
+        "load: another history",
+        "        await self.require(words)\n        if",
+        "        self._words = await log.words_at(self._engine, [at for at, _ in words])\n        if",
+    ),
+    Mutant(LOOP, "load: parked pairs", "        await self.refresh_parked()\n        refused", "        refused"),
     Mutant(
         LOOP,
-        "load: our fence is made known",
-        "refused = await self._apply({lane: LaneBatch() for lane in self.fences}, self.stored)",
+        "load: the fence is written",
+        "refused = await self._apply({partition: PartitionBatch() for partition in self.fences}, self.checkpointed)",
         "refused: list[int] = []",
     ),
-    Mutant(LOOP, "load: a lane that takes nothing", "        if refused:\n", "        if False:\n"),
-    Mutant(LOOP, "step: what must wait", "clear = await self._aside.sort_out(events)", "clear = events"),
+    Mutant(LOOP, "load: a partition that refuses everything", "        if refused:\n", "        if False:\n"),
     Mutant(
         LOOP,
-        "step: a lane that lost its tail stays behind",
-        "if lane not in folded.lanes and position < end:",
+        "step: events behind parked ones wait",
+        "projectable = await self._parked.split(events)",
+        "projectable = events",
+    ),
+    Mutant(
+        LOOP,
+        "step: a partition that lost its last writes stays behind",
+        "if partition not in folded.partitions and position < end:",
         "if position < end:",
     ),
     Mutant(
         LOOP,
-        "step: a lane that is ahead stays there",
-        "if lane not in folded.lanes and position < end:",
-        "if lane not in folded.lanes:",
+        "step: a partition that is ahead stays there",
+        "if partition not in folded.partitions and position < end:",
+        "if partition not in folded.partitions:",
     ),
-    Mutant(LOOP, "step: refused batches are taken apart", "await self._isolate(lane, clear, end)", "pass"),
+    Mutant(LOOP, "step: refused batches are split", "await self._park_refused(partition, projectable, end)", "pass"),
     Mutant(
         LOOP,
-        "check: a lost lane",
-        "if checkpoint is None or checkpoint.epoch != self._epoch:",
-        "if checkpoint is None:\n                continue\n            if checkpoint.epoch != self._epoch:",
+        "check: a lost partition",
+        "            if checkpoint is None:\n                raise ViewLost(self.view, partition)\n"
+        "            if checkpoint.fence",
+        "            if checkpoint is None:\n                continue\n            if checkpoint.fence",
     ),
     Mutant(
         LOOP,
-        "check: another log",
-        "if checkpoint is None or checkpoint.epoch != self._epoch:",
-        "if checkpoint is None:",
+        "check: another history",
+        "            if checkpoint.word != self._history.word(checkpoint.position) or partition in moved:",
+        "            if False:",
     ),
-    Mutant(LOOP, "check: another owner", "if checkpoint.fence > self.fences[lane]:", "if False:"),
-    Mutant(LOOP, "check: a lost tail", "if checkpoint.position != self.stored[lane]:", "if False:"),
+    Mutant(LOOP, "apply: where a partition is ahead, its history", "        if words:\n", "        if False:\n"),
+    Mutant(LOOP, "check: another owner", "if checkpoint.fence > self.fences[partition]:", "if False:"),
+    Mutant(LOOP, "check: lost last writes", "if checkpoint.position != self.checkpointed[partition]:", "if False:"),
     Mutant(
-        LOOP,
-        "read: only from where we stand",
-        "if ahead is not None and ahead[0] == after:",
+        BATCHES,
+        "read: only from the current position",
+        "if ahead is not None and self._ahead_after == after:",
         "if ahead is not None:",
     ),
     Mutant(
-        LOOP, "read: what came after reading ahead", "if not batch.events:  # nothing", "if ahead is None:  # nothing"
+        BATCHES, "read: events after those read ahead", "if batch is None or not batch.events:", "if batch is None:"
     ),
     Mutant(
         LOOP,
-        "step: a fold for lanes that stand elsewhere",
-        "if clear is not events or set(self.reached.values()) != {before}:",
-        "if clear is not events:",
+        "step: no fold for partitions at other positions",
+        "if projectable is not events or set(self.read_to.values()) != {before}:",
+        "if projectable is not events:",
     ),
-    Mutant(LOOP, "step: a fold with what must wait", "if clear is not events or set(", "if set("),
-    Mutant(LOOP, "fold: given-up names", "if names]\n", "if not names]\n"),
+    Mutant(LOOP, "step: no fold with events that must wait", "if projectable is not events or set(", "if set("),
+    Mutant(BATCHES, "fold: released names", "if names]\n", "if not names]\n"),
     Mutant(
         LOOP,
-        "fold: what a lane has is left out",
-        "fold(events, self.view, self.reached)",
-        "fold(events, self.view, dict.fromkeys(self.reached, 0))",
+        "fold: events that a partition has are left out",
+        "fold(events, self.view, self.read_to)",
+        "fold(events, self.view, dict.fromkeys(self.read_to, 0))",
     ),
     Mutant(LOOP, "apply: faults of the server", "                raise outcome\n", "                continue\n"),
-    Mutant(LOOP, "apply: wait for a held lane", 'if outcome != b"HELD":', "if True:"),
-    Mutant(LOOP, "apply: no time of another event", "if end > self.stored[lane] else 0", ""),
+    Mutant(LOOP, "apply: wait for a frozen partition", 'if outcome != b"FROZEN":', "if True:"),
     Mutant(
         LOOP,
         "FENCED",
-        '            case "FENCED":\n                raise Fenced(f"lane {lane} has another owner")',
-        '            case "FENCED":\n                pass',
+        '            case "FENCED":\n                raise Fenced(',
+        '            case "FENCED":\n                print(',
     ),
     Mutant(
         LOOP,
-        "LOST and FOREIGN",
-        '                raise ViewLost(f"lane {lane} of generation {self.view.generation} is {outcome}")',
-        "                pass",
+        "LOST",
+        "                raise ViewLost(self.view, partition)\n        self._set_position",
+        "                pass\n        self._set_position",
     ),
     Mutant(
         LOOP,
-        "AHEAD and REWOUND go on from where the lane stands",
-        "        self._stand(lane, position)\n        self.written",
-        '        if outcome == "OK":\n            self._stand(lane, position)\n        self.written',
+        "AHEAD and BEHIND continue from the partition's position",
+        "        self._set_position(partition, position)\n\n    def _note_users",
+        '        if outcome == "OK":\n            self._set_position(partition, position)\n\n    def _note_users',
     ),
-    Mutant(LOOP, "what he has parked who brought a lane on", "        if self._overtaken:\n", "        if False:\n"),
-    Mutant(LOOP, "isolate: park", "await self._aside.park(culprits(self.view, refused, events))", "pass"),
-    Mutant(LOOP, "isolate: the pair waits", "rest = await self._aside.in_the_clear(events)", "rest = events"),
-    Mutant(LOOP, "isolate: too much is refused", "if len(refused) > PARKED_MAX:", "if False:"),
     Mutant(
         LOOP,
-        "isolate: nothing at all is taken",
-        "if await self._apply({lane: LaneBatch()}, {lane: self.stored[lane]}):",
+        "events parked by another worker",
+        "        if self._parked_outdated:\n",
+        "        if False:\n",
+    ),
+    Mutant(LOOP, "isolate: park", "await self._parked.park(rejected_events(self.view, refused, events))", "pass"),
+    Mutant(LOOP, "isolate: the pair waits", "rest = await self._parked.projectable(events)", "rest = events"),
+    Mutant(REFUSED, "isolate: too many refused events", "if len(refused) > refused_max:", "if False:"),
+    Mutant(
+        LOOP,
+        "isolate: a partition that refuses everything",
+        "if await self._apply({partition: PartitionBatch()}, {partition: begin}):",
+        "if False:",
+    ),
+    Mutant(LOOP, "isolate: a partition that moved is read again", "!= begin:  # these", "< 0:  # these"),
+    Mutant(
+        LOOP,
+        "isolate: the rest must be accepted",
+        "if await self._apply({partition: batch}, {partition: end}):",
+        "if not await self._apply({partition: batch}, {partition: end}) and False:",
+    ),
+    Mutant(
+        HISTORY,
+        "step: the log still has what was passed",
+        "if held != {(position, word)} or word is None:",
         "if False:",
     ),
     Mutant(
-        LOOP,
-        "isolate: what is left must be taken",
-        "if await self._apply({lane: batch}, {lane: end}):",
-        "if not await self._apply({lane: batch}, {lane: end}) and False:",
-    ),
-    Mutant(LOOP, "is of this log: every lane is there", "if len(there) < len(found) or any(", "if any("),
-    Mutant(
-        LOOP,
-        "is of this log: its epoch",
-        "if len(there) < len(found) or any(checkpoint.epoch != epoch for checkpoint in there):",
-        "if len(there) < len(found):",
+        HISTORY,
+        "step: and what the highest partition has passed",
+        "held = {(highest, self.word(highest))}",
+        "held = {(position, self.word(position))}",
     ),
     Mutant(
-        LOOP,
-        "is of this log: its times",
-        "return not stamps or await log.recorded_at(engine, stamps) == stamps",
-        "return True",
+        HISTORY,
+        "step: and what its rows were read from",
+        "        if self._rows_at[0] > highest:\n",
+        "        if False:\n",
     ),
     Mutant(
-        DRAIN, "tell: not of a server that was away", "if seen and not self._is_doubtful() and time", "if seen and time"
+        HISTORY,
+        "load: rows that are newer",
+        "        self._rows_at = max(words, key=_position)\n",
+        "        words = {at.words[0] for at in found if at is not None}\n",
     ),
-    Mutant(DRAIN, "a server that was away is looked at", ">= IDLE_S or self._is_doubtful():", ">= IDLE_S:"),
-    Mutant(DRAIN, "what was found lost is mended at once", "elif not behind:", "if not behind:"),
-    Mutant(DRAIN, "who wakes for nothing new is told", "                if asked:  #", "                if False:  #"),
-    Mutant(DRAIN, "another view is not told of", "        return seen is not False", "        return True"),
+    Mutant(HISTORY, "apply: how new the rows are", "if self._rows_at[0] > end else", "if False else"),
+    Mutant(
+        LOOP,
+        "step: what is parked is in the log",
+        "if projectable is not events:  # in a log",
+        "if False:  # in a log",
+    ),
+    Mutant(BATCHES, "read: one history in a batch", "elif part.word_before != word:", "elif False:"),
+    Mutant(HISTORY, "is of this log: every partition is there", "None not in found.values() and is_same", "is_same"),
+    Mutant(HISTORY, "same history: within the log", "position in found and (word is None or", "(word is None or"),
+    Mutant(HISTORY, "same history: its words", "found[position] in (None, word))", "True)"),
+    Mutant(
+        WORKER_LOOP,
+        "progress is not published after a disconnect",
+        "if is_live and not self._has_disconnected() and time",
+        "if is_live and time",
+    ),
+    Mutant(
+        WORKER_LOOP,
+        "the partitions are checked after a disconnect",
+        ">= self._check_at or self._has_disconnected():",
+        ">= self._check_at:",
+    ),
+    Mutant(WORKER_LOOP, "what was found lost is repaired at once", "elif not behind:", "if not behind:"),
+    Mutant(
+        WORKER_LOOP,
+        "a wake-up without a new event publishes progress",
+        "                if was_woken:  #",
+        "                if False:  #",
+    ),
+    Mutant(
+        WORKER_LOOP,
+        "progress of another view is not published",
+        "        return is_live is not False",
+        "        return True",
+    ),
+    Mutant(WATCH, "the policy", "if server is not None and server.policy != NOEVICTION:", "if False:"),
+    Mutant(
+        WATCH, "the count", "if server is not None and server.evicted_keys != evicted.get(", "if False and (0).get("
+    ),
+    Mutant(
+        EVICTIONS,
+        "the pointer is checked each time",
+        "                await _clear_live(redis)",
+        "                pass",
+    ),
+    Mutant(EVICTIONS, "every view is invalidated", " for view in stale])", " for view in stale[:0]])"),
+    Mutant(
+        EVICTIONS,
+        "no build under a wrong policy",
+        "while wrong_policy(await read_servers(redis)) is not None:",
+        "while False:",
+    ),
+    Mutant(
+        BUILD,
+        "no build is resumed after an eviction",
+        "if is_whole and evicted == evicted_by_run(await read_all_servers(redis)):",
+        "if is_whole:",
+    ),
+    Mutant(BUILD, "a build notes the counts", "[0], fence, evicted)", "[0], fence)"),
+    Mutant(
+        LEASES, "a dead owner's number is named", "o.owner = d.owner AND o.renewal = d.renewal", "o.owner = d.owner"
+    ),
+    Mutant(LEASES, "four looks", "if looks >= LOOKS]", "if looks >= LOOKS - 1]"),
+    Mutant(LEASES, "a look with another number is the first", "before.get((row[0], row[1]), 0) + 1", "LOOKS"),
+    Mutant(LEASES, "a gap begins the count again", "if self._looked_at - last > self._gap_max_s:", "if False:"),
+    Mutant(
+        LEASES, "a failed look begins the count again", "before, self._looks = self._looks, {}", "before = self._looks"
+    ),
+    Mutant(LEASES, "looks are apart", "if self._clock() - self._looked_at < self._look_s:", "if False:"),
+    Mutant(
+        LEASED,
+        "no renewal without an answer of Redis",
+        "        await wait_for_answer(self._redis)\n        names",
+        "        names",
+    ),
+    Mutant(
+        HISTORY,
+        "a loss is noticed at the start",
+        "if not await self._read_words.begin(",
+        "if await self._read_words.begin(",
+    ),
+    Mutant(
+        READ_WORDS,
+        "a loss is said once",
+        "        self._words = {position: word for",
+        "        _ = {position: word for",
+    ),
+    Mutant(
+        HISTORIES,
+        "a view that is kept is retired",
+        "    await generations.retire(",
+        "    0 and await generations.retire(",
+    ),
+    Mutant(HISTORIES, "a kept view is in the register", "    await set_kept(", "    0 and await set_kept("),
+    Mutant(
+        FEEDERS,
+        "what the views had not applied builds nothing",
+        "if lost_after is not None and strange:",
+        "if lost_after is not None:",
+    ),
+    Mutant(
+        HISTORIES, "one spoiled partition is lost", "    await generations.invalidate(redis, view, spoiled)", "    pass"
+    ),
+    Mutant(HEAL, "a build remembers what it has read", "read_words=read_words)", ")"),
+    Mutant(
+        WORKER_LOOP,
+        "only the feeder takes leases",
+        "view = await self._require_feeder()",
+        "view = await self._pointer.view()",
+    ),
+    Mutant(FEEDERS, "an emptied Redis is not taken", "record is None and self._was_refused", "False"),
+    Mutant(FEEDERS, "unknown views are not taken", "(self._was_refused or self._read_words.is_empty)", "False"),
+    Mutant(FEEDERS, "two feeders are a dispute", "== self._confirmed_run:", "== 0:"),
+    Mutant(FEEDERS, "a dispute stops all", "if record.disputed else None", "if False else None"),
+    Mutant(FEEDERS, "other feeders are refused", "if not record.database.is_same(database):", "if False:"),
+    Mutant(ADOPT, "the feeder before is fenced off", "await leases.advance_fences(", "0 and leases.advance_fences("),
+    Mutant(ADOPT, "what was shown is adopted", "if not await swap_record(redis, raw, after):", "if False:"),
+    Mutant(SWAP, "only what was read is replaced", "~= ARGV[1]", "== 0"),
+    Mutant(SWITCH, "only the feeder switches", "    await require_feeder(engine, redis)\n", ""),
+    Mutant(IDENTITY, "an address in common", "return bool(common) and self", "return self"),
+    Mutant(IDENTITY, "the same server and database", "return bool(common) and ", "return bool(common) or "),
+    Mutant(FEEDER_CHECK, "reads of a copy are refused", "own is not None and record.database.origin != own", "False"),
+    Mutant(LIVE_POINTER, "a changed record is looked at", " and self.record == record if", " if"),
+    Mutant(LEASED, "dead owners are looked for", "        await self._watch.look()\n", ""),
+    Mutant(
+        BUILD,
+        "no renewal without an answer of Redis",
+        "                await wait_for_answer(self._redis)\n                if await",
+        "                if await",
+    ),
+    Mutant(BUILD, "a waiting builder looks", "                await watch.look()\n", ""),
+    Mutant(
+        BUILD,
+        "a waiting builder does not look while Redis is away",
+        "                await wait_for_answer(self._redis)\n                await watch",
+        "                await watch",
+    ),
+    Mutant(
+        BUILD,
+        "a builder fences off the switch of the one before",
+        "            highest = await self._redis.run(FENCE_POINTER, [POINTER], [fence])\n",
+        "            highest = 0\n",
+    ),
+    Mutant(BUILD, "fences are higher than the pointer's", "self._engine, highest)", "self._engine, 0)"),
+    Mutant(BUILD, "the register leaves a kept view kept", 'not in ("live", "kept"):', '!= "live":'),
+    Mutant(HEAL, "a healed view that is kept is not deleted", " and lost.generation not in kept:", ":"),
+    Mutant(
+        SWITCH,
+        "no switch to a view that another build has deleted",
+        "            await projector.check()  # if this",
+        "            pass  # if this",
+    ),
+    Mutant(SWITCH, "no switch from a view that was taken away", ", evicted, old)", ", evicted)"),
+    Mutant(EVENT_LOG, "no word from a standby", "        if is_standby:\n", "        if False:\n"),
+    Mutant(FREEZES, "a freeze ends", "        elif now - since >= self._max_s:", "        elif False:"),
+    Mutant(FREEZES, "two seconds", "        elif now - since >= self._max_s:", "        elif True:"),
+    Mutant(FREEZES, "of the same token", "        if known != token:\n", '        if known == b"":\n'),
+    Mutant(
+        FREEZES,
+        "the switch is fenced off before the partition moves",
+        "        await self._redis.run(FENCE_POINTER, [POINTER], [await leases.next_fence(self._engine)])\n",
+        "",
+    ),
+    Mutant(
+        FENCE_POINTER,
+        "the fence never falls",
+        "if tonumber(fence) >= tonumber(ARGV[1]) then",
+        "if false then",
+    ),
+    Mutant(
+        FENCE_POINTER,
+        "the pointer keeps its generation",
+        "string.gsub(now, '\"fence\":%d+', '\"fence\":' .. ARGV[1], 1)",
+        "string.gsub(now, '%d+', ARGV[1])",
+    ),
+    Mutant(
+        UNFREEZE, "another token stays", "if redis.call('HGET', KEYS[1], 'frozen') ~= ARGV[1] then", "if false then"
+    ),
+    Mutant(
+        RETIRE,
+        "a view that is used again is not frozen",
+        "    redis.call('HDEL', KEYS[1], 'frozen')\n    return",
+        "    return",
+    ),
+    Mutant(RETIRE, "a view that is retired is not frozen", "ARGV[2], 'frozen')", "ARGV[2])"),
+    Mutant(REPAIR, "only with its token", "if at[3] ~= ARGV[3] then", "if false then"),
+    Mutant(
+        SWITCH,
+        "a try that has broken a freeze is made again",
+        "            if freezes.broken != broken:\n                return False\n",
+        "",
+    ),
+    Mutant(ANSWERS, "answers stay until the views have passed", ", 0) <= :passed", ", 0) IS NOT NULL"),
+    Mutant(ANSWERS, "also those of changes of users", "CAST(answer ->> 'position' AS bigint)", "NULL"),
+    Mutant(ANSWERS, "answers stay for a day", "answered_at < now() - make_interval(hours => :hours)", "true"),
+    Mutant(PROFILES, "logins stay until the views have passed", "WHERE position <= :passed AND ", "WHERE "),
+    Mutant(PROFILES, "logins stay for a day", " AND released_at < now() - interval '24 hours'", ""),
+    Mutant(SWEEPS, "a view that is built counts", 'positions["live"] + positions["building"])', 'positions["live"])'),
+    Mutant(SWEEPS, "a kept view counts", 'min([passed, *positions["old"]])', "passed"),
+    Mutant(SWEEPS, "a lost view has passed nothing", "append(position or 0)", "append(position or 2**60)"),
+    Mutant(JOB_QUEUE, "a rebuild is due at once", "                _defer_until=DUE,\n", ""),
+    Mutant(READER, "no untrusted view is read", "        if not self._is_trusted():", "        if False:"),
+    Mutant(SESSION, "settings are set", "WHERE CASE WHEN", "WHERE false AND CASE WHEN"),
+    Mutant(SESSION, "the encoding", 'if encoding != "UTF8":', "if False:"),
+    Mutant(SESSION, "durability", 'if self.durable and "off" in durability:', "if False:"),
+    Mutant(SESSION, "a new connection takes writes", 'if self.writes and read_only == "on":', "if False:"),
+    Mutant(SESSION, "a lent one still takes them", "return not self.must_write or", "return True or"),
+    Mutant(SESSION, "a dead one is not lent", "pgconn.status != ConnStatus.OK or", "False and"),
+    Mutant(POOL, "the pool leaves a read-only server", "context.is_disconnect = True", "pass"),
+    Mutant(POOL, "a read is repeated once", "if is_last_try or not error", "if not error"),
+    Mutant(POOL, "no write is sent twice", "if sqlstate(error) != IDLE_SESSION_ENDED:", "if False:"),
+    Mutant(UNAVAILABLE, "a read-only server is unavailable", "if state == READ_ONLY:", "if False:"),
+    Mutant(UNAVAILABLE, "so is a full disk", '"53", "57"', '"57"'),
+    Mutant(READER, "a part below what it had reached is read again", "if not cached and (", "if False and ("),
+    Mutant(
+        READER,
+        "a part below the caller's position is read again",
+        "        for needed, (partition, _, position, *_) in min_position.below(parts):",
+        "        for needed, (partition, _, position, *_) in ():",
+    ),
+    Mutant(
+        READER,
+        "each part is judged",
+        "            while (part := min_position.unjudged(parts)) is not None:",
+        "            while False:",
+    ),
+    Mutant(TAIL, "positions only grow", "            if newest[slot] < position:", "            if True:"),
+    Mutant(TAIL, "a look is not too old", "max(came - LOOK_AGE_MAX_S, self._connected_at)", "self._connected_at"),
+    Mutant(
+        TAIL,
+        "a look is from after the connection",
+        "max(came - LOOK_AGE_MAX_S, self._connected_at)",
+        "came - LOOK_AGE_MAX_S",
+    ),
+    Mutant(
+        TAIL,
+        "age counts from the beginning",
+        "            self._began, self._failed = began, 0",
+        "            self._began, self._failed = self._clock(), 0",
+    ),
+    Mutant(TAIL, "four looks have failed", "self._failed >= FAILED_LOOKS\n            and", "True\n            and"),
+    Mutant(TAIL, "no worker is heard", "self._clock() - heard_at >= SILENT_S", "True"),
+    Mutant(
+        TAIL, "this process was not cut off alone", "            and heard_at - self._began <= LOOK_AGE_MAX_S\n", ""
+    ),
+    Mutant(TAIL, "every process has looked", "self._began < committed_at + LOOK_AGE_MAX_S or", "False or"),
+    Mutant(TAIL, "the command's word is in the log", "word is None or self._words.at(position) == word", "True"),
+    Mutant(TAIL, "older events are read", "        if position < self._since:\n            return False\n", ""),
+    Mutant(
+        TAIL,
+        "no other history's word",
+        "        if found not in (None, written):\n            raise ViewUnavailable\n",
+        "",
+    ),
+    Mutant(
+        TAIL,
+        "no view is ahead of the log",
+        "            if not self._is_known(position):\n                raise ViewUnavailable",
+        "            if False:\n                raise ViewUnavailable",
+    ),
+    Mutant(TAIL, "what was lost is not taken for reported", "self._lost < position <=", "position <="),
+    Mutant(
+        TAIL,
+        "a head below a reported position",
+        "max(self.known, reported if reported > self._lost else 0)",
+        "self.known",
+    ),
+    Mutant(TAIL, "what is known is still in the log", "found.word_asked != self._word\n", "False\n"),
+    Mutant(TAIL, "what was remembered is dropped", "        self._on_other_history()\n", ""),
+    Mutant(OWN_WRITES, "nothing of another history is answered", " and tail.history == self._history", ""),
+    Mutant(
+        OWN_WRITES,
+        "a position beyond the log needs a look from after the request",
+        " and self._tail.has_looked_since(self._came)",
+        "",
+    ),
+    Mutant(LOOKS, "a standby is no look", "        if is_standby:\n            raise LogUnavailable\n", ""),
+    Mutant(LOOKS, "no one waits for what is quiet", "if not quiet and last > at:", "if last > at:"),
+    Mutant(
+        LOOKS,
+        "an actor's reads wait",
+        "for actor in (batches[at][3] or ()) if at < len(lasts) else ():",
+        "for actor in ():",
+    ),
+    Mutant(COMMITTER, "no decision over a parked event", "if state.parked is not None and", "if False and"),
+    Mutant(
+        RETRY, "what a replay would park stays parked", "for recorded in [*events, last]:", "for recorded in [last]:"
+    ),
+    Mutant(MIGRATE, "an older version changes nothing", "if found is not None and found.is_newer:", "if False:"),
+    Mutant(
+        MIGRATE, "only versions that may run on it", "if ours is not None and oldest in known:", "if ours is not None:"
+    ),
+    Mutant(
+        SUPERVISE,
+        "what was cancelled inside is started again",
+        "as error:\n            failure = _failure(error)  # also a bug",
+        "as error:\n            raise error  # also a bug",
+    ),
+    Mutant(VISIBLE, "an unconfirmed command is 503", "        raise Unconfirmed\n", "        pass\n"),
+    Mutant(
+        DIRECTORY,
+        "an erasure is noted first",
+        "                await self._erasures.note(ErasedAccount(id_, registered_at))\n",
+        "",
+    ),
+    Mutant(
+        ERASURE_FILE, "an erasure that is not noted is refused", "            raise ErasureNotNoted from error\n", ""
+    ),
+    Mutant(
+        ERASURE_FILE,
+        "an id registered again is another account",
+        " AND u.created_at = n.registered_at",
+        "",
+    ),
+    Mutant(ERASURE_FILE, "a line that was cut off spoils no other", 'b"\\n" + line', 'line + b"\\n"'),
+    Mutant(
+        LOOK_UPS,
+        "a login that was found may have changed hands",
+        'kind == "id" and number is not None',
+        "number is not None",
+    ),
+    Mutant(KEY_SET, "a key of the algorithm's own type", "if algorithm in key.algorithms and (", "if ("),
+    Mutant(
+        KEY_SET,
+        "a key's own alg",
+        "for algorithm in algorithms if algorithm == jwk.alg)",
+        "for algorithm in algorithms)",
+    ),
+    Mutant(KEY_SET, "a named key is for its name only", "kid is None or key.kid == named", "True"),
+    Mutant(KEY_SET, "a key for something else", 'if jwk.use not in (None, "sig") or (', "if False and ("),
+    Mutant(KEY_SET, "an RSA key of enough bits", "not RSA_BITS_MIN <= key", "not 0 <= key"),
+    Mutant(KEY_SET, "a set in which nothing is usable", "if ignored and not usable:", "if False:"),
+    Mutant(KEY_SET, "a set of too many keys", "if len(found.keys) > KEYS_MAX:", "if False:"),
+    Mutant(
+        JWKS, "a new key without kid is looked for", "(tried and kid in self._set.kids and kid is not None)", "tried"
+    ),
 )

@@ -1,4 +1,4 @@
-"""Part 8: each guard is removed in turn from a copy of the checkout, and some test of the ordinary suite must fail."""
+"""Part 8: each guard is removed in turn from a copy of the checkout, and some test of `make test` must fail."""
 
 from __future__ import annotations
 
@@ -14,49 +14,52 @@ from pathlib import Path
 from typing import Final
 
 from tests.proof.mutants import APPLY, MUTANTS, TESTS, Mutant
-from tests.proof.trial import Counts, Trial
+from tests.proof.parts import Counts, PartContext
 
 TITLE: Final = "8 mutation"
 ROOT: Final = Path(__file__).resolve().parents[2]
 COPIED: Final = ("commands", "projections", "queries", "workers", "api", "cli", "tests")
 FILES: Final = ("pyproject.toml", "Procfile", "README.md")
-# A loop that its guard has kept from running for ever is stopped, which counts as noticed; so it must not be taken for
-# one on a machine that is busy with other things, where the tests as they are take long, too.
-LIMIT_S: Final = 240.0
-TIMES: Final = 5
-STOP_S: Final = 30.0
+# Without its guard a loop may run for ever, and a timeout counts as a failing test. So that a busy machine is not taken
+# for such a loop, the timeout is at least this and a multiple of what the tests take without a change.
+TESTS_TIMEOUT_MIN_S: Final = 240.0
+TIMEOUT_FACTOR: Final = 5
+STOP_TIMEOUT_S: Final = 30.0
 FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 HANGS: Final = "it runs for ever"
 
 
-def run(trial: Trial) -> Counts:
-    """All of them, and the copy as it is, of which no test may fail; in the short form one of the script's."""
+def run(context: PartContext) -> Counts:
+    """Remove every guard, after a run without a change, which must pass; in the short form one of apply.lua's."""
     counts = Counts()
     for mutant in MUTANTS:
         found = (ROOT / mutant.file).read_text().count(mutant.old)
         counts.expect(found == 1, f"{mutant.file}, {mutant.guard}: the text to remove is there {found} times")
     if counts.wrong:
         return counts
-    copy = _copy(trial.folder / "copy")
+    copy = _copy(context.folder / "copy")
     chosen: Sequence[Mutant] = MUTANTS
-    limits = dict.fromkeys(TESTS, LIMIT_S)
-    if trial.scale == "short":
-        chosen = [trial.chance("mutation").choice([mutant for mutant in MUTANTS if mutant.file == APPLY])]
+    timeouts_s = dict.fromkeys(TESTS, TESTS_TIMEOUT_MIN_S)
+    if context.scale == "short":
+        chosen = [context.rng("mutation").choice([mutant for mutant in MUTANTS if mutant.file == APPLY])]
     else:
         for file, tests in TESTS.items():
             began = time.monotonic()
-            counts.expect(not _first_failure(copy, tests, TIMES * LIMIT_S), f"tests of {file} fail without any change")
-            limits[file] = max(LIMIT_S, TIMES * (time.monotonic() - began))
+            counts.expect(
+                not _first_failure(copy, tests, TIMEOUT_FACTOR * TESTS_TIMEOUT_MIN_S),
+                f"tests of {file} fail without any change",
+            )
+            timeouts_s[file] = max(TESTS_TIMEOUT_MIN_S, TIMEOUT_FACTOR * (time.monotonic() - began))
             counts.add("runs without a change, which must pass")
         if counts.wrong:
             return counts
     table = ["| file | guard removed | noticed by |", "|---|---|---|"]
     for mutant in chosen:
-        failure = _fate(copy, mutant, limits[mutant.file])
+        failure = _failure_without(mutant, copy, timeouts_s[mutant.file])
         counts.add("guards removed")
-        counts.expect(failure, f"{mutant.file}: no test misses the guard: {mutant.guard}")
-        table.append(f"| {mutant.file} | {mutant.guard} | {failure or 'NOBODY'} |")
-        if trial.scale == "long":
+        counts.expect(failure, f"{mutant.file}: no test fails without the guard: {mutant.guard}")
+        table.append(f"| {mutant.file} | {mutant.guard} | {failure or 'NO TEST'} |")
+        if context.scale == "long":
             print(table[-1], flush=True)
     counts.page = "\n".join(table)
     return counts
@@ -70,18 +73,18 @@ def _copy(folder: Path) -> Path:
     return folder
 
 
-def _fate(copy: Path, mutant: Mutant, limit_s: float) -> str:
-    """The first test that fails without the guard, or nothing."""
+def _failure_without(mutant: Mutant, copy: Path, timeout_s: float) -> str:
+    """Return the first test that fails without the guard, or an empty text."""
     place = copy / mutant.file
     whole = place.read_text()
     place.write_text(whole.replace(mutant.old, mutant.new))
     try:
-        return _first_failure(copy, TESTS[mutant.file], limit_s)
+        return _first_failure(copy, TESTS[mutant.file], timeout_s)
     finally:
         place.write_text(whole)
 
 
-def _first_failure(copy: Path, tests: Sequence[str], limit_s: float) -> str:
+def _first_failure(copy: Path, tests: Sequence[str], timeout_s: float) -> str:
     words = ["-q", "-x", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0", "--no-header", *tests]
     process = subprocess.Popen(
         [sys.executable, "-B", "-m", "pytest", *words],
@@ -92,17 +95,17 @@ def _first_failure(copy: Path, tests: Sequence[str], limit_s: float) -> str:
         text=True,
     )
     try:
-        said, _ = process.communicate(timeout=limit_s)
+        output, _ = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # so that its servers are stopped
         try:
-            process.communicate(timeout=STOP_S)
+            process.communicate(timeout=STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
         return HANGS
     if process.returncode == 0:
         return ""
-    failed = FAILED.search(said)
-    assert process.returncode == 1 and failed, said[-2_000:]
+    failed = FAILED.search(output)
+    assert process.returncode == 1 and failed, output[-2_000:]
     return failed.group(1)

@@ -1,4 +1,4 @@
-"""Part 1: whatever the order in which writers draw positions, commit, crash or prepare, a reader skips no event."""
+"""Part 1: a reader skips no event, in whatever order writers draw positions, commit, crash or prepare."""
 
 from __future__ import annotations
 
@@ -10,137 +10,149 @@ from typing import Any, Final
 
 import psycopg
 
-from commands import log
-from commands.postgres import Engine, PostgresSettings, create_engine
-from tests.proof.orders import AS_A_WHOLE, CRASH, NAIVE, STEP_BY_STEP, Order, all_orders, scripts, some_order
-from tests.proof.trial import Counts, Trial
-from tests.servers import fresh_database
-from tests.waiting import LIMIT_S, until
+from commands.db.postgres import Engine, PostgresSettings, create_engine
+from commands.log import event_log as log
+from tests.proof.interleavings import (
+    AS_A_WHOLE,
+    CRASH,
+    NAIVE,
+    STEP_BY_STEP,
+    Interleaving,
+    all_interleavings,
+    random_interleaving,
+    scripts,
+)
+from tests.proof.parts import Counts, PartContext
+from tests.support.servers import fresh_database
+from tests.support.waiting import WAIT_TIMEOUT_S, until
 
 TITLE: Final = "1 order"
 WRITERS: Final = 3
 # A step that does not wait for a lock takes a fraction of this.
-SOON_S: Final = 0.003
-CONTROLS_MAX: Final = 3_000
+STEP_TIMEOUT_S: Final = 0.003
+CONTROL_ORDERS_MAX: Final = 3_000
 
 Connection = psycopg.AsyncConnection[Any]
-# Given the position that it has come to: what a reader sees next.
-Look = Callable[[int], Awaitable[list[int]]]
+# Returns the positions that a reader sees after a position.
+ReadAfter = Callable[[int], Awaitable[list[int]]]
 
 
-def run(trial: Trial) -> Counts:
-    """Orders of three writers, and the two controls, in which events must be skipped."""
+def run(context: PartContext) -> Counts:
+    """Run orders of three writers, then two controls in which a reader must skip an event."""
     counts = Counts()
-    with trial.servers() as servers, fresh_database(servers) as url:
-        asyncio.run(_run(trial, url, counts))
+    with context.servers() as servers, fresh_database(servers) as url:
+        asyncio.run(_run(context, url, counts))
     return counts
 
 
-async def _run(trial: Trial, url: str, counts: Counts) -> None:
-    async with _stage(url) as stage:
-        for what, orders in _groups(trial).items():
+async def _run(context: PartContext, url: str, counts: Counts) -> None:
+    async with _open_connections(url) as connections:
+        for what, orders in _groups(context).items():
             for order in orders:
                 counts.add(what)
-                skipped = await stage.skipped(order, stage.plainly)
-                counts.expect(not skipped, f"the reader skips {skipped} in {order}; again: {trial.again('order')}")
-        for what, look in (("without the lock", stage.plainly), ("by xmin with only a position", stage.by_xmin)):
-            tried, found = await _control(stage, look)
+                skipped = await connections.skipped(order, connections.plainly)
+                counts.expect(not skipped, f"the reader skips {skipped} in {order}")
+        for what, read in (
+            ("without the lock", connections.plainly),
+            ("by xmin with only a position", connections.by_xmin),
+        ):
+            tried, found = await _control(connections, read)
             counts.add(f"orders until the control {what} skipped an event", tried)
             counts.expect(found, f"the control {what} skips nothing: this harness proves nothing")
-        left = await (await stage.admin.execute("SELECT count(*) FROM pg_prepared_xacts")).fetchone()
+        left = await (await connections.admin.execute("SELECT count(*) FROM pg_prepared_xacts")).fetchone()
         counts.expect(left == (0,), f"{left} prepared transactions are left over")
 
 
-def _groups(trial: Trial) -> dict[str, Iterable[Order]]:
-    """All orders where they are few enough; in the short form, some of them."""
+def _groups(context: PartContext) -> dict[str, Iterable[Interleaving]]:
+    """Return groups of orders: all that exist if they are few, else random ones; in the short form only a few."""
     whole, fine = scripts(AS_A_WHOLE), scripts(STEP_BY_STEP)
-    chance = trial.chance("order")
-    if trial.scale == "short":
+    rng = context.rng("order")
+    if context.scale == "short":
         return {
-            "orders of 3 whole appends": [some_order(whole, WRITERS, chance) for _ in range(20)],
-            "orders of 3 writers step by step": [some_order(fine, WRITERS, chance) for _ in range(25)],
+            "orders of 3 whole appends": [random_interleaving(whole, WRITERS, rng) for _ in range(20)],
+            "orders of 3 writers step by step": [random_interleaving(fine, WRITERS, rng) for _ in range(25)],
         }
     return {
-        "orders of 3 whole appends (all there are)": all_orders(whole, WRITERS),
-        "orders of 2 writers step by step (all there are)": all_orders(fine, 2),
-        "orders of 3 writers step by step": (some_order(fine, WRITERS, chance) for _ in range(6_000)),
+        "orders of 3 whole appends (all there are)": all_interleavings(whole, WRITERS),
+        "orders of 2 writers step by step (all there are)": all_interleavings(fine, 2),
+        "orders of 3 writers step by step": (random_interleaving(fine, WRITERS, rng) for _ in range(6_000)),
     }
 
 
-async def _control(stage: Stage, look: Look) -> tuple[int, bool]:
-    """How many orders of naive writers it took until a reader skipped something, and whether one did."""
+async def _control(connections: Connections, read: ReadAfter) -> tuple[int, bool]:
+    """Return how many orders of naive writers were tried until the reader skipped an event, and whether it did."""
     tried = 0
-    for order in islice(all_orders(scripts(NAIVE)[:2], 2), CONTROLS_MAX):
+    for order in islice(all_interleavings(scripts(NAIVE)[:2], 2), CONTROL_ORDERS_MAX):
         tried += 1
-        if await stage.skipped(order, look):
+        if await connections.skipped(order, read):
             return tried, True
     return tried, False
 
 
 class Writer:
-    """A connection that takes its steps in order, each as soon as it is told to and the last one has ended."""
+    """A connection that runs the steps that it is given, one after the other."""
 
     def __init__(self, connection: Connection, subject: int) -> None:
-        self._connection, self._subject = connection, subject
+        self.connection, self._subject = connection, subject
         self._last: asyncio.Task[None] | None = None
         self._begun = self._crashed = False
 
     @property
     def pid(self) -> int:
-        """The server's process."""
-        return self._connection.info.backend_pid
+        """Return the id of the connection's server process."""
+        return self.connection.info.backend_pid
 
     @property
-    def working(self) -> asyncio.Task[None] | None:
-        """What is not done yet of all that it was told."""
+    def unfinished(self) -> asyncio.Task[None] | None:
+        """Return the task of the last step, None if it has ended."""
         return None if self._last is None or self._last.done() else self._last
 
-    def tell(self, step: str) -> None:
-        """One more step."""
+    def start_step(self, step: str) -> None:
+        """Start a step as soon as those before it have ended."""
         text = step.format(subject=self._subject, object=self._subject + 10**9, name=f"proof {self._subject}")
         if not self._begun:
             text = f"BEGIN; {text}"
         self._begun = True
-        self._last = asyncio.create_task(self._take(self._last, text))
+        self._last = asyncio.create_task(self._execute(self._last, text))
 
     async def crash(self, admin: Connection) -> None:
-        """End the server's process, and return when it is gone and its locks with it."""
+        """End the server process; return when it is gone and its locks are released."""
         self._crashed = True
         await admin.execute("SELECT pg_terminate_backend(%s)", [self.pid])
 
-        async def gone() -> bool:  # the function's own waiting for that takes 100 ms at least
+        async def gone() -> bool:  # pg_terminate_backend can wait for it, but takes at least 100 ms
             rows = await admin.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [self.pid])
             return not await rows.fetchall()
 
         await until(gone)
-        await self._connection.close()
+        await self.connection.close()
         await self.done()
 
     async def done(self) -> None:
-        """Return when all is done; raises what failed."""
+        """Return when all steps have ended; raise what failed."""
         if self._last is not None:
             await self._last
 
-    async def _take(self, before: asyncio.Task[None] | None, text: str) -> None:
+    async def _execute(self, before: asyncio.Task[None] | None, text: str) -> None:
         if before is not None:
             await before
         try:
-            await self._connection.execute(text.encode())
+            await self.connection.execute(text.encode())
         except psycopg.OperationalError:
             if not self._crashed:
                 raise
 
 
-class Stage:
-    """The connections that the writers use one order after the other, and the readers."""
+class Connections:
+    """The writers' connections, reused from order to order, and the readers."""
 
     def __init__(self, url: str, engine: Engine, admin: Connection) -> None:
         self._url, self._engine, self.admin = url, engine, admin
         self._free: list[Connection] = []
         self._subjects = count(1)
 
-    async def skipped(self, order: Order, look: Look) -> list[int]:
-        """Let it happen; which of the positions committed a reader who looks after each step has not seen, in order."""
+    async def skipped(self, order: Interleaving, read: ReadAfter) -> list[int]:
+        """Run an order, reading after each step; return the committed positions that the reader skipped."""
         start = (await log.head(self._engine)).position
         seen: list[int] = []
         writers = [Writer(await self._connection(), next(self._subjects)) for _ in order.scripts]
@@ -152,24 +164,24 @@ class Stage:
                 crashed.add(who)
                 await writers[who].crash(self.admin)
             else:
-                writers[who].tell(step)
-            await self._quiet(writers, who)
-            seen += await look(seen[-1] if seen else start)
-        async with asyncio.timeout(LIMIT_S):
+                writers[who].start_step(step)
+            await self._wait_until_quiet(writers, who)
+            seen += await read(seen[-1] if seen else start)
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
             await asyncio.gather(*[writer.done() for writer in writers])
-        seen += await look(seen[-1] if seen else start)
-        self._free += [writer._connection for who, writer in enumerate(writers) if who not in crashed]
+        seen += await read(seen[-1] if seen else start)
+        self._free += [writer.connection for who, writer in enumerate(writers) if who not in crashed]
         rows = await self.admin.execute("SELECT position FROM events WHERE position > %s ORDER BY 1", [start])
         committed = [position for (position,) in await rows.fetchall()]
         assert len(committed) == order.commits, f"{len(committed)} events are in the log after {order}"
         return [] if seen == committed else [position for position in committed if position not in seen] or committed
 
     async def plainly(self, after: int) -> list[int]:
-        """As a projector reads."""
+        """Read as a projector does."""
         return [event.position for event in await log.read_after(self._engine, after, 100)]
 
     async def by_xmin(self, after: int) -> list[int]:
-        """As one often reads: only what no open transaction can precede any more, with a position to go on from."""
+        """Read in a common, wrong way: rows older than every open transaction, continuing from the last position."""
         rows = await self.admin.execute(
             """SELECT position FROM events WHERE position > %s
             AND xmin::text::bigint < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY position""",
@@ -178,7 +190,7 @@ class Stage:
         return [position for (position,) in await rows.fetchall()]
 
     async def close(self) -> None:
-        """Close what is not in use."""
+        """Close the unused connections."""
         for connection in self._free:
             await connection.close()
 
@@ -187,12 +199,12 @@ class Stage:
             return self._free.pop()
         return await psycopg.AsyncConnection.connect(self._url, autocommit=True)
 
-    async def _quiet(self, writers: Sequence[Writer], told: int) -> None:
-        """Return when each writer has done what it was told or waits for a lock. ``told`` is who has a new step."""
-        if task := writers[told].working:
-            await asyncio.wait([task], timeout=SOON_S)
-        async with asyncio.timeout(LIMIT_S):
-            while working := [writer.pid for writer in writers if writer.working]:
+    async def _wait_until_quiet(self, writers: Sequence[Writer], last: int) -> None:
+        """Return when each writer has ended its steps or waits for a lock; writer ``last`` was given a step last."""
+        if task := writers[last].unfinished:
+            await asyncio.wait([task], timeout=STEP_TIMEOUT_S)
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
+            while working := [writer.pid for writer in writers if writer.unfinished]:
                 waiting = await self.admin.execute(
                     "SELECT pid FROM pg_locks WHERE NOT granted AND pid = ANY(%s)", [working]
                 )
@@ -201,12 +213,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def _stage(url: str) -> AsyncIterator[Stage]:
+async def _open_connections(url: str) -> AsyncIterator[Connections]:
     async with AsyncExitStack() as stack:
-        engine = create_engine(PostgresSettings(url))
+        engine = create_engine(PostgresSettings(url, allow_async_commit=True))
         stack.push_async_callback(engine.dispose)
         admin = await stack.enter_async_context(await psycopg.AsyncConnection.connect(url, autocommit=True))
-        stage = Stage(url, engine, admin)
-        stack.push_async_callback(stage.close)
+        connections = Connections(url, engine, admin)
+        stack.push_async_callback(connections.close)
         with suppress(asyncio.CancelledError):
-            yield stage
+            yield connections

@@ -1,4 +1,4 @@
-"""The proof's results as a Markdown table, and the page that keeps the latest long run of each part."""
+"""The proof's results as a Markdown table, and docs/proof.md with the latest long run of each part."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Final
 
 import msgspec
 
-from tests.proof.trial import PARTS, WRONG_SHOWN, Counts
+from tests.proof.parts import COMPLAINTS_SHOWN_MAX, PARTS, Counts
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-# One file for each part's latest long run, from which the page beside it is made.
-KEPT: Final = ROOT / "docs" / "proof"
+# One JSON file for each part's latest long run; docs/proof.md is written from them.
+RESULTS: Final = ROOT / "docs" / "proof"
 HEAD: Final = ("part", "what was tried", "how often", "seed", "lost or wrong", "seconds")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one part has found."""
+    """The counts of one run of a part."""
 
     title: str
     seed: int
@@ -32,7 +32,7 @@ class Result:
 
 
 def table(results: Iterable[Result]) -> str:
-    """One row for each thing that was tried; what a part has as a whole stands in its first."""
+    """Return a table with a row for each thing tried; seed, complaints and seconds are in a part's first row."""
     lines = [_row(HEAD), "|---|---|--:|--:|--:|--:|"]
     for result in results:
         whole = (str(result.seed), str(len(result.counts.wrong)), f"{result.seconds:.0f}")
@@ -42,13 +42,13 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
-def wrongs(results: Iterable[Result]) -> list[str]:
-    """The first complaints of each part."""
-    return [f"{result.title}: {wrong}" for result in results for wrong in result.counts.wrong[:WRONG_SHOWN]]
+def complaints(results: Iterable[Result]) -> list[str]:
+    """Return the first complaints of each part."""
+    return [f"{result.title}: {wrong}" for result in results for wrong in result.counts.wrong[:COMPLAINTS_SHOWN_MAX]]
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """A long run of one part, and of what, when and where it was."""
+class SavedRun(msgspec.Struct, frozen=True):
+    """A long run of one part, with its commit, day and machine."""
 
     result: Result
     commit: str
@@ -56,37 +56,40 @@ class Kept(msgspec.Struct, frozen=True):
     machine: str
 
 
-def keep(name: str, result: Result, of: str, folder: Path = KEPT) -> None:
-    """Keep the result of a part's long run, begun at the commit ``of``, in place of its last; write the page anew."""
+def save(name: str, result: Result, of: str, folder: Path = RESULTS) -> None:
+    """Save a part's long run, begun at the commit ``of``, over its last one, and write the page."""
     folder.mkdir(parents=True, exist_ok=True)
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    kept = Kept(result, of, f"{datetime.now(UTC):%Y-%m-%d}", machine)
-    (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
-    write(folder)
+    saved = SavedRun(result, of, f"{datetime.now(UTC):%Y-%m-%d}", machine)
+    (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(saved)) + b"\n")
+    write_page(folder)
 
 
-def write(folder: Path = KEPT) -> None:
-    """Write the page of what is kept: ``docs/proof.md``."""
+def write_page(folder: Path = RESULTS) -> None:
+    """Write ``docs/proof.md`` from the saved runs."""
     files = {name: folder / f"{name}.json" for name in PARTS}
-    found = {name: msgspec.json.decode(file.read_bytes(), type=Kept) for name, file in files.items() if file.exists()}
-    results = [kept.result for kept in found.values()]
-    complaints = "\n".join(f"- {wrong}" for wrong in wrongs(results)) or "Nothing was lost and nothing was wrong."
+    found = {
+        name: msgspec.json.decode(file.read_bytes(), type=SavedRun) for name, file in files.items() if file.exists()
+    }
+    results = [saved.result for saved in found.values()]
+    found_wrong = "\n".join(f"- {wrong}" for wrong in complaints(results)) or "Nothing was lost and nothing was wrong."
     runs = "\n".join(
-        f"- `{name}`: {kept.day}, commit {kept.commit}, {kept.machine}, `--seed {kept.result.seed}`"
-        for name, kept in found.items()
+        f"- `{name}`: {saved.day}, commit {saved.commit}, {saved.machine}, `--seed {saved.result.seed}`"
+        for name, saved in found.items()
     )
     missing = ", ".join(f"`{name}`" for name in PARTS if name not in found)
     pages = "".join(f"\n## {result.title}\n\n{result.counts.page}\n" for result in results if result.counts.page)
     folder.with_suffix(".md").write_text(
-        "# The latest long run of each part of `make proof`\n\nWritten by the runs themselves; "
-        f'`make proof ARGS="--long PART --seed N"` does a part again.\n\n{table(results)}\n\n{complaints}\n\n{runs}\n'
+        "# The latest long run of each part of `make proof`\n\nWritten by the runs; what each part attacks is said in "
+        '`tests/proof/README.md`. `make proof ARGS="--long PART --seed N"` repeats a part. Words and names are those '
+        f"of the commit that a part ran at.\n\n{table(results)}\n\n{found_wrong}\n\n{runs}\n"
         + (f"\nNot run at full length yet: {missing}.\n" if missing else "")
         + pages
     )
 
 
 def commit() -> str:
-    """The commit of the checkout, with a word when its code has been changed since."""
+    """Return the commit of the checkout, followed by "and changes" if code differs from it."""
     try:
         return _git("rev-parse", "--short", "HEAD") + (
             " and changes" if _git("status", "--porcelain", "--", ".", ":!docs") else ""

@@ -1,47 +1,57 @@
-"""Part 7: the projector and the readers in virtual time, on servers that are slow, lose and come back; seed by seed."""
+"""Part 7: the projector and the readers in virtual time, on simulated servers that are slow, lose data and restart."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from redis import Redis
 
 from tests.proof import report
-from tests.proof.chronicle import chronicled
-from tests.proof.real_shelf import RealShelf
+from tests.proof.fake_log import fake_log_installed
+from tests.proof.parts import Counts, PartContext
+from tests.proof.real_redis import RealRedis
 from tests.proof.schedule import Schedule
-from tests.proof.trial import Counts, Trial
 
 TITLE: Final = "7 simulation"
-SHORT: Final = 200
-LONG: Final = 1_000_000
-# What a process does before it tells how it went.
-CHUNK: Final = 2_000
+SCHEDULES_SHORT: Final = 200
+SCHEDULES_LONG: Final = 1_000_000
+# A schedule holds 16 MB until its cycles are collected.
+SCHEDULES_PER_COLLECTION: Final = 20
+# Schedules that a process runs before it reports their counts.
+SCHEDULES_PER_CHUNK: Final = 2_000
 WRONG_MAX: Final = 20
 
 
-def run(trial: Trial) -> Counts:
-    """Many schedules, on all cores when they are very many; these take an hour, and a run that was stopped goes on."""
-    counts, first = Counts(), trial.seed * LONG
-    if trial.scale == "short":
-        _add(counts, some(first, SHORT))
+def run(
+    context: PartContext,
+    *,
+    schedules: int = SCHEDULES_LONG,
+    per_chunk: int = SCHEDULES_PER_CHUNK,
+    finished: FinishedChunks | None = None,
+) -> Counts:
+    """Run many schedules, in the long form on all cores for an hour; a long run that was stopped continues."""
+    counts, first = Counts(), context.seed * SCHEDULES_LONG
+    if context.scale == "short":
+        _add(counts, run_schedules(first, SCHEDULES_SHORT))
         return counts
-    ledger = Ledger(trial.seed)
-    for one in ledger.done.values():
+    finished = finished or FinishedChunks(context.seed)
+    for one in finished.done.values():
         _add(counts, one)
-    if ledger.done:
+    if finished.done:
         counts.add("of them in earlier runs of this seed", counts.tried["schedules"])
-    chunks = [chunk for chunk in range(first, first + LONG, CHUNK) if chunk not in ledger.done]
+    chunks = [chunk for chunk in range(first, first + schedules, per_chunk) if chunk not in finished.done]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as processes:
-        for chunk, one in zip(chunks, processes.map(some, chunks, [CHUNK] * len(chunks)), strict=True):
-            ledger.add(chunk, one)
+        for chunk, one in zip(chunks, processes.map(run_schedules, chunks, [per_chunk] * len(chunks)), strict=True):
+            finished.add(chunk, one)
             _add(counts, one)
             if len(counts.wrong) > WRONG_MAX:
                 processes.shutdown(cancel_futures=True)
@@ -49,39 +59,45 @@ def run(trial: Trial) -> Counts:
     return counts
 
 
-class Ledger:
-    """What a long run of a seed has done, in a file for the next one; only of code that has a commit's name."""
+class FinishedChunks:
+    """The counts of a long run's finished chunks, in a file that the next run of the same seed and commit reads.
 
-    def __init__(self, seed: int) -> None:
-        commit = report.commit()
-        self._path = report.ROOT / ".proof" / f"simulation-{seed}-{commit}.jsonl" if commit.isalnum() else None
+    Code that differs from its commit has no file.
+    """
+
+    def __init__(self, seed: int, commit: str | None = None, folder: Path = report.ROOT / ".proof") -> None:
+        commit = report.commit() if commit is None else commit
+        self._path = folder / f"simulation-{seed}-{commit}.jsonl" if commit.isalnum() else None
         self.done: dict[int, Counts] = {}
         if self._path is not None and self._path.exists():
             for line in self._path.read_bytes().splitlines():
-                with suppress(msgspec.DecodeError):  # the last, of a run that was killed
+                with suppress(msgspec.DecodeError):  # the last line of a run that was killed
                     chunk, counts = msgspec.json.decode(line, type=tuple[int, Counts])
                     self.done[chunk] = counts
 
     def add(self, chunk: int, counts: Counts) -> None:
-        """Note a chunk of schedules by its first seed."""
+        """Write the counts of a chunk, named by its first seed."""
         if self._path is not None:
             self._path.parent.mkdir(exist_ok=True)
             with self._path.open("ab", buffering=0) as file:
                 file.write(b"\n" + msgspec.json.encode((chunk, counts)))
 
 
-def replay(trial: Trial, seed: int) -> Counts:
-    """One schedule in the simulation, then the same with a real Valkey for its store; both tell what was wrong."""
+def replay(context: PartContext, seed: int, *, real_redis: type[RealRedis] = RealRedis) -> Counts:
+    """Run one schedule in the simulation, then again with a real Valkey as its store."""
     counts = Counts()
-    with _quiet(), trial.servers() as servers, Redis.from_url(servers.valkey_url(0)) as redis:
-        for where, schedule in (("simulated", Schedule(seed)), ("on a real server", Schedule(seed, RealShelf(redis)))):
+    with _quiet(), context.servers() as servers, Redis.from_url(servers.valkey_url(0)) as raw_redis:
+        for where, schedule in (
+            ("simulated", Schedule(seed)),
+            ("on a real server", Schedule(seed, real_redis(raw_redis))),
+        ):
             counts.add(f"schedules {where}")
             counts.wrong += [f"{where}: {wrong}" for wrong in schedule.run()]
     return counts
 
 
-def some(first: int, number: int) -> Counts:
-    """The schedules of so many seeds."""
+def run_schedules(first: int, number: int) -> Counts:
+    """Run the schedules of ``number`` seeds from ``first`` on."""
     counts = Counts()
     with _quiet():
         for seed in range(first, first + number):
@@ -95,15 +111,17 @@ def some(first: int, number: int) -> Counts:
                 counts.add(what, often)
             again = f"again: python -m tests.proof simulation --replay {seed}"
             counts.wrong += [f"{complaint}; {again}" for complaint in wrong]
+            if seed % SCHEDULES_PER_COLLECTION == 0:
+                gc.collect()
     return counts
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The projector asks the simulation's log, and what it says of faults is not printed."""
+    """Use fake logs, and do not print what the projector logs about faults."""
     logging.disable()
     try:
-        with chronicled():
+        with fake_log_installed():
             yield
     finally:
         logging.disable(logging.NOTSET)

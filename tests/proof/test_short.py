@@ -1,4 +1,4 @@
-"""The short form of each part of the proof, on the run's own servers, with a new seed each time."""
+"""The short form of each part of the proof, on the test run's servers, with a new seed each time."""
 
 import secrets
 from pathlib import Path
@@ -6,20 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.proof import report, trial
-from tests.proof.trial import PARTS, Counts, Trial, attempt
-from tests.servers import Servers
+from tests.proof import parts, report
+from tests.proof.parts import PARTS, Counts, PartContext, run_part
+from tests.support.servers import Servers
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_nothing_is_lost(name: str, servers: Servers, tmp_path: Path) -> None:
-    """The long form is `make proof`."""
-    counts = attempt(name, Trial(secrets.randbelow(2**32), "short", tmp_path, servers))
-    assert not counts.wrong, "\n".join(counts.wrong)  # each with its seed
+def test_part_in_short_form_finds_nothing_wrong(name: str, servers: Servers, tmp_path: Path) -> None:
+    counts = run_part(name, PartContext(secrets.randbelow(2**32), "short", tmp_path, servers))
+    assert not counts.wrong, "\n".join(counts.wrong)  # each with the command that repeats it
 
 
-def test_the_table_and_the_page(tmp_path: Path) -> None:
-    """A row for each thing tried; complaints come with the page."""
+def test_saved_results_are_in_table_and_page(tmp_path: Path) -> None:
+    """The table has a row for each thing tried; the page adds complaints and names the parts that are missing."""
     results = [
         report.Result("1 order", 7, Counts({"orders": 2_000, "readers": 3}), 1.4),
         report.Result("2 kills", 7, Counts({"kills": 9}, ["a view is wrong"]), 2.6),
@@ -30,22 +29,22 @@ def test_the_table_and_the_page(tmp_path: Path) -> None:
         "| 2 kills | kills | 9 | 7 | 1 | 3 |",
     ]
     for name, result in zip(("order", "kills"), results, strict=True):
-        report.keep(name, result, "abc1234", tmp_path / "docs" / "proof")
+        report.save(name, result, "abc1234", tmp_path / "docs" / "proof")
     page = (tmp_path / "docs" / "proof.md").read_text()
-    assert report.table(results) in page  # one run of a part keeps what another's has found
+    assert report.table(results) in page  # saving one part keeps the results of the others
     assert "- 2 kills: a view is wrong" in page and "Not run at full length yet: `kill_points`" in page
 
 
-def test_every_complaint_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Once, also where the part has said so itself."""
-    told = Trial(7, "short", tmp_path).again("soak")
-    found = ["it grew", f"a view is wrong; {told}", "a reader is wrong; again: python -m tests.proof soak --replay 8"]
-    monkeypatch.setattr(trial, "part", lambda _: SimpleNamespace(run=lambda _: Counts({"seconds": 8}, list(found))))
-    grew, *others = attempt("soak", Trial(7, "short", tmp_path)).wrong
+def test_complaint_ends_with_one_command_that_repeats_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Also if the part has added one itself."""
+    found = ["it grew", "a reader is wrong; again: python -m tests.proof soak --replay 8"]
+    monkeypatch.setattr(
+        parts, "load_part", lambda _: SimpleNamespace(run=lambda _: Counts({"seconds": 8}, list(found)))
+    )
+    grew, *others = run_part("soak", PartContext(7, "short", tmp_path)).wrong
     assert grew == "it grew; again: python -m tests.proof soak --short --seed 7" and others == found[1:]
 
 
-def test_what_breaks_a_part_is_something_wrong(servers: Servers, tmp_path: Path) -> None:
-    """An exception counts, and says how to see it again."""
-    [wrong] = attempt("no_such_part", Trial(7, "short", tmp_path, servers)).wrong
+def test_exception_in_part_is_a_complaint(servers: Servers, tmp_path: Path) -> None:
+    [wrong] = run_part("no_such_part", PartContext(7, "short", tmp_path, servers)).wrong
     assert "again: python -m tests.proof no_such_part --short --seed 7" in wrong

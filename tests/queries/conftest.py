@@ -1,33 +1,33 @@
-"""What tests of the queries open: a view of four lanes that is made by hand, and a reader of it."""
+"""Fixtures of the query tests: a view of four partitions, written by the tests, and a reader of it."""
 
 from collections.abc import Iterator
-from uuid import uuid4
 
 import pytest
 from redis import Redis
 
-from projections import generations
-from projections.store import Store
-from projections.wakeup import Progress
+from projections.client.client import RedisClient
+from projections.views import generations
 from queries.reader import Reader
-from tests.opened import store
-from tests.queries.views import VIEW
+from tests.support.fixtures import redis
+from tests.support.handmade_view import VIEW, ObservedProgress
 
-__all__ = ["store"]
+__all__ = ["redis"]
 
 
 @pytest.fixture
-def redis(redis_url: str) -> Iterator[Redis]:
-    """A plain client for making and breaking the view by hand."""
+def raw_redis(redis_url: str) -> Iterator[Redis]:
+    """A plain client that writes and damages the view."""
     with Redis.from_url(redis_url) as client:
         yield client
 
 
 @pytest.fixture
-async def reader(store: Store) -> Reader:
-    """A process that reads; the view is live, empty, and stands at position 100."""
-    await generations.prepare(store, VIEW, uuid4(), 1)
-    await generations.switch(store, VIEW)
-    for lane in range(VIEW.lanes):
-        await store.call("HSET", VIEW.checkpoint(lane), "position", 100)
-    return Reader(store, Progress())
+async def reader(redis: RedisClient) -> Reader:
+    """A reader; the view is live, empty, and at position 100."""
+    await generations.prepare(redis, VIEW, None, 1)
+    await generations.switch(redis, VIEW)
+    for partition in range(VIEW.partitions):
+        await redis.call("HSET", VIEW.checkpoint(partition), "position", 100)
+    reader = Reader(redis, ObservedProgress())
+    reader.progress.subscribe(reader.profile_cache, reader.invalidate_numbers)
+    return reader

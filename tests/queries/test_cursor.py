@@ -1,4 +1,4 @@
-"""Cursors: a decimal string in the order of the list; what this service did not write is refused."""
+"""Cursors: decimal texts in the order of the list; every text that this service did not write is refused."""
 
 import pytest
 from hypothesis import given
@@ -6,23 +6,23 @@ from hypothesis import strategies as st
 
 from commands.errors import BadCursor
 from projections.keys import score
-from queries.follows import Row, decode_cursor, encode_cursor
-from tests.opened import many
+from queries.follows import FollowRow, decode_cursor, encode_cursor
+from tests.support.fixtures import many
 
-rows = st.builds(Row, st.integers(1, 2**63 - 1), st.integers(0, 2**52 - 1), st.booleans())
+rows = st.builds(FollowRow, st.integers(1, 2**63 - 1), st.integers(0, 2**52 - 1), st.booleans())
 
 
 @many
 @given(rows)
-def test_a_cursor_is_its_rows_place(row: Row) -> None:
-    """Back and forth; digits only, so that it passes through any client."""
+def test_cursor_decodes_to_its_rows_place(row: FollowRow) -> None:
+    """It consists of digits only, so that every client passes it on unchanged."""
     text = encode_cursor(row)
     assert text.isdecimal() and decode_cursor(text) == (score(row.created_at, row.notifications), row.number)
 
 
 @many
 @given(st.lists(rows, max_size=20))
-def test_cursors_sort_as_the_list_does(some: list[Row]) -> None:
+def test_cursors_sort_in_the_order_of_the_list(some: list[FollowRow]) -> None:
     """As text and as numbers: by time, then flag, then user."""
     places = sorted((score(row.created_at, row.notifications), row.number) for row in some)
     assert [decode_cursor(text) for text in sorted(map(encode_cursor, some))] == places
@@ -31,13 +31,13 @@ def test_cursors_sort_as_the_list_does(some: list[Row]) -> None:
 
 @many
 @given(st.text(max_size=40) | st.integers(-(10**40), 10**40).map(str) | st.from_regex(r"\A[0-9]{35}\Z"))
-def test_whatever_can_be_read_is_what_is_written(text: str) -> None:
-    """Either it is refused, or writing what it says gives the same text: two texts never mean one place."""
+def test_decoded_cursor_encodes_to_the_same_text(text: str) -> None:
+    """Any other text is refused: two texts never mean the same place."""
     try:
         place, number = decode_cursor(text)
     except BadCursor:
         return
-    assert encode_cursor(Row(number, place >> 1, bool(place & 1))) == text
+    assert encode_cursor(FollowRow(number, place >> 1, bool(place & 1))) == text
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_whatever_can_be_read_is_what_is_written(text: str) -> None:
         "٣" * 35,
     ],
 )
-def test_garbage_is_refused(text: str) -> None:
-    """Never page one: a script that sends ``cursor=undefined`` would walk in circles."""
+def test_text_that_is_not_a_cursor_is_refused(text: str) -> None:
+    """It never gives page one: a script that sends ``cursor=undefined`` would never end."""
     with pytest.raises(BadCursor) as refused:
         decode_cursor(text)
     assert refused.value.details is not None and list(refused.value.details) == ["cursor"]
 
 
-def test_a_place_without_a_user_is_refused() -> None:
-    """Numbers begin at 1 and end where 64 bits do."""
+def test_cursor_with_an_impossible_number_is_refused() -> None:
+    """Users' numbers are from 1 to 2^63 - 1."""
     for number in (0, 2**63, 10**19 - 1):
         with pytest.raises(BadCursor):
             decode_cursor(f"{10:016}{number:019}")

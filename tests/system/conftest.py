@@ -1,18 +1,18 @@
-"""What the tests of the whole system share: servers of their own, and the service as real processes on them."""
+"""Fixtures for tests of the whole system: servers that a test may break, and the service as real processes on them."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.dev_key import ensure_dev_key
-from tests.breakable import BreakableServers, breakable_servers
-from tests.servers import Service, running_service
+from cli.dev.dev_key import ensure_dev_key
+from tests.support.breakable_servers import BreakableServers, breakable_servers
+from tests.support.servers import Service, running_service
 
 
 @pytest.fixture(scope="session")
 def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BreakableServers]:
-    """A PostgreSQL and a Valkey that nobody else uses."""
+    """A PostgreSQL and a Valkey that only these tests use."""
     with breakable_servers(tmp_path_factory.mktemp("breakable")) as servers:
         yield servers
 
@@ -27,7 +27,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def system(breakable: BreakableServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Web and worker as processes, ready. A test that kills one starts it again."""
+    """Web and worker processes, ready. A test that kills one must start it again."""
     folder = tmp_path_factory.mktemp("system")
     with running_service(breakable.postgres.url, breakable.valkey.url, breakable.queue_url, folder) as service:
         yield service

@@ -1,4 +1,4 @@
-"""Little clients that know nothing of this service's code speak /kraken to real processes, as old programs do."""
+"""Clients made of the standard library only, which use /kraken of real processes as old programs do."""
 
 import http.client
 import json
@@ -11,15 +11,15 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 
-from tests.servers import Service
+from tests.support.servers import Service
 
 FANS = 130
 CHANNEL = "Kraken-Star"
-open_url = build_opener(ProxyHandler({})).open  # this machine's own service, whatever the environment says
+open_url = build_opener(ProxyHandler({})).open  # no proxy, even if the environment names one
 
 
 def call(url: str, method: str = "GET", token: str = "", body: bytes | None = None) -> tuple[int, Any]:
-    """Status and JSON of one call."""
+    """Send a request; return its status and JSON."""
     headers = {"Accept": "Accept: application/vnd.twitchtv.v3+json", "Client-ID": "axjhfp777tflhy0yjb5sftsil"}
     if token:
         headers["Authorization"] = f"OAuth {token}"
@@ -30,7 +30,7 @@ def call(url: str, method: str = "GET", token: str = "", body: bytes | None = No
 
 
 def script(url: str, **parameters: str) -> Any:
-    """What a script with this address calls its function with; None for nothing."""
+    """Load the address as a JSON-P script; return the argument of its callback, None if there is none."""
     with open_url(f"{url}?{urlencode({'callback': 'cb', **parameters})}", timeout=30) as answer:
         assert answer.headers["content-type"] == "application/javascript"
         found = re.fullmatch(rb"cb\((.*)\);", answer.read())
@@ -40,12 +40,12 @@ def script(url: str, **parameters: str) -> Any:
 
 @pytest.fixture(scope="module")
 def kraken(system: Service) -> str:
-    """The address of the dialect, with a channel that many follow."""
+    """The address of the dialect, with a channel that has FANS followers."""
     base = f"{system.base_url}/kraken"
     with system.client("platform", role="service") as platform:
         assert platform.put(f"/v1/users/{CHANNEL}", json={"username": CHANNEL}).status_code == 201
 
-    def follow(at: int) -> None:  # each of them registers with it
+    def follow(at: int) -> None:  # its first call registers a user
         token = system.token(f"kraken-fan-{at}", scopes=("user_follows_edit",))
         assert call(f"{base}/users/kraken-fan-{at}/follows/channels/kraken-star", "PUT", token)[0] == 200
 
@@ -55,7 +55,7 @@ def kraken(system: Service) -> str:
 
 
 @pytest.mark.parametrize("way", ["_links.next", "_cursor", "offset"])
-def test_the_whole_list_walked_in_both_directions(kraken: str, way: str) -> None:
+def test_list_walk_in_both_directions_finds_every_row_once(kraken: str, way: str) -> None:
     walks: dict[str, list[tuple[str, str]]] = {}
     for direction in ("desc", "asc"):
         address, found, total = f"{kraken}//channels/kraken-star/follows/?", list[tuple[str, str]](), 0
@@ -77,7 +77,7 @@ def test_the_whole_list_walked_in_both_directions(kraken: str, way: str) -> None
     assert call(f"{kraken}/channels/KRAKEN-STAR")[1]["followers"] == FANS
 
 
-def test_a_round_with_the_token_in_the_header(kraken: str, system: Service) -> None:
+def test_follow_and_unfollow_with_token_in_header(kraken: str, system: Service) -> None:
     token = system.token("by-header", scopes=("user_follows_edit", "user_read"))
     assert call(kraken, token=token)[1]["token"]["user_name"] == "by-header"
     follow = f"{kraken}/users/by-header/follows/channels/kraken-star"
@@ -88,7 +88,7 @@ def test_a_round_with_the_token_in_the_header(kraken: str, system: Service) -> N
     assert _status(follow) == 404
 
 
-def test_a_round_with_the_token_in_the_query(kraken: str, system: Service) -> None:
+def test_follow_and_unfollow_with_token_in_query(kraken: str, system: Service) -> None:
     token = system.token("by-query", scopes=("user_follows_edit",))
     follow = f"{kraken}/users/by-query/follows/channels/kraken-star"
     status, made = call(f"{follow}?oauth_token={token}", "PUT")
@@ -97,7 +97,7 @@ def test_a_round_with_the_token_in_the_query(kraken: str, system: Service) -> No
     assert _status(follow) == 404
 
 
-def test_a_round_through_scripts(kraken: str, system: Service) -> None:
+def test_follow_and_unfollow_through_scripts(kraken: str, system: Service) -> None:
     token = system.token("by-script", scopes=("user_follows_edit",))
     follow = f"{kraken}/users/by-script/follows/channels/kraken-star"
     made = script(follow, _method="PUT", oauth_token=token)
@@ -126,7 +126,7 @@ def test_a_round_through_scripts(kraken: str, system: Service) -> None:
         ),
     ],
 )
-def test_requests_as_they_stand_on_the_wire(kraken: str, request_: bytes, status: int) -> None:
+def test_raw_request_has_documented_status(kraken: str, request_: bytes, status: int) -> None:
     place = urlsplit(kraken)
     with socket.create_connection((str(place.hostname), place.port or 80), timeout=30) as wire:
         wire.sendall(request_)

@@ -1,4 +1,4 @@
-"""Web and worker as processes refuse what would not be safe: they end, with one sentence and no traceback."""
+"""Web and worker processes refuse to start when it is not safe: they exit with one sentence and no traceback."""
 
 import os
 import signal
@@ -7,28 +7,28 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from cli.dev_key import JWKS_FILE
-from cli.procfile import child_environment, launch
-from cli.procfile import commands as procfile
-from tests.servers import free_port
+from cli.dev.dev_key import JWKS_FILE
+from cli.dev.procfile import child_environment, program
+from cli.dev.procfile import commands as procfile
+from cli.dev.supervisor import start_program
+from tests.support.servers import free_port
 
-LIMIT_S = 60
+EXIT_TIMEOUT_S = 60
 
 
-def ended(name: str, settings: Mapping[str, str]) -> tuple[int, str]:
-    """Run a process of the Procfile until it ends by itself; give its code and what it said."""
+def run_to_exit(name: str, settings: Mapping[str, str]) -> tuple[int, str]:
+    """Run a process of the Procfile until it exits; return its code and output."""
     environment = child_environment({**os.environ, **settings})
-    child = launch(procfile()[name], environment, subprocess.PIPE)
+    child = start_program(program(name, procfile()[name], environment), subprocess.PIPE)
     try:
-        said, _ = child.communicate(timeout=LIMIT_S)
+        output, _ = child.communicate(timeout=EXIT_TIMEOUT_S)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    return child.returncode, said.decode()
+    return child.returncode, output.decode()
 
 
 @pytest.fixture
@@ -45,16 +45,15 @@ def settings(database_url: str, redis_url: str, queue_url: str, keys: Path) -> d
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
-def test_a_postgres_that_forgets_commits(settings: dict[str, str], name: str) -> None:
-    with psycopg.connect(settings["DATABASE_URL"], autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {connection.info.dbname} SET synchronous_commit TO off".encode())
-    code, said = ended(name, settings)
+def test_start_on_postgres_that_forgets_commits_is_refused(settings: dict[str, str], name: str) -> None:
+    """The server of the tests has fsync off."""
+    code, output = run_to_exit(name, {**settings, "FOLLOWS_ALLOW_ASYNC_COMMIT": ""})
     assert code == 1
-    assert "error: synchronous_commit is off" in said and "Traceback" not in said
+    assert "error: fsync is off" in output and "Traceback" not in output
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
-def test_no_database_named(settings: dict[str, str], name: str) -> None:
-    code, said = ended(name, {**settings, "DATABASE_URL": ""})
+def test_start_without_database_url_is_refused(settings: dict[str, str], name: str) -> None:
+    code, output = run_to_exit(name, {**settings, "DATABASE_URL": ""})
     assert code == 1
-    assert "error: DATABASE_URL is not set" in said and "Traceback" not in said
+    assert "error: DATABASE_URL is not set" in output and "Traceback" not in output

@@ -1,4 +1,4 @@
-"""Restarts of everything, one process after the other, under load: no request fails, and no job is lost."""
+"""Restarts of all processes, one after the other, under load: no request fails, and no erasure is lost."""
 
 import itertools
 import os
@@ -13,74 +13,74 @@ import httpx
 import psycopg
 import pytest
 
-from cli.dev_key import ensure_dev_key
-from tests.breakable import wait_until
-from tests.servers import STOP_LIMIT_S, Service, running_service
+from cli.dev.dev_key import ensure_dev_key
+from tests.support.breakable_servers import wait_until
+from tests.support.servers import STOP_TIMEOUT_S, Service, running_service
 
 CLIENTS = 6
 ERASED = 4
 FANS = 20
-# So long a web process that is told to stop serves on; a balancer looks many times in it, also on a busy machine.
+# How long a stopping web process still serves; the balancer checks it many times meanwhile, also on a busy machine.
 GRACE_S = 2
-LOOK_EACH_S = 0.05
-# So many commands of one process can be in Postgres at a time.
+CHECK_EVERY_S = 0.05
+# Commands of one process that can be in Postgres at a time.
 COMMITTERS = 2
 WORKERS = 2
-SHARING = "SELECT count(DISTINCT owner) FROM leases WHERE expires_at > clock_timestamp() AND name LIKE 'lanes:%'"
+SHARING = "SELECT count(DISTINCT owner) FROM leases WHERE name LIKE 'group:%'"
 UNFOLLOWED = "SELECT count(*) FROM events WHERE type = 'UserUnfollowed'"
-# What a worker says of an erasure that it has come to the end of.
+# A worker logs this at the end of an erasure.
 ENDED = "have ended"
 ONE, TWO = "one", "two"
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 
-# In which service the job of an erasure stands before the log's lock.
+# The services whose worker ends the follows of an erased user and waits for the log's lock.
 ERASING = """SELECT a.application_name FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
     WHERE l.locktype = 'advisory' AND NOT l.granted AND a.query LIKE '%end_follows(%'"""
 
 
 @dataclass
 class Site:
-    """Two web and two worker processes on one database. ``ready`` are the addresses that a balancer sends to now."""
+    """Two web and two worker processes on one database; ``ready`` are the addresses that the balancer now sends to."""
 
     one: Service
     two: Service
     ready: tuple[str, ...]
     failed: list[str] = field(default_factory=list)
     answered: int = 0
-    goodbyes: int = 0
+    closes: int = 0
     turns: Iterator[int] = field(default_factory=itertools.count)
 
     def send(self, client: httpx.Client, method: str, path: str) -> httpx.Response:
-        """Ask the next one of those that are ready, once, on a connection that is kept if there is one."""
+        """Send a request once to the next ready process, over an open connection if there is one."""
         ready = self.ready
         found = client.request(method, f"{ready[next(self.turns) % len(ready)]}{path}")
         self.answered += 1
-        self.goodbyes += found.headers.get("connection") == "close"
+        self.closes += found.headers.get("connection") == "close"
         return found
 
     def caller(self, user: str, role: str = "user") -> httpx.Client:
-        """An ordinary client: it keeps its connections and repeats nothing."""
+        """Return an ordinary client, which keeps its connections and repeats no request."""
         headers = {"Authorization": f"Bearer {self.one.token(user, role)}"}
         return httpx.Client(headers=headers, trust_env=False, timeout=30)
 
 
 @contextmanager
 def balancing(site: Site) -> Iterator[None]:
-    """Look at both web processes all the while, as a balancer does, and send to those that say they are ready."""
-    enough = threading.Event()
+    """Check both web processes all the time, as a balancer does, and send only to those that are ready."""
+    stop = threading.Event()
     services = (site.one, site.two)
 
-    def look() -> None:
+    def check() -> None:
         with httpx.Client(headers={"Connection": "close"}, trust_env=False, timeout=5) as client:
-            while not enough.wait(LOOK_EACH_S):
+            while not stop.wait(CHECK_EVERY_S):
                 site.ready = tuple(service.base_url for service in services if _is_ready(client, service))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=check)
     thread.start()
     try:
         yield
     finally:
-        enough.set()
+        stop.set()
         thread.join()
 
 
@@ -98,7 +98,7 @@ def site(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> I
         folder.mkdir()
     given = {"FOLLOWS_JWKS": str(ensure_dev_key(folders[0])), "FOLLOWS_GRACE_S": str(GRACE_S)}
     urls = database_url, redis_url, queue_url
-    # With PGAPPNAME Postgres knows whose connection is whose.
+    # PGAPPNAME tells Postgres which service a connection belongs to.
     with (
         running_service(*urls, folders[0], environment={**given, "PGAPPNAME": ONE}) as one,
         running_service(
@@ -112,8 +112,8 @@ def site(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> I
 
 @contextmanager
 def load(site: Site) -> Iterator[None]:
-    """Clients who follow, look and unfollow all the while; what is not as it must be is noted."""
-    enough = threading.Event()
+    """Run clients that follow, read and unfollow until the block ends; wrong answers go to ``site.failed``."""
+    stop = threading.Event()
 
     def act(number: int) -> None:
         with site.caller(f"client-{number}") as client:
@@ -124,7 +124,7 @@ def load(site: Site) -> Iterator[None]:
                     ("DELETE", "/v1/users/star/follow", 204),
                 ]
             ):
-                if enough.is_set() and method == "POST":
+                if stop.is_set() and method == "POST":
                     return
                 try:
                     found = site.send(client, method, path)
@@ -141,13 +141,13 @@ def load(site: Site) -> Iterator[None]:
     try:
         yield
     finally:
-        enough.set()
+        stop.set()
         for thread in threads:
             thread.join()
 
 
 def restart(site: Site, service: Service, name: str) -> None:
-    """Ask a process to end, as a supervisor does, start it again, and return when it is at work."""
+    """Terminate a process, as a supervisor does, start it again, and return when it works."""
     service.stop(name)
     service.start(name)
     service.wait_ready()
@@ -156,7 +156,7 @@ def restart(site: Site, service: Service, name: str) -> None:
         wait_until(lambda: _count(log, SHARING) == WORKERS)
 
 
-def test_nobody_notices(site: Site) -> None:
+def test_restart_of_each_process_fails_no_request(site: Site) -> None:
     with site.caller("platform", "service") as platform:
         for user in ("star", *(f"client-{n}" for n in range(CLIENTS)), *(f"gone-{n}" for n in range(ERASED))):
             assert platform.put(f"{site.one.base_url}/v1/users/{user}", json={}).status_code == 201
@@ -177,15 +177,15 @@ def test_nobody_notices(site: Site) -> None:
                 restart(site, service, name)
                 before = site.answered
                 wait_until(lambda before=before: site.answered > before + 3 * CLIENTS or bool(site.failed))  # type: ignore[misc]
-    print(f"{site.answered} requests answered, {site.goodbyes} of them with a goodbye")
+    print(f"{site.answered} requests answered, {site.closes} of them closing the connection")
     assert not site.failed, f"{len(site.failed)} of {site.answered + len(site.failed)}: {site.failed[:5]}"
-    assert site.goodbyes  # whoever had a connection that was kept has been told
-    for fan in range(FANS):  # the erasures' jobs may have been under way while the workers went; see below for sure
+    assert site.closes  # clients with an open connection were told to close it
+    for fan in range(FANS):  # workers may have stopped in the middle of an erasure; another test below makes sure of it
         with site.one.client(f"fan-{fan}") as client:
             wait_until(lambda client=client: client.get("/v1/users/me/following").json()["data"] == [])  # type: ignore[misc]
 
 
-def test_told_to_stop_it_says_so_and_serves_on(site: Site) -> None:
+def test_stopping_web_process_serves_and_closes_connections(site: Site) -> None:
     web, address = site.one.processes["web"], site.one.base_url
     with site.caller("ann") as kept, site.caller("bob") as new:
         assert "connection" not in kept.get(f"{address}/v1/users/me/following").headers
@@ -202,13 +202,13 @@ def test_told_to_stop_it_says_so_and_serves_on(site: Site) -> None:
             assert (found.status_code, found.headers["connection"]) == (status, "close"), path
         unready = new.get(f"{address}/health/ready")
         assert unready.status_code == 503 and unready.json()["process"] == "stopping"
-        os.killpg(web.pid, signal.SIGTERM)  # systemd tells all processes; who tells them twice changes nothing
+        os.killpg(web.pid, signal.SIGTERM)  # systemd signals all processes; a second signal changes nothing
         assert new.get(f"{address}/health/live").status_code == 200
-    assert web.wait(STOP_LIMIT_S) == 0
+    assert web.wait(STOP_TIMEOUT_S) == 0
 
 
-def test_what_is_being_done_is_finished_and_answered(site: Site, database_url: str) -> None:
-    """Commands that wait for the log when the signal comes are committed and answered before the process ends."""
+def test_stopping_web_process_commits_and_answers_running_commands(site: Site, database_url: str) -> None:
+    """Also commands that wait for the log's lock when the signal comes."""
     with site.one.client("platform", "service") as client:
         assert client.put("/v1/users/star", json={}).status_code == 201
         for number in range(CLIENTS):
@@ -233,11 +233,11 @@ def test_what_is_being_done_is_finished_and_answered(site: Site, database_url: s
     for thread in threads:
         thread.join()
     assert answers == [201] * COMMITTERS
-    assert web.wait(STOP_LIMIT_S) == 0
+    assert web.wait(STOP_TIMEOUT_S) == 0
 
 
-def test_an_erasure_that_is_under_way_is_taken_up_again(site: Site, database_url: str) -> None:
-    """Its job waits for the log when its worker is told to stop; another does it, once, and nothing of it is left."""
+def test_erasure_of_stopped_worker_is_done_once_by_another(site: Site, database_url: str) -> None:
+    """It waits for the log's lock when its worker is stopped."""
     with site.caller("platform", "service") as platform:
         assert platform.put(f"{site.one.base_url}/v1/users/gone", json={}).status_code == 201
     for fan in range(FANS):
@@ -247,11 +247,11 @@ def test_an_erasure_that_is_under_way_is_taken_up_again(site: Site, database_url
     with psycopg.connect(database_url, autocommit=True) as log:
         with behind_the_erasure(site, database_url, log):
             wait_until(lambda: len(_erasing(log)) == 1)
-            [at_it] = _erasing(log)
-            service, name = workers.pop(at_it)
+            [stopped] = _erasing(log)
+            service, name = workers.pop(stopped)
             worker = service.processes[name]
             worker.terminate()
-            assert worker.wait(STOP_LIMIT_S) == 0
+            assert worker.wait(STOP_TIMEOUT_S) == 0
             [successor] = workers
             wait_until(lambda: _erasing(log) == [successor])
             assert _count(log, UNFOLLOWED) == 0
@@ -260,16 +260,16 @@ def test_an_erasure_that_is_under_way_is_taken_up_again(site: Site, database_url
             with site.one.client(f"fan-{fan}") as client:
                 wait_until(lambda client=client: client.get("/v1/users/me/following").json()["data"] == [])  # type: ignore[misc]
         assert _count(log, UNFOLLOWED) == FANS
-    said = {ONE: site.one.folder / "worker.log", TWO: site.two.folder / "worker-2.log"}
-    assert {name: file.read_text().count(ENDED) for name, file in said.items()} == {at_it: 0, successor: 1}
+    logs = {ONE: site.one.folder / "worker.log", TWO: site.two.folder / "worker-2.log"}
+    assert {name: file.read_text().count(ENDED) for name, file in logs.items()} == {stopped: 0, successor: 1}
 
 
 @contextmanager
 def behind_the_erasure(site: Site, database_url: str, log: "psycopg.Connection[tuple[int]]") -> Iterator[None]:
-    """``gone`` is erased, and no job of his comes to the log for the length of the block.
+    """Erase ``gone``, and keep the workers from writing to the log for the length of the block.
 
-    Erasing takes the log's lock itself. So it waits for that, and we wait behind it: the lock goes from one to the next
-    in the order in which they came, and the job, which begins when the erasure is done, comes behind us.
+    Each step waits for the log's lock behind the one before: ``log`` has it, then comes the erasure, then ``behind``.
+    When ``log`` releases it, the erasure runs, and the ends of its follows wait until ``behind`` releases the lock.
     """
     answers: list[int] = []
 

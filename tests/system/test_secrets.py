@@ -1,6 +1,6 @@
-"""No secret gets out: not into logs at their most talkative, nor answers, errors of the command line, command lines.
+"""No secret appears in logs at DEBUG, in answers, in output of the command line or in command lines of processes.
 
-There is no metrics endpoint that could tell any.
+There is no metrics endpoint that could show one.
 """
 
 import http.server
@@ -16,19 +16,19 @@ import psutil
 import pytest
 from redis import Redis
 
-from cli.dev_key import JWKS_FILE, KEY_FILE, ensure_dev_key
-from cli.procfile import ROOT
-from tests.breakable import BreakableServers, wait_until
-from tests.servers import Service, running_service
+from cli.dev.dev_key import JWKS_FILE, KEY_FILE, ensure_dev_key
+from cli.dev.procfile import ROOT
+from tests.support.breakable_servers import BreakableServers, wait_until
+from tests.support.servers import Service, running_service
 
-LIMIT_S = 60.0
+COMMAND_TIMEOUT_S = 60.0
 DATABASE_PASSWORD, STORE_PASSWORD, JWKS_PASSWORD = "pw-of-the-log-77", "pw-of-the-store-77", "pw-of-the-keys-77"
 PERSONAL = {"email": "ann.secret@example.org", "display_name": "Ann Secretperson", "bio": "my secret bio 77"}
 
 
 @contextmanager
 def key_server(folder: Path) -> Iterator[str]:
-    """The folder's key set by http; the address holds a password."""
+    """Serve the folder's key set over HTTP; yield its address, which has a password in it."""
     content = (folder / JWKS_FILE).read_bytes()
 
     class Answer(http.server.BaseHTTPRequestHandler):
@@ -38,7 +38,7 @@ def key_server(folder: Path) -> Iterator[str]:
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Nothing: this server is the test's."""
+            """Log nothing: this server belongs to the test."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -48,17 +48,17 @@ def key_server(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def let_in(breakable: BreakableServers) -> None:
-    """Give Valkey a user with a password, whom it knows until it ends."""
+def add_user(breakable: BreakableServers) -> None:
+    """Add a user with a password to Valkey; a restart of Valkey removes it."""
     with Redis.from_url(breakable.valkey.url) as client:
         client.execute_command("ACL", "SETUSER", "follows", "on", f">{STORE_PASSWORD}", "~*", "&*", "+@all")
 
 
 @pytest.fixture
-def talkative(breakable: BreakableServers, service_folder: Path) -> Iterator[Service]:
-    """A service at DEBUG whose every address holds a password."""
+def debug_service(breakable: BreakableServers, service_folder: Path) -> Iterator[Service]:
+    """A service that logs at DEBUG, with a password in each of its addresses."""
     ensure_dev_key(service_folder)
-    let_in(breakable)
+    add_user(breakable)
     login = f"follows:{STORE_PASSWORD}@"
     views, queue = (url.replace("unix://", f"unix://{login}") for url in (breakable.valkey.url, breakable.queue_url))
     database = breakable.postgres.url.replace("postgres@", f"postgres:{DATABASE_PASSWORD}@")
@@ -72,15 +72,15 @@ def talkative(breakable: BreakableServers, service_folder: Path) -> Iterator[Ser
             yield service
 
 
-def speak(service: Service, breakable: BreakableServers, tokens: list[str]) -> str:
-    """A small life with tokens in every place, good and bad, and with servers that go away; all error answers."""
+def use(service: Service, breakable: BreakableServers, tokens: list[str]) -> str:
+    """Send requests with good and bad tokens in every place, also while servers are down; return all error answers."""
     answers: list[httpx.Response] = []
     good, platform = (
         service.token("ann", "user", ("user_read", "user_follows_edit"), **PERSONAL),
         service.token("p", "service"),
     )
-    spoilt = good[:-8] + "AAAAAAAA"
-    tokens += [good, platform, spoilt]
+    broken = good[:-8] + "AAAAAAAA"
+    tokens += [good, platform, broken]
     with httpx.Client(base_url=service.base_url, trust_env=False, timeout=30) as http_:
 
         def call(method: str, path: str, token: str = good, **arguments: object) -> httpx.Response:
@@ -91,8 +91,9 @@ def speak(service: Service, breakable: BreakableServers, tokens: list[str]) -> s
         for user in ("ann", "bob"):
             call("PUT", f"/v1/users/{user}", platform, json={**PERSONAL, "username": user})
         path = "/kraken/users/ann/follows/channels/bob"
+        call("DELETE", "/v1/users/bob/follow")  # tests of other files use these names on the same servers
         assert call("POST", "/v1/users/bob/follow").status_code == 201
-        for token in (good, spoilt):
+        for token in (good, broken):
             call("GET", "/v1/users/me/following", token)
             call("GET", "/kraken/user", token)
             answers.append(http_.get(path, params={"oauth_token": token}))
@@ -105,13 +106,13 @@ def speak(service: Service, breakable: BreakableServers, tokens: list[str]) -> s
             call("PUT", "/v1/users/bob", platform, json=PERSONAL)
         with breakable.valkey.down():
             assert call("GET", "/v1/users/me/following").status_code == 503
-        let_in(breakable)
+        add_user(breakable)
         wait_until(lambda: call("GET", "/v1/users/me/following").status_code == 200)
     return "\n".join(f"{answer.headers} {answer.text}" for answer in answers if answer.status_code >= 400)
 
 
-def commanded(service: Service, *words: str) -> tuple[int, str]:
-    """How ``follows words...`` ends where the service's own settings hold, and all that it says."""
+def follows(service: Service, *words: str) -> tuple[int, str]:
+    """Run ``follows words...`` with the service's settings; return its exit code and output."""
     done = subprocess.run(
         [sys.executable, "-m", "cli", *words],
         cwd=ROOT,
@@ -119,46 +120,48 @@ def commanded(service: Service, *words: str) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=LIMIT_S,
+        timeout=COMMAND_TIMEOUT_S,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
 
 
 def misuse(service: Service, breakable: BreakableServers) -> str:
-    """What the command line says: of a rebuild by the rebuilder, and of its errors, also while a server is away."""
-    said = {"job": commanded(service, "rebuild", "--job"), "nobody": commanded(service, "history", "nobody")}
+    """Run a command that succeeds and some that fail, also while a server is down; return their output."""
+    ran = {"job": follows(service, "rebuild", "--job"), "unknown user": follows(service, "history", "nobody")}
     with breakable.postgres.down():
-        said["no log"] = commanded(service, "status")
+        ran["no log"] = follows(service, "status")
     with breakable.valkey.down():
-        said["no views"] = commanded(service, "lag")
-    let_in(breakable)
-    wrong = {name: code for name, (code, _) in said.items() if (code == 0) != (name == "job")}
-    assert not wrong, (wrong, said)
-    return "\n".join(text for _, text in said.values())
+        ran["no views"] = follows(service, "verify")
+    add_user(breakable)
+    wrong = {name: code for name, (code, _) in ran.items() if (code == 0) != (name == "job")}
+    assert not wrong, (wrong, ran)
+    return "\n".join(text for _, text in ran.values())
 
 
 def processes(service: Service) -> str:
-    """The command lines of the service's processes, as anybody on the machine may read them."""
+    """Return the command lines of the service's processes, which every user of the machine can read."""
     roots = [psutil.Process(child.pid) for child in service.processes.values()]
     return "\n".join(" ".join(p.cmdline()) for root in roots for p in (root, *root.children(recursive=True)))
 
 
-def test_nothing_of_it_gets_out(talkative: Service, breakable: BreakableServers) -> None:
+def test_secrets_are_in_no_log_answer_output_or_command_line(
+    debug_service: Service, breakable: BreakableServers
+) -> None:
     tokens: list[str] = []
-    said = {"an answer": speak(talkative, breakable, tokens), "a process": processes(talkative)}
-    said["the command line"] = misuse(talkative, breakable)
+    texts = {"an answer": use(debug_service, breakable, tokens), "a process": processes(debug_service)}
+    texts["the command line"] = misuse(debug_service, breakable)
     for path in ("/metrics", "/v1/metrics", "/kraken/metrics", "/health/metrics"):
-        assert httpx.get(f"{talkative.base_url}{path}", trust_env=False).status_code in (401, 404), path
+        assert httpx.get(f"{debug_service.base_url}{path}", trust_env=False).status_code in (401, 404), path
     for name in ("worker", "rebuilder", "web"):
-        talkative.stop(name)
-    said["a log"] = talkative.logs()
-    assert (talkative.folder / "rebuilder.log").read_text().strip()
-    assert "DEBUG" in said["a log"] and "granian" in said["a process"] and "401" in said["an answer"]
-    pem = [line for line in (talkative.folder / KEY_FILE).read_text().splitlines() if not line.startswith("-")]
+        debug_service.stop(name)
+    texts["a log"] = debug_service.logs()
+    assert (debug_service.folder / "rebuilder.log").read_text().strip()
+    assert "DEBUG" in texts["a log"] and "granian" in texts["a process"] and "401" in texts["an answer"]
+    pem = [line for line in (debug_service.folder / KEY_FILE).read_text().splitlines() if not line.startswith("-")]
     secrets = [part for token in tokens for part in token.split(".")[1:]]
     secrets += [DATABASE_PASSWORD, STORE_PASSWORD, JWKS_PASSWORD, *PERSONAL.values(), *pem]
-    for where, text in said.items():
+    for where, text in texts.items():
         found = [secret for secret in secrets if secret in text]
         assert not found, f"{where} holds {found}:\n" + "\n".join(
             line for line in text.splitlines() if any(secret in line for secret in found)

@@ -1,4 +1,4 @@
-"""The spine through real processes: HTTP, log, arq worker, Redis, HTTP; and every process killed in between."""
+"""A follow through real processes, from HTTP to the log, the worker, Redis and HTTP again, with each of them killed."""
 
 import itertools
 import threading
@@ -11,14 +11,14 @@ import httpx
 import pytest
 from redis import Redis
 
-from tests.breakable import BreakableServers, wait_until
-from tests.servers import Service, running_service
+from tests.support.breakable_servers import BreakableServers, wait_until
+from tests.support.servers import Service, running_service
 
 _numbers = itertools.count(1)
 
 
 class Caller:
-    """One user at one service, over connections that all callers of the service share."""
+    """One user of one service, over connections that all its callers share."""
 
     def __init__(self, service: Service, http: httpx.Client, user: str, role: str = "user") -> None:
         self.id = user
@@ -30,19 +30,19 @@ class Caller:
         return self._http.request(method, path, headers=self._headers, **arguments)
 
     def get(self, path: str) -> httpx.Response:
-        """Read."""
+        """Send a GET."""
         return self.call("GET", path)
 
     def follow(self, user: str) -> int:
-        """Follow, and give the status."""
+        """Follow a user; return the status."""
         return self.call("POST", f"/v1/users/{user}/follow").status_code
 
     def unfollow(self, user: str) -> int:
-        """Unfollow, and give the status."""
+        """Unfollow a user; return the status."""
         return self.call("DELETE", f"/v1/users/{user}/follow").status_code
 
     def follows(self, user: str) -> bool:
-        """What the first answer says that is no 503."""
+        """Return what the first answer says that is not 503."""
         path = f"/v1/users/{user}/follow-status"
         wait_until(lambda: answers_200(self, path))
         found: bool = self.get(path).json()["is_following"]
@@ -50,7 +50,7 @@ class Caller:
 
 
 class Calls:
-    """A service and the callers it has."""
+    """A service and its callers."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -62,21 +62,21 @@ class Calls:
         self.http.close()
 
     def as_(self, user: str, role: str = "user") -> Caller:
-        """Somebody."""
+        """Return a caller for a user or another role."""
         return Caller(self.service, self.http, user, role)
 
     @property
-    def onlooker(self) -> Caller:
-        """Somebody who only reads, and so has no command of his own to wait for."""
-        return self.as_("onlooker", "guest")
+    def reader(self) -> Caller:
+        """Return a caller that only reads, so that no read waits for a command of its own."""
+        return self.as_("reader", "guest")
 
     @property
     def platform(self) -> Caller:
-        """A service of the platform."""
+        """Return a caller with the role of a service."""
         return self.as_("platform", "service")
 
-    def known(self, count: int) -> list[Caller]:
-        """So many users that the directory knows."""
+    def register(self, count: int) -> list[Caller]:
+        """Register so many users and return their callers."""
         platform, people = self.platform, [self.as_(f"user-{next(_numbers)}") for _ in range(count)]
         for person in people:
             assert platform.call("PUT", f"/v1/users/{person.id}", json={}).status_code == 201
@@ -84,7 +84,7 @@ class Calls:
 
 
 def follower_ids(client: Caller, id_: str) -> list[str]:
-    """The whole list, page by page; fails where an answer is no 200."""
+    """Return the whole list, read page by page; fails if an answer is not 200."""
     found: list[str] = []
     for page in itertools.count(1):
         answer = client.get(f"/v1/users/{id_}/followers?per_page=100&page={page}")
@@ -97,7 +97,7 @@ def follower_ids(client: Caller, id_: str) -> list[str]:
 
 
 def answers_200(client: Caller, path: str) -> bool:
-    """Whether a read is answered; the only other answer it may get is a 503 that says when to come back."""
+    """Return True for 200 and False for 503 with Retry-After; fails on any other answer."""
     answer = client.get(path)
     assert answer.status_code == 200 or (answer.status_code == 503 and answer.headers["retry-after"]), answer.text
     return answer.status_code == 200
@@ -111,17 +111,17 @@ def calls(system: Service) -> Iterator[Calls]:
 
 @pytest.fixture
 def whole(calls: Calls, breakable: BreakableServers) -> Iterator[Calls]:
-    """The running system, and whatever a test killed started again after it."""
+    """The running system; what a test kills is started again after it."""
     yield calls
-    breakable.whole()
+    breakable.wait_ready()
     for name in ("web", "worker"):
         if name not in calls.service.processes:
             calls.service.start(name)
     calls.service.wait_ready()
 
 
-def test_from_http_to_http(whole: Calls) -> None:
-    ann, bob = whole.known(2)
+def test_follow_and_unfollow_change_the_list(whole: Calls) -> None:
+    ann, bob = whole.register(2)
     made = ann.call("POST", f"/v1/users/{bob.id}/follow")
     assert made.status_code == 201
     row = bob.get("/v1/users/me/followers").json()["data"]
@@ -130,65 +130,65 @@ def test_from_http_to_http(whole: Calls) -> None:
     assert follower_ids(bob, bob.id) == []
 
 
-def test_right_after_the_201_another_client_sees_it(whole: Calls) -> None:
-    star, onlooker, fans = whole.known(1)[0], whole.onlooker, list[str]()
+def test_follow_right_after_201_is_seen_by_another_caller(whole: Calls) -> None:
+    star, reader, fans = whole.register(1)[0], whole.reader, list[str]()
     for n in range(40):
         fan = whole.as_(f"fan-{n}")
         assert fan.follow(star.id) == 201
         fans.insert(0, fan.id)
-        assert follower_ids(onlooker, star.id) == fans
+        assert follower_ids(reader, star.id) == fans
 
 
-def test_a_worker_that_was_killed_takes_nothing_with_it(whole: Calls) -> None:
-    (ann, bob, cat), onlooker = whole.known(3), whole.onlooker
+def test_killed_worker_loses_no_follow(whole: Calls) -> None:
+    (ann, bob, cat), reader = whole.register(3), whole.reader
     assert ann.follow(bob.id) == 201
     whole.service.kill("worker")
     assert ann.follow(cat.id) == 201
     assert ann.unfollow(bob.id) == 204
-    # Nobody projects: who acted is not told less than he knows, and others read what there is.
+    # Without a worker, ann's own reads are 503 and other callers read the older state.
     assert ann.get(f"/v1/users/{cat.id}/follow-status").status_code == 503
-    assert follower_ids(onlooker, bob.id) == [ann.id]
+    assert follower_ids(reader, bob.id) == [ann.id]
     whole.service.start("worker")
     assert ann.follows(cat.id) and not ann.follows(bob.id)
-    assert follower_ids(onlooker, bob.id) == [] and follower_ids(onlooker, cat.id) == [ann.id]
+    assert follower_ids(reader, bob.id) == [] and follower_ids(reader, cat.id) == [ann.id]
 
 
-def test_a_web_process_that_was_killed_had_written_all_it_answered(whole: Calls) -> None:
-    """Promise P1: whatever got its 201 before the kill is there after it; nothing is there twice."""
-    star, answered, enough = whole.known(1)[0], list[str](), threading.Event()
+def test_killed_web_process_loses_no_follow_that_it_answered(whole: Calls) -> None:
+    """Promise P1: each follow that was answered 201 before the kill is there after it, and none is there twice."""
+    star, answered, enough_answers = whole.register(1)[0], list[str](), threading.Event()
 
     def follow(fan: Caller) -> None:
-        with suppress(httpx.TransportError):  # cut off: it may be written or not
+        with suppress(httpx.TransportError):  # without an answer it may be written or not
             if fan.follow(star.id) == 201:
                 answered.append(fan.id)
         if len(answered) >= 40:
-            enough.set()
+            enough_answers.set()
 
     fans = [whole.as_(f"burst-{n}") for n in range(100)]
     with ThreadPoolExecutor(8) as pool:
         for fan in fans:
             pool.submit(follow, fan)
-        assert enough.wait(30)
+        assert enough_answers.wait(30)
         whole.service.kill("web")
     whole.service.start("web")
     whole.service.wait_ready()
-    found = follower_ids(whole.onlooker, star.id)
+    found = follower_ids(whole.reader, star.id)
     assert len(found) == len(set(found)) and set(answered) <= set(found)
 
 
-def test_an_emptied_valkey_is_503_and_heals(whole: Calls, breakable: BreakableServers) -> None:
-    (ann, bob), onlooker = whole.known(2), whole.onlooker
+def test_emptied_valkey_is_503_until_rebuilt(whole: Calls, breakable: BreakableServers) -> None:
+    (ann, bob), reader = whole.register(2), whole.reader
     ann.follow(bob.id)
     with Redis.from_url(breakable.valkey.url) as client:
         client.flushall()
-    assert ann.follow(bob.id) == 409  # the log knows
-    wait_until(lambda: answers_200(onlooker, f"/v1/users/{bob.id}/followers"))
-    assert follower_ids(onlooker, bob.id) == [ann.id]
-    assert onlooker.get(f"/v1/users/{bob.id}").json()["followers"] == 1
+    assert ann.follow(bob.id) == 409  # commands read the log
+    wait_until(lambda: answers_200(reader, f"/v1/users/{bob.id}/followers"))
+    assert follower_ids(reader, bob.id) == [ann.id]
+    assert reader.get(f"/v1/users/{bob.id}").json()["followers"] == 1
 
 
-def test_postgres_restarts_under_the_service(whole: Calls, breakable: BreakableServers) -> None:
-    ann, bob, cat = whole.known(3)
+def test_postgres_restart_needs_no_restart_of_the_service(whole: Calls, breakable: BreakableServers) -> None:
+    ann, bob, cat = whole.register(3)
     assert ann.follow(bob.id) == 201
     with breakable.postgres.down():
         assert ann.follow(cat.id) == 503
@@ -197,18 +197,18 @@ def test_postgres_restarts_under_the_service(whole: Calls, breakable: BreakableS
     assert ann.follows(cat.id)
 
 
-def test_valkey_restarts_under_the_service(whole: Calls, breakable: BreakableServers) -> None:
-    ann, bob, cat = whole.known(3)
+def test_valkey_restart_needs_no_restart_of_the_service(whole: Calls, breakable: BreakableServers) -> None:
+    ann, bob, cat = whole.register(3)
     assert ann.follow(bob.id) == 201
     with breakable.valkey.down():
         assert ann.get(f"/v1/users/{bob.id}/follow-status").status_code == 503
         assert ann.follow(cat.id) == 201
     assert ann.follows(cat.id)
-    assert follower_ids(whole.onlooker, bob.id) == [ann.id]
+    assert follower_ids(whole.reader, bob.id) == [ann.id]
 
 
-def test_an_erasure_goes_on_after_a_kill(whole: Calls) -> None:
-    star, *fans = whole.known(20)
+def test_erasure_continues_after_worker_was_killed(whole: Calls) -> None:
+    star, *fans = whole.register(20)
     assert {fan.follow(star.id) for fan in fans} == {201}
     whole.service.kill("worker")
     assert whole.platform.call("DELETE", f"/v1/users/{star.id}").status_code == 204
@@ -222,21 +222,21 @@ def test_an_erasure_goes_on_after_a_kill(whole: Calls) -> None:
     assert fans[0].get(f"/v1/users/{star.id}").status_code == 404
 
 
-def test_two_of_each_and_one_worker_less(whole: Calls, breakable: BreakableServers) -> None:
-    """What one web process answered, the other shows at once; the lanes of a killed worker go to those who live."""
+def test_follow_through_one_web_process_is_seen_through_the_other(whole: Calls, breakable: BreakableServers) -> None:
+    """Also after one of two workers was killed, whose partitions the other one takes over."""
     urls = (breakable.postgres.url, breakable.valkey.url, breakable.queue_url)
     with running_service(*urls, whole.service.folder) as service, closing(Calls(service)) as second:
-        star = whole.known(1)[0]
+        star = whole.register(1)[0]
 
-        def follow_here_and_look_there(n: int) -> None:
+        def follow_here_and_read_there(n: int) -> None:
             here, there = (whole, second) if n % 2 else (second, whole)
             name = f"pair-{n}"
             assert here.as_(name).follow(star.id) == 201
             assert there.as_(name).follows(star.id)
 
         for n in range(20):
-            follow_here_and_look_there(n)
+            follow_here_and_read_there(n)
         whole.service.kill("worker")
         for n in range(20, 40):
-            follow_here_and_look_there(n)
-        assert sorted(follower_ids(second.onlooker, star.id)) == sorted(f"pair-{n}" for n in range(40))
+            follow_here_and_read_there(n)
+        assert sorted(follower_ids(second.reader, star.id)) == sorted(f"pair-{n}" for n in range(40))

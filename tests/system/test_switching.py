@@ -1,4 +1,4 @@
-"""Rebuild, undo and prune by the real command line, on a real service, under clients who read and write meanwhile."""
+"""Rebuild, undo and prune by the real command line, on a real service, while clients read and write."""
 
 import itertools
 import json
@@ -14,47 +14,47 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.procfile import ROOT
-from tests.breakable import wait_until
-from tests.servers import Service, running_service
+from cli.dev.procfile import ROOT
+from tests.support.breakable_servers import wait_until
+from tests.support.servers import Service, running_service
 
 STARS = [f"star-{n}" for n in range(3)]
 FANS = [f"fan-{n}" for n in range(12)]
-# So many answers more of each client say that it has seen what has been done.
-ENOUGH = 15
-# The clients leave the machine some time for those whom this is about.
-BETWEEN_S = 0.01
+# After each command, every client makes so many more rounds.
+ROUNDS_AFTER_COMMAND = 15
+# A pause between a client's rounds, so that the clients do not take all the processor time.
+PAUSE_S = 0.01
 
 
 class Client:
-    """Does the same thing over and over in a thread of its own, and counts how often it went well."""
+    """Repeats a round of requests in a thread of its own, and counts the successful rounds."""
 
-    def __init__(self, pool: ThreadPoolExecutor, once: Callable[[], None]) -> None:
-        self.count = 0
-        self._once, self._ending = once, threading.Event()
-        self._done: Future[None] = pool.submit(self._go_on)
+    def __init__(self, pool: ThreadPoolExecutor, play_round: Callable[[], None]) -> None:
+        self.rounds = 0
+        self._play_round, self._stopping = play_round, threading.Event()
+        self._finished: Future[None] = pool.submit(self._run)
 
-    def end(self) -> None:
-        """Stop after what it is just doing."""
-        self._ending.set()
-        wait((self._done,))
+    def stop(self) -> None:
+        """Stop after the current round."""
+        self._stopping.set()
+        wait((self._finished,))
 
-    def go_on_for(self, count: int) -> None:
-        """Return when it has gone well so many times more; raises what went wrong."""
-        wanted = self.count + count
-        wait_until(lambda: self._done.done() or self.count >= wanted)
-        if self._done.done():
-            self._done.result()  # raises, if it has not been ended
+    def wait_for_rounds(self, count: int) -> None:
+        """Return after ``count`` more rounds; raise the error of a round that failed."""
+        wanted = self.rounds + count
+        wait_until(lambda: self._finished.done() or self.rounds >= wanted)
+        if self._finished.done():
+            self._finished.result()
 
-    def _go_on(self) -> None:
-        while not self._ending.wait(BETWEEN_S):
-            self._once()
-            self.count += 1
+    def _run(self) -> None:
+        while not self._stopping.wait(PAUSE_S):
+            self._play_round()
+            self.rounds += 1
 
 
 @pytest.fixture
 def service(database_url: str, redis_url: str, queue_url: str, service_folder: Path) -> Iterator[Service]:
-    """Two workers, one web process, and lists of which nothing ever changes."""
+    """Two workers and one web process, with lists that never change."""
     processes = ("web", "worker", "worker-2")
     with running_service(database_url, redis_url, queue_url, service_folder, processes=processes) as service:
         with service.client("platform", "service") as platform:
@@ -67,10 +67,10 @@ def service(database_url: str, redis_url: str, queue_url: str, service_folder: P
 
 
 def reading(http: httpx.Client) -> Callable[[], None]:
-    """Each list in turn, through both dialects: always whole."""
+    """Return a round that reads one of the lists in both dialects; it must be complete."""
     stars = itertools.cycle(STARS)
 
-    def once() -> None:
+    def play_round() -> None:
         star = next(stars)
         answer = http.get(f"/v1/users/{star}/followers?per_page=100")
         assert answer.status_code == 200, answer.text
@@ -80,41 +80,41 @@ def reading(http: httpx.Client) -> Callable[[], None]:
         assert answer.status_code == 200, answer.text
         assert answer.json()["_total"] == len(answer.json()["follows"]) == 12
 
-    return once
+    return play_round
 
 
 def writing(http: httpx.Client) -> Callable[[], None]:
-    """Follow and unfollow, and see at once what was done."""
+    """Return a round that follows or unfollows, then reads the follow; the read must show the command."""
     begins = itertools.cycle([True, False])
 
-    def once() -> None:
+    def play_round() -> None:
         follows = next(begins)
         answer = http.request("POST" if follows else "DELETE", "/v1/users/other/follow")
         assert answer.status_code == (201 if follows else 204), answer.text
         answer = http.get("/v1/users/other/follow-status")
         assert answer.status_code == 200 and answer.json()["is_following"] is follows, answer.text
 
-    return once
+    return play_round
 
 
 @contextmanager
 def under_load(service: Service) -> Iterator[list[Client]]:
-    """One who reads and two who write, until the block ends; raises what one of them has seen."""
+    """Run one reading and two writing clients until the block ends; raise the error of a client that failed."""
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(3))
-        onlooker, ann, bob = (stack.enter_context(service.client(name)) for name in ("onlooker", "ann", "bob"))
-        clients = [Client(pool, work) for work in (reading(onlooker), writing(ann), writing(bob))]
+        reader, ann, bob = (stack.enter_context(service.client(name)) for name in ("reader", "ann", "bob"))
+        clients = [Client(pool, play_round) for play_round in (reading(reader), writing(ann), writing(bob))]
         try:
             yield clients
         finally:
             for client in clients:
-                client.end()
+                client.stop()
         for client in clients:
-            client.go_on_for(0)
+            client.wait_for_rounds(0)
 
 
-def test_nobody_notices_what_the_operators_do(service: Service) -> None:
-    """No error, no list that is short or empty, no follow that is not seen: P4, P5 and P6, from the outside."""
+def test_rebuild_undo_and_prune_change_no_answer(service: Service) -> None:
+    """No error, no list that is short or empty, no follow that its user does not see: P4, P5 and P6 from outside."""
 
     def follows(*words: object) -> Any:
         command = [sys.executable, "-m", "cli", *map(str, words), "--json"]
@@ -123,15 +123,15 @@ def test_nobody_notices_what_the_operators_do(service: Service) -> None:
         )
         assert done.returncode == 0, done.stderr
         for client in clients:
-            client.go_on_for(ENOUGH)
+            client.wait_for_rounds(ROUNDS_AFTER_COMMAND)
         return json.loads(done.stdout)
 
     with under_load(service) as clients:
-        first = follows("rebuild", "--lanes", 16)
+        first = follows("rebuild", "--partitions", 16)
         assert follows("undo-switch")["generation"] < first["generation"]
         assert follows("undo-switch") == first
         last = follows("rebuild", "--workers", 2)
-        assert last["generation"] > first["generation"] and last["lanes"] == 64
+        assert last["generation"] > first["generation"] and last["partitions"] == 64
         assert list(follows("generations", "prune")) == [str(first["generation"])]
         assert follows("verify")["found"] == 0
-        assert [row["number"] for row in follows("generations") if row["seen"]] == [last["generation"]]
+        assert [row["number"] for row in follows("generations") if row["live"]] == [last["generation"]]

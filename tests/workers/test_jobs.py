@@ -1,204 +1,118 @@
-"""The jobs by themselves: one drain is awake and the next is at the door, a sweep finds what a lost job left."""
+"""The job that wakes a loop, by itself and through the queue."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
-from uuid import uuid4
+from functools import partial
 
-import psycopg
 import pytest
 from arq.connections import ArqRedis
 
-from commands.directory import Directory
-from commands.erasure import unfinished
+from commands.db.postgres import Engine
 from commands.events import UserFollowed
-from commands.postgres import Engine
-from commands.users import UserChanges
-from projections.keys import QUEUE
-from projections.wakeup import QueueSettings, open_queue
-from tests.commands.writing import append, everything, register, rows
-from tests.waiting import until
-from workers import jobs
-from workers.jobs import Turn, drain, erase, sweep
-
-
-class Awake:
-    """In place of a drain: awake until it is told to end; counts its turns."""
-
-    def __init__(self) -> None:
-        self.turns = 0
-        self.at_once = 0
-        self.ends: asyncio.Queue[None] = asyncio.Queue()
-
-    async def run(self, seconds: float) -> None:
-        """A turn."""
-        self.turns += 1
-        self.at_once += 1
-        assert self.at_once == 1, "two drains are awake"
-        await self.ends.get()
-        self.at_once -= 1
-
-
-class Sent:
-    """In place of the wake-up: what positions were told."""
-
-    def __init__(self) -> None:
-        self.positions: list[int] = []
-
-    def send(self, position: int) -> None:
-        """Note it."""
-        self.positions.append(position)
+from projections.client.client import RedisClient
+from projections.keys import LogNames
+from projections.signals.job_queue import WAKE_JOB, QueueSettings, open_queue
+from projections.signals.wakeups import Wakeup
+from tests.support.breakable_servers import Breakable
+from tests.support.live_view import ONLY_WOKEN, projecting, up_to_date_view
+from tests.support.log_writes import append
+from tests.support.queues import NAMES, queue_of
+from tests.support.waiting import until
+from workers.jobs import wake
+from workers.settings import make_worker
+from workers.supervise import run_arq
 
 
 @pytest.fixture
 async def queue(queue_url: str) -> AsyncIterator[ArqRedis]:
-    """The queue as a worker has it."""
-    opened = await open_queue(QueueSettings(queue_url))
+    """The queue as arq has it."""
+    opened = await open_queue(queue_of(queue_url))
     yield opened
     await opened.aclose()
 
 
-@pytest.fixture
-def context(engine: Engine, queue: ArqRedis) -> dict[str, Any]:
-    """A worker's context."""
-    return {
-        "engine": engine,
-        "redis": queue,
-        "turn": Turn(),
-        "drain": Awake(),
-        "wakeup": Sent(),
-        "worker": uuid4(),
-        "housekeeping_at": float("inf"),
-    }
+async def queued(queue: ArqRedis) -> list[str]:
+    """Return the ids of the jobs in the queue."""
+    return sorted(id_.decode().removeprefix(NAMES.job("")) for id_ in await queue.zrange(NAMES.queue(), 0, -1))
 
 
-async def enqueued(queue: ArqRedis) -> list[str]:
-    """The ids of what waits in the queue, those of drains without the worker's."""
-    ids = [id_.decode() for id_ in await queue.zrange(QUEUE, 0, -1)]
-    return sorted(f"drain:{id_.split(':')[-1]}" if id_.startswith("drain:") else id_ for id_ in ids)
+async def test_wake_job_makes_an_idle_loop_read_the_log(engine: Engine, redis: RedisClient, queue_url: str) -> None:
+    async with projecting(engine, redis, queue_of(queue_url), ONLY_WOKEN) as loop:
+        await up_to_date_view(engine, redis)
+        await append(engine, 70, 71, UserFollowed())
+        await wake({"loop": loop})
+        await up_to_date_view(engine, redis)
 
 
-async def test_a_nudge_for_an_awake_drain_ends_at_once(context: dict[str, Any]) -> None:
-    """It leaves no trace: the drain has heard of the event by itself."""
-    awake: Awake = context["drain"]
-    turn = asyncio.create_task(drain(context))
-    await until(lambda: awake.turns == 1)
-    for _ in range(5):
-        await asyncio.wait_for(drain(context), 5)
-    assert awake.turns == 1 and not turn.done()
-    awake.ends.put_nowait(None)
-    await turn
-
-
-async def test_the_next_drain_waits_at_the_door_and_goes_on(context: dict[str, Any]) -> None:
-    """Near the end of a turn one more comes in, one only, and takes over the moment the turn ends."""
-    awake, turn = context["drain"], context["turn"]
-    first = asyncio.create_task(drain(context))
-    await until(lambda: awake.turns == 1)
-    assert not turn.wants_another()
-    turn.ends_at -= jobs.DRAIN_S - jobs.RELAY_S
-    assert turn.wants_another()
-    second = asyncio.create_task(drain(context))
-    await until(lambda: turn.waiting)
-    await asyncio.wait_for(drain(context), 5)
-    assert not turn.wants_another() and awake.turns == 1
-    awake.ends.put_nowait(None)
-    await first
-    await until(lambda: awake.turns == 2)
-    assert turn.lock.locked() and not turn.waiting and not turn.wants_another()
-    awake.ends.put_nowait(None)
-    await second
-
-
-async def test_a_drain_that_was_cut_off_makes_room(context: dict[str, Any]) -> None:
-    """Cancelled while awake or while waiting at the door: the next one is wanted and gets in."""
-    awake, turn = context["drain"], context["turn"]
-    first = asyncio.create_task(drain(context))
-    await until(lambda: awake.turns == 1)
-    turn.ends_at = 0.0
-    waiting = asyncio.create_task(drain(context))
-    await until(lambda: turn.waiting)
-    waiting.cancel()
-    await asyncio.gather(waiting, return_exceptions=True)
-    assert turn.wants_another(), "nobody waits any more"
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    awake.at_once = 0
-    again = asyncio.create_task(drain(context))
-    await until(lambda: awake.turns == 2)
-    awake.ends.put_nowait(None)
-    await again
-
-
-async def test_a_sweep_sees_that_a_drain_is_awake(context: dict[str, Any], queue: ArqRedis) -> None:
-    """None awake: one is enqueued, under a name that no finished or killed one has. One awake: none is."""
-    await sweep(context)
-    await sweep(context)
-    assert await enqueued(queue) == ["drain:1", "drain:2"]
-    turn = asyncio.create_task(drain(context))
-    await until(lambda: context["drain"].turns == 1)
-    await sweep(context)
-    assert len(await enqueued(queue)) == 2
-    context["turn"].ends_at = 0.0
-    await sweep(context)
-    assert len(await enqueued(queue)) == 3
-    context["drain"].ends.put_nowait(None)
-    await turn
-
-
-async def test_a_sweep_finds_every_unfinished_erasure(context: dict[str, Any], queue: ArqRedis) -> None:
-    """Once each, until it is finished: a job that was lost costs a second."""
-    await register(context["engine"], "a", "b", "c")
-    people = Directory(context["engine"])
-    for id_ in ("a", "c"):
-        await people.erase(id_)
-    for _ in range(2):
-        await sweep(context)
-    assert [id_ for id_ in await enqueued(queue) if "erase" in id_] == ["erase:1", "erase:3"]
-    await queue.flushdb()
-    await erase(context, 1)
-    await sweep(context)
-    assert [id_ for id_ in await enqueued(queue) if "erase" in id_] == ["erase:3"]
-
-
-async def test_an_erasure_goes_to_its_end_and_tells(context: dict[str, Any], engine: Engine) -> None:
-    """Every follow ends, and the drains hear how far the log has come."""
-    numbers = await register(engine, *[f"u{number}" for number in range(5)])
-    for other in numbers[1:]:
-        await append(engine, other, numbers[0], UserFollowed())
-    await Directory(engine).erase("u0")
-    await erase(context, numbers[0])
-    assert await unfinished(engine) == []
-    assert context["wakeup"].positions == [(await everything(engine))[-1].position]
-
-
-async def test_an_erasure_that_takes_long_leaves_the_rest(
-    context: dict[str, Any], engine: Engine, queue: ArqRedis, monkeypatch: pytest.MonkeyPatch
+async def test_enqueued_wake_job_reaches_the_loop(
+    engine: Engine, redis: RedisClient, queue: ArqRedis, queue_url: str
 ) -> None:
-    """A job has its time; what it leaves is found by the next sweep."""
-    monkeypatch.setattr(jobs, "ERASE_S", 0.0)
-    await register(engine, "a")
-    await Directory(engine).erase("a")
-    await erase(context, 1)
-    assert await unfinished(engine) == [1]
-    await sweep(context)
-    assert "erase:1" in await enqueued(queue)
+    settings = queue_of(queue_url)
+    async with projecting(engine, redis, settings, ONLY_WOKEN) as loop:
+        await up_to_date_view(engine, redis)
+        await append(engine, 70, 71, UserFollowed())
+        running = asyncio.create_task(run_arq(settings, partial(make_worker, {"loop": loop}, NAMES)))
+        await queue.enqueue_job(WAKE_JOB, _job_id=NAMES.job(WAKE_JOB), _queue_name=NAMES.queue())
+        await up_to_date_view(engine, redis)
+        running.cancel()
+        await asyncio.wait({running})
+    assert await queued(queue) == []
 
 
-async def test_a_sweep_keeps_house(context: dict[str, Any], engine: Engine, sql: psycopg.Connection[Any]) -> None:
-    """Now and then: what is too old to be of use is forgotten, what is young stays."""
-    people = Directory(engine)
-    for name in ("one", "two", "three"):
-        await people.put("a", UserChanges(username=name))
-    sql.execute("UPDATE released_logins SET released_at = now() - interval '2 days' WHERE login = 'one'")
-    sql.execute(
-        """INSERT INTO command_answers (command_id, request_hash, answered_at)
-        VALUES (gen_random_uuid(), 'x', now() - interval '2 days'), (gen_random_uuid(), 'y', now())"""
-    )
-    await sweep(context)
-    assert rows(sql, "SELECT count(*) FROM released_logins") == [(2,)]
-    context["housekeeping_at"] = 0.0
-    await sweep(context)
-    assert rows(sql, "SELECT login FROM released_logins") == [("two",)]
-    assert rows(sql, "SELECT request_hash FROM command_answers") == [(b"y",)]
-    assert context["housekeeping_at"] > 0
+async def test_job_of_an_unknown_kind_is_one_line_and_not_tried_again(
+    queue: ArqRedis, queue_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A newer version has enqueued it. Jobs that are known run as ever."""
+    woken = asyncio.Event()
+
+    class Loop:
+        def wake(self) -> None:
+            woken.set()
+
+    settings = queue_of(queue_url)
+    await queue.enqueue_job("reindex", _job_id=NAMES.job("reindex"), _queue_name=NAMES.queue())
+    running = asyncio.create_task(run_arq(settings, partial(make_worker, {"loop": Loop()}, NAMES)))
+    await until(lambda: "reindex" in caplog.text)
+    await enqueue(settings)
+    await until(woken.is_set)
+    await until(lambda: _is_empty(queue))  # arq notes the end of a job in a task of its own
+    running.cancel()
+    await asyncio.wait({running})
+    lines = [record for record in caplog.records if record.levelname != "INFO"]
+    assert len(lines) == 1 and "function 'reindex' not found" in lines[0].getMessage()
+    assert lines[0].exc_info is None and await queued(queue) == []
+
+
+async def test_queue_that_comes_back_runs_jobs_again(fragile: Breakable) -> None:
+    """arq ends with its Redis; the next one starts when that is back."""
+    woken = asyncio.Event()
+
+    class Loop:
+        def wake(self) -> None:
+            woken.set()
+
+    settings = queue_of(fragile.url)
+    running = asyncio.create_task(run_arq(settings, partial(make_worker, {"loop": Loop()}, NAMES)))
+    for _ in range(2):
+        await enqueue(settings)
+        await until(woken.is_set)
+        woken.clear()
+        fragile.restart()
+    running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled()
+
+
+async def _is_empty(queue: ArqRedis) -> bool:
+    return await queued(queue) == []
+
+
+async def enqueue(settings: QueueSettings) -> None:
+    """Enqueue a wake job."""
+    wakeup = Wakeup(settings)
+    await until(lambda: wakeup.ask(_enqueue_wake))
+    await wakeup.close()
+
+
+async def _enqueue_wake(queue: ArqRedis, names: LogNames) -> bool:
+    return await queue.enqueue_job(WAKE_JOB, _job_id=names.job(WAKE_JOB), _queue_name=names.queue()) is not None

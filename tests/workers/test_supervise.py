@@ -1,172 +1,284 @@
-"""The worker as it runs, a process with arq under its supervisor, on real servers that come and go."""
+"""The worker process on real servers that come and go."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import asyncio
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import pytest
+from arq import func
+from arq.connections import ArqRedis
+from arq.worker import Worker
 from redis import Redis
 
+from commands.db.postgres import Engine
 from commands.directory import Directory
+from commands.errors import SettingsError
 from commands.events import UserFollowed
-from commands.postgres import Engine
-from projections import generations
-from projections.evictions import mend_evictions
-from projections.guard import read_mended
-from projections.keys import EVICTIONS, View
-from projections.store import Store, StoreSettings, open_store
-from projections.wakeup import QueueSettings, Wakeup
-from tests.breakable import Breakable
-from tests.commands.writing import append, register
-from tests.projections.dropping import drop_some
-from tests.projections.model import actual, expected
-from tests.projections.watching import level
-from tests.projections.worlds import populate
-from tests.servers import STOP_LIMIT_S
-from tests.waiting import until
+from projections.client.client import RedisClient, RedisClientSettings, open_redis
+from projections.keys import View
+from projections.signals.job_queue import QueueSettings, enqueue_rebuild
+from projections.signals.wakeups import Wakeup
+from projections.views import generations
+from tests.support.breakable_servers import Breakable
+from tests.support.evictions import evict_some, remove_ballast
+from tests.support.live_view import up_to_date_view
+from tests.support.log_writes import append, register, rows
+from tests.support.queues import queue_of
+from tests.support.read_only import read_only
+from tests.support.resetting_server import resetting_server
+from tests.support.running_worker import queue_in, working
+from tests.support.servers import STOP_TIMEOUT_S, Servers
+from tests.support.small_world import populate
+from tests.support.view_model import actual, expected
+from tests.support.waiting import until
+from workers.jobs import wake
+from workers.supervise import ARQ_PAUSE_MIN_S, repeat, run_arq
+
+PAUSE_S: Final = 0.1
 
 
-class Worker:
-    """A running worker and what it says."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.process, self._log = process, log
-
-    def says(self, words: str) -> bool:
-        """Whether it has said these words."""
-        return words in self._log.read_text()
-
-
-@contextmanager
-def working(database_url: str, valkey: Breakable, folder: Path) -> Iterator[Worker]:
-    """A worker that has both its queue and the views in one Valkey; SIGTERM ends it in good order."""
-    urls = {"DATABASE_URL": database_url, "REDIS_URL": valkey.url, "QUEUE_URL": queue_of(valkey).queue_url}
-    said = folder / "worker.log"
-    with said.open("wb") as output:
-        command = [sys.executable, "-m", "workers"]
-        process = subprocess.Popen(command, env={**os.environ, **urls}, stdout=output, stderr=output)
-    try:
-        yield Worker(process, said)
-        assert process.poll() is None, said.read_text()
-        process.terminate()
-        assert process.wait(STOP_LIMIT_S) == 0, said.read_text()
-        assert "Traceback" not in said.read_text(), said.read_text()
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
-
-
-def queue_of(valkey: Breakable) -> QueueSettings:
-    """The queue's database of that Valkey."""
-    return QueueSettings(valkey.url.replace("db=0", "db=1"))
-
-
-async def test_a_worker_projects_erases_and_survives_its_redis(
+async def test_worker_projects_erases_and_survives_outages_of_its_redis(
     engine: Engine, sql: psycopg.Connection[Any], database_url: str, fragile: Breakable, tmp_path: Path
 ) -> None:
-    """From an empty start: the view is built and kept level; an erasure is carried out; Valkey is killed and comes
-    back, then comes back empty: each time the worker goes on by itself."""
-    store, wakeup = open_store(StoreSettings(fragile.url)), Wakeup(queue_of(fragile))
+    """The view is built and kept up to date; an erasure is carried out. Valkey is killed and comes back, then is
+    emptied: each time the worker goes on by itself."""
+    redis, wakeup = open_redis(RedisClientSettings(fragile.url)), Wakeup(queue_in(fragile.url))
     one, two, three = await register(engine, "a", "b", "c")
-    with Redis.from_url(fragile.url) as redis, working(database_url, fragile, tmp_path):
-        redis.flushall()
+    with Redis.from_url(fragile.url) as raw_redis, working(database_url, fragile.url, tmp_path):
+        raw_redis.flushall()
         await append(engine, one, two, UserFollowed())
         await append(engine, three, one, UserFollowed())
-        first = await level(engine, store)
-        assert actual(redis, first) == expected(sql, first)
+        first = await up_to_date_view(engine, redis)
+        assert actual(raw_redis, first) == expected(sql, first)
 
-        wakeup.send(await Directory(engine).erase("a"))
-        await until(lambda: not redis.exists(first.followers(two), first.following(three)))
-        assert actual(redis, await level(engine, store)) == expected(sql, first)
+        wakeup.send((await Directory(engine).erase("a")).position)
+        await until(lambda: not raw_redis.exists(first.followers(two), first.following(three)))
+        assert actual(raw_redis, await up_to_date_view(engine, redis)) == expected(sql, first)
 
         fragile.restart()
         await append(engine, two, three, UserFollowed())
-        await until(lambda: redis.exists(first.following(two)))
-        assert actual(redis, await level(engine, store)) == expected(sql, first)
+        await until(lambda: raw_redis.exists(first.following(two)))
+        assert actual(raw_redis, await up_to_date_view(engine, redis)) == expected(sql, first)
 
-        redis.flushall()
+        raw_redis.flushall()
         await append(engine, three, two, UserFollowed())
-        second = await level(engine, store)
-        assert second.generation > first.generation and actual(redis, second) == expected(sql, second)
+        second = await up_to_date_view(engine, redis)
+        assert second.generation > first.generation and actual(raw_redis, second) == expected(sql, second)
     await wakeup.close()
-    await store.close()
+    await redis.close()
 
 
-async def test_a_worker_waits_for_a_redis_that_is_not_there_yet(
+async def test_worker_waits_for_a_redis_that_is_not_there_yet(
     engine: Engine, database_url: str, fragile: Breakable, tmp_path: Path
 ) -> None:
-    """It tries again, ever more slowly, and is at work soon after."""
-    store = open_store(StoreSettings(fragile.url))
+    """It tries again and again, and projects as soon as Redis is there."""
+    redis = open_redis(RedisClientSettings(fragile.url))
     await append(engine, 1, 2, UserFollowed())
-    with Redis.from_url(fragile.url) as redis:
-        redis.flushall()
+    with Redis.from_url(fragile.url) as raw_redis:
+        raw_redis.flushall()
     fragile.kill()
-    with working(database_url, fragile, tmp_path) as worker:
-        await until(lambda: worker.says("it starts again"))
+    with working(database_url, fragile.url, tmp_path) as worker:
+        await until(lambda: worker.has_logged("the worker cannot start yet"))
         fragile.start()
-        await level(engine, store)
-    await store.close()
+        await up_to_date_view(engine, redis)
+    await redis.close()
 
 
-def test_a_worker_that_must_not_start_says_why(
+async def test_worker_without_queue_projects(
+    engine: Engine, sql: psycopg.Connection[Any], database_url: str, fragile: Breakable, tmp_path: Path
+) -> None:
+    """The queue's Redis need not be that of the views, and is away from the start."""
+    redis = open_redis(RedisClientSettings(fragile.url))
+    with Redis.from_url(fragile.url) as raw_redis:
+        raw_redis.flushall()
+        with working(database_url, fragile.url, tmp_path, "unix:///nowhere.sock?db=1") as worker:
+            for other in (2, 3):
+                await append(engine, 1, other, UserFollowed())
+                view = await up_to_date_view(engine, redis)
+                assert actual(raw_redis, view) == expected(sql, view)
+            await until(lambda: worker.has_logged("no jobs: the queue does not answer"))
+    await redis.close()
+
+
+def test_worker_with_a_wrong_setting_ends_with_one_line(
     database_url: str, fragile: Breakable, sql: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
-    """A setting that would lose data is no outage to be waited out: one line, and an exit code."""
-    sql.execute("UPDATE alembic_version SET version_num = 'older'")
-    with pytest.raises(AssertionError, match="older") as ended, working(database_url, fragile, tmp_path) as worker:
-        worker.process.wait(STOP_LIMIT_S)
+    """A setting that would lose data is not an outage that passes: one line, and exit code 1."""
+    sql.execute("UPDATE follows_version SET version_num = '9002_later', compatible_with = '9001_newer'")
+    with (
+        pytest.raises(AssertionError, match=r"newer than this version.*upgrade this process") as ended,
+        working(database_url, fragile.url, tmp_path) as worker,
+    ):
+        worker.process.wait(STOP_TIMEOUT_S)
     assert worker.process.returncode == 1 and "Traceback" not in str(ended.value)
 
 
-async def test_views_of_which_redis_has_dropped_keys_are_built_anew(
+async def test_worker_that_has_worked_goes_on_with_a_newer_schema(
     engine: Engine, sql: psycopg.Connection[Any], database_url: str, fragile: Breakable, tmp_path: Path
 ) -> None:
-    """As soon as there is room for them, with nobody's help; once, and what is left of the others is gone."""
-    store = open_store(StoreSettings(fragile.url))
+    """What a start checks is not checked again when the views' and the queue's Redis has been away."""
+    redis = open_redis(RedisClientSettings(fragile.url))
+    with Redis.from_url(fragile.url) as raw_redis:
+        raw_redis.flushall()
+        with working(database_url, fragile.url, tmp_path) as worker:
+            await append(engine, 1, 2, UserFollowed())
+            await up_to_date_view(engine, redis)
+            sql.execute("UPDATE follows_version SET version_num = '9002_later', compatible_with = '9001_newer'")
+            fragile.restart()
+            await append(engine, 1, 3, UserFollowed())
+            view = await up_to_date_view(engine, redis)
+            assert actual(raw_redis, view) == expected(sql, view)
+            assert worker.count_logged("ERROR") == 0 and worker.count_logged("WARNING") <= 10
+    await redis.close()
+
+
+@pytest.mark.parametrize(
+    "failure", [None, ValueError("a bug"), SettingsError("wrong"), OSError("away"), asyncio.CancelledError()], ids=repr
+)
+async def test_pause_is_kept_whatever_ends_the_work(failure: BaseException | None) -> None:
+    """Also something that was cancelled inside: the task goes on until it is told to end."""
+    calls: list[float] = []
+
+    async def work() -> None:
+        calls.append(time.monotonic())
+        if failure is not None:
+            raise failure
+
+    task = asyncio.create_task(repeat("a test", work, PAUSE_S))
+    await until(lambda: len(calls) >= 4)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled() and calls[3] - calls[0] >= 3 * PAUSE_S
+
+
+async def test_arq_that_ends_by_itself_is_started_again_after_a_pause(queue_url: str) -> None:
+    """A worker in burst mode ends when there is nothing to do."""
+    starts: list[float] = []
+
+    def make(queue: ArqRedis) -> Worker:
+        starts.append(time.monotonic())
+        return Worker([func(wake, name="wake")], redis_pool=queue, burst=True, handle_signals=False)
+
+    task = asyncio.create_task(run_arq(queue_of(queue_url), make))
+    await until(lambda: len(starts) >= 4)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert task.cancelled() and starts[3] - starts[0] >= 3 * ARQ_PAUSE_MIN_S
+
+
+async def test_evicted_view_is_replaced(
+    engine: Engine, sql: psycopg.Connection[Any], database_url: str, fragile: Breakable, tmp_path: Path
+) -> None:
+    """The next view is built as soon as there is room for it, once, and the keys of the other are deleted."""
+    redis = open_redis(RedisClientSettings(fragile.url))
     await populate(engine)
-    with Redis.from_url(fragile.url) as redis:
-        redis.flushall()
-        with working(database_url, fragile, tmp_path) as worker:
-            before = await level(engine, store)
-            dropped = drop_some(redis)
-            await until(lambda: worker.says("set its maxmemory-policy to noeviction"))
-            redis.delete(*redis.keys("somebody else's*"))
-            await until(lambda: dropped in read_mended(redis.get(EVICTIONS)).values())
-            await until(lambda: _is_another(store, before))
-            view = await level(engine, store)
-            assert actual(redis, view) == expected(sql, view)
-            assert not await mend_evictions(engine, store)
-            assert await generations.found(store) == [view]
-        redis.config_set("maxmemory", 0)
-        redis.config_resetstat()
-    await store.close()
+    with Redis.from_url(fragile.url) as raw_redis:
+        raw_redis.flushall()
+        with working(database_url, fragile.url, tmp_path) as worker:
+            before = await up_to_date_view(engine, redis)
+            evict_some(raw_redis)
+            await until(lambda: worker.has_logged("set its maxmemory-policy to noeviction"))
+            remove_ballast(raw_redis)
+            await until(lambda: _is_another(redis, before))
+            view = await up_to_date_view(engine, redis)
+            assert actual(raw_redis, view) == expected(sql, view)
+            assert await generations.leftovers(redis) == [view]
+        remove_ballast(raw_redis)
+        raw_redis.config_resetstat()
+    await redis.close()
 
 
-async def _is_another(store: Store, view: View) -> bool:
-    return await generations.live_view(store) not in (None, view)
+async def _is_another(redis: RedisClient, view: View) -> bool:
+    return await generations.live_view(redis) not in (None, view)
 
 
-async def test_a_server_that_is_set_wrong_meanwhile_is_waited_for(
+async def test_worker_survives_a_policy_that_is_wrong_for_a_while(
     engine: Engine, database_url: str, fragile: Breakable, tmp_path: Path
 ) -> None:
-    """What would be refused at the start is only refused while it lasts: nobody is there to start the worker again."""
-    store = open_store(StoreSettings(fragile.url))
+    """The process does not end, as at a start: it goes on when the policy is right again."""
+    redis = open_redis(RedisClientSettings(fragile.url))
     await append(engine, 1, 2, UserFollowed())
-    with Redis.from_url(fragile.url) as redis:
-        redis.flushall()
-        with working(database_url, fragile, tmp_path) as worker:
-            await level(engine, store)
-            redis.config_set("maxmemory-policy", "allkeys-lru")
-            redis.config_set("maxmemory", 1)  # ends arq
-            await until(lambda: worker.says("set it to noeviction"))
-            redis.config_set("maxmemory", 0)
-            redis.config_set("maxmemory-policy", "noeviction")
+    with Redis.from_url(fragile.url) as raw_redis:
+        raw_redis.flushall()
+        with working(database_url, fragile.url, tmp_path) as worker:
+            await up_to_date_view(engine, redis)
+            raw_redis.config_set("maxmemory-policy", "allkeys-lru")
+            raw_redis.config_set("maxmemory", 1)
+            await until(lambda: worker.has_logged("set it to noeviction"))
+            raw_redis.config_set("maxmemory", 0)
+            raw_redis.config_set("maxmemory-policy", "noeviction")
             await append(engine, 3, 4, UserFollowed())
-            await level(engine, store)
-    await store.close()
+            await up_to_date_view(engine, redis)
+    await redis.close()
+
+
+async def test_worker_survives_a_redis_that_resets_its_connections(
+    engine: Engine, database_url: str, redis_url: str, server_path: str, tmp_path: Path
+) -> None:
+    """Both while it starts and later. Each part of it logs one line for an outage, not one for each try."""
+    redis = open_redis(RedisClientSettings(redis_url))
+    database = redis_url.partition("db=")[2]
+    with resetting_server(server_path) as server:
+        url = f"redis://127.0.0.1:{server.port}/{database}"
+        with working(database_url, url, tmp_path, url) as worker:
+            await until(lambda: server.connections > 4)
+            server.forward()
+            await append(engine, 1, 2, UserFollowed())
+            await up_to_date_view(engine, redis)
+            await until(lambda: worker.has_logged("the worker has started"))
+            assert worker.count_logged("WARNING") <= 3
+            server.reset()
+            seen = server.connections
+            await until(lambda: server.connections > seen + 15)
+            server.forward()
+            await append(engine, 2, 3, UserFollowed())
+            await up_to_date_view(engine, redis)
+            await until(lambda: worker.has_logged("jobs run"))
+            assert worker.count_logged("WARNING") <= 10
+    await redis.close()
+
+
+async def test_rebuilder_survives_a_redis_that_resets_its_connections(
+    engine: Engine, database_url: str, redis_url: str, server_path: str, tmp_path: Path
+) -> None:
+    """Once Redis is there it does the rebuild that it is asked for."""
+    redis = open_redis(RedisClientSettings(redis_url))
+    database = redis_url.partition("db=")[2]
+    with resetting_server(server_path) as server:
+        url = f"redis://127.0.0.1:{server.port}/{database}"
+        with working(database_url, url, tmp_path, url, ["rebuilds"]) as worker:
+            await until(lambda: server.connections > 6)
+            server.forward()
+            await enqueue_rebuild(engine, QueueSettings(redis_url), {})
+            await until(lambda: generations.live_view(redis))
+            assert worker.count_logged("WARNING") <= 3
+    await redis.close()
+
+
+def sessions_so_far(servers: Servers, url: str) -> int:
+    """Return how many sessions the database has had."""
+    name = url.partition("@/")[2].partition("?")[0]
+    with psycopg.connect(servers.database, autocommit=True) as sql:
+        ((count,),) = rows(sql, "SELECT sessions FROM pg_stat_database WHERE datname = %s", [name])
+    return int(count)
+
+
+async def test_worker_logs_one_line_when_postgres_takes_no_writes_and_one_when_it_does(
+    engine: Engine, database_url: str, servers: Servers, redis_url: str, queue_url: str, tmp_path: Path
+) -> None:
+    """No traceback, and the projection goes on by itself."""
+    redis = open_redis(RedisClientSettings(redis_url))
+    with working(database_url, redis_url, tmp_path, queue_url) as worker:
+        await append(engine, 1, 2, UserFollowed())
+        await up_to_date_view(engine, redis)
+        with read_only(database_url):
+            await until(lambda: worker.has_logged("takes no writes"))
+            before = sessions_so_far(servers, database_url)
+            await until(lambda: sessions_so_far(servers, database_url) > before + 5)
+        await until(lambda: worker.has_logged("the worker works again"))
+        await append(engine, 1, 3, UserFollowed())
+        await up_to_date_view(engine, redis)
+        assert worker.count_logged("takes no writes now") == worker.count_logged("works again") == 1
+    await redis.close()

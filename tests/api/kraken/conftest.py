@@ -1,4 +1,4 @@
-"""What the tests of /kraken share: the application as in /v1's, without a limit on requests, since walks make many."""
+"""Fixtures of the /kraken tests: the application as for /v1, without a rate limit, since walks send many requests."""
 
 import pytest
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from api.app import create_app
-from api.kraken.errors import MEANINGS, ErrorObject
-from api.parts import Parts
+from api.kraken.errors import KRAKEN_STATUS_OF, ErrorObject
+from api.services import Services
 from commands import errors
 from projections.keys import POINTER
-from tests.api.in_process import InProcess, in_process
-from tests.api.kraken.people import SCOPES, somebody
+from tests.support.in_process import InProcess, in_process
+from tests.support.kraken_users import SCOPES, new_user
 
 
 def tree(kind: type[errors.FollowsError]) -> set[type[errors.FollowsError]]:
@@ -18,13 +18,13 @@ def tree(kind: type[errors.FollowsError]) -> set[type[errors.FollowsError]]:
     return {kind}.union(*(tree(child) for child in kind.__subclasses__()))
 
 
-def test_every_word_of_the_domain_has_its_line() -> None:
+def test_every_domain_error_has_status_and_text() -> None:
     words = {kind for kind in tree(errors.FollowsError) if kind.__module__ in ("commands.errors", "api.kraken.errors")}
-    assert words == set(MEANINGS)
+    assert words == set(KRAKEN_STATUS_OF)
 
 
-async def test_what_no_router_sees(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_path_without_route_returns_404_in_dialect_form(service: InProcess) -> None:
+    user = await new_user(service)
     for method, path, status, error in (
         ("GET", "/kraken/nowhere", 404, "Not Found"),
         ("GET", "/kraken/users", 404, "Not Found"),
@@ -65,24 +65,27 @@ async def test_cors(service: InProcess) -> None:
         )
 
 
-async def test_a_bad_position_is_400(service: InProcess) -> None:
+async def test_kraken_query_with_invalid_position_returns_400(service: InProcess) -> None:
     answer = await service.anybody.get("/kraken/users/x", headers={"Follow-Position": "x"})
     assert (answer.status_code, answer.json()["error"]) == (400, "Bad Request")
 
 
-async def test_a_position_that_is_not_reached_is_503(service: InProcess) -> None:
-    user = await somebody(service)
-    answer = await user.get(f"/kraken/users/{user.id}", headers={"Follow-Position": str(10**12)})
-    assert (answer.status_code, answer.json()["error"]) == (503, "Service Unavailable")
-    assert answer.headers["retry-after"] == "1"
+async def test_kraken_query_with_position_beyond_the_log_says_how_far_the_answer_goes(service: InProcess) -> None:
+    user = await new_user(service)
+    for path in (f"/kraken/users/{user.id}", f"/kraken/channels/{user.id}/follows"):
+        for caller in (user, service.anybody):
+            answer = await caller.get(path, headers={"Follow-Position": str(10**12)})
+            assert answer.status_code == 200 and 0 < int(answer.headers["follow-position"]) < 10**12, path
 
 
-async def test_an_error_of_ours_tells_nothing(service: InProcess, caplog: pytest.LogCaptureFixture) -> None:
+async def test_kraken_unexpected_error_returns_500_without_its_text(
+    service: InProcess, caplog: pytest.LogCaptureFixture
+) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("secret")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(service.parts.reader, "view", broken)
+        patch.setattr(service.services.reader, "view", broken)
         answer = await service.anybody.get("/kraken/users/somebody")
     assert answer.status_code == 500
     assert answer.json() == {
@@ -93,7 +96,7 @@ async def test_an_error_of_ours_tells_nothing(service: InProcess, caplog: pytest
     assert "builtins.RuntimeError" in caplog.text
 
 
-async def test_too_many_requests(own_settings: dict[str, str], keys: Path) -> None:
+async def test_kraken_request_over_limit_returns_429(own_settings: dict[str, str], keys: Path) -> None:
     async with in_process({**own_settings, "FOLLOWS_RATE_LIMIT": "3"}, keys) as service:
         user = service.stranger(scope=SCOPES)
         answers = [await user.get("/kraken") for _ in range(4)]
@@ -105,9 +108,9 @@ async def test_too_many_requests(own_settings: dict[str, str], keys: Path) -> No
         assert script.status_code == 200 and script.text.startswith('foo({"error":"Too Many Requests","status":429,')
 
 
-async def test_a_lost_view_is_503_and_never_an_empty_list(own_settings: dict[str, str], keys: Path) -> None:
+async def test_lost_view_returns_503_and_never_an_empty_list(own_settings: dict[str, str], keys: Path) -> None:
     async with in_process(own_settings, keys) as service:
-        user, channel = await somebody(service), await somebody(service)
+        user, channel = await new_user(service), await new_user(service)
         follow = f"/kraken/users/{user.id}/follows/channels/{channel.id}"
         assert (await user.put(follow)).status_code == 200
         paths = (
@@ -122,25 +125,25 @@ async def test_a_lost_view_is_503_and_never_an_empty_list(own_settings: dict[str
             "/kraken/streams/followed",
             "/kraken/user",
         )
-        view = await service.parts.reader.view()
+        view = await service.services.reader.view()
         for path in paths:
             assert (await user.get(path)).status_code == 200, path
-        lanes = {view.lane_of(await service.parts.directory.number(one.id)) for one in (user, channel)}
-    async with in_process(own_settings, keys, drain=False) as service:
-        user, store = service.as_(user.id, scope=SCOPES), service.parts.store
-        for lane in lanes:
-            await store.call("DEL", view.checkpoint(lane))
+        partitions = {view.partition_of(await service.services.directory.number(one.id)) for one in (user, channel)}
+    async with in_process(own_settings, keys, with_loop=False) as service:
+        user, redis = service.as_(user.id, scope=SCOPES), service.services.redis
+        for partition in partitions:
+            await redis.call("DEL", view.checkpoint(partition))
         for path in paths[1:]:
             answer = await user.get(path)
             assert (answer.status_code, answer.json()["error"]) == (503, "Service Unavailable"), path
             assert int(answer.headers["retry-after"]) > 0
-        await store.call("DEL", POINTER)
+        await redis.call("DEL", POINTER)
         for path in paths:
             assert (await user.get(path)).status_code == 503
         assert (await service.anybody.get("/kraken")).status_code == 200
 
 
-def test_the_application_needs_a_readable_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_trust_proxy_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOLLOWS_TRUST_PROXY", "maybe")
     with pytest.raises(errors.SettingsError, match="FOLLOWS_TRUST_PROXY must be 0 or 1"):
-        create_app(Parts.__new__(Parts))
+        create_app(Services.__new__(Services))

@@ -1,4 +1,4 @@
-"""The objects of the document, to the last field and in its order, for the document's own users."""
+"""The objects of the API document, with all fields in its order, for the document's own users."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from tests.api.in_process import InProcess
-from tests.api.kraken.people import LONG_AGO, SCOPES, follow_since
+from tests.support.in_process import InProcess
+from tests.support.kraken_users import LONG_AGO, SCOPES, follow_since
 
 BASE = "https://api.twitch.tv/kraken"
 PICTURES = "http://static-cdn.jtvnw.net"
@@ -53,7 +53,7 @@ USER_OBJECT = {
 
 
 def channel_object(**changes: object) -> dict[str, Any]:
-    """The channel, in the order of the document."""
+    """Return the channel, its fields in the order of the document."""
     own = f"{BASE}/channels/test_channel"
     return {
         "mature": False,
@@ -94,7 +94,7 @@ def channel_object(**changes: object) -> dict[str, Any]:
 
 
 def stream_object() -> dict[str, Any]:
-    """The channel's stream, in the order of the document."""
+    """Return the channel's stream, its fields in the order of the document."""
     preview = f"{PICTURES}/previews-ttv/live_user_test_channel"
     return {
         "game": "StarCraft II: Heart of the Swarm",
@@ -117,7 +117,7 @@ def stream_object() -> dict[str, Any]:
 
 
 def follow_object(notifications: bool = True) -> dict[str, Any]:
-    """The follow of test_user2, as he sees it."""
+    """Return the follow of test_user2 as the document shows it."""
     return {
         "created_at": "2013-06-02T09:38:45Z",
         "_links": {"self": f"{BASE}/users/test_user2/follows/channels/test_channel"},
@@ -128,7 +128,7 @@ def follow_object(notifications: bool = True) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 async def document(service: InProcess) -> InProcess:
-    """The service with the document's users, the channel live, and two who follow it."""
+    """The service with the document's users, the channel live, and its two followers."""
     times = {
         "test_user1": (USER1, "2011-06-03T17:49:19Z", "2012-06-18T17:19:57Z"),
         "Test_User2": (USER2, "2013-02-06T21:21:57Z", "2013-02-13T20:59:42Z"),
@@ -139,7 +139,7 @@ async def document(service: InProcess) -> InProcess:
         "Test_User2": {"bio": "test user's bio"},
         "test_channel": CHANNEL_FIELDS,
     }
-    with psycopg.connect(service.parts.postgres.database_url) as connection:
+    with psycopg.connect(service.services.postgres.database_url) as connection:
         connection.execute("SELECT pg_advisory_xact_lock(log_lock())")
         for name, (number, created, updated) in times.items():
             connection.execute(
@@ -163,7 +163,7 @@ async def document(service: InProcess) -> InProcess:
 
 @pytest.fixture
 async def client(document: InProcess) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that believes it speaks to the original."""
+    """A client that uses the address of the original service."""
     transport = httpx.ASGITransport(app=document.app)  # type: ignore[arg-type]
     headers = {"Accept": "application/vnd.twitchtv.v3+json"}
     async with httpx.AsyncClient(transport=transport, base_url="https://api.twitch.tv", headers=headers) as made:
@@ -171,7 +171,7 @@ async def client(document: InProcess) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def expect(client: httpx.AsyncClient, path: str, expected: dict[str, Any], token: str = "") -> None:
-    """The answer is exactly this, in this order."""
+    """Check that the body has exactly these fields, in this order."""
     headers = {"Authorization": f"OAuth {token}"} if token else {}
     answer = await client.get(path, headers=headers)
     assert answer.status_code == 200
@@ -181,7 +181,7 @@ async def expect(client: httpx.AsyncClient, path: str, expected: dict[str, Any],
 
 
 def token(document: InProcess, name: str, scope: str = SCOPES) -> str:
-    """A token of one of the document's users."""
+    """Return a token of one of the document's users."""
     return document.token(f"id-{name}", scope=scope, iat=1_336_514_112, exp=4_000_000_000)
 
 
@@ -280,7 +280,7 @@ async def test_live_channels(client: httpx.AsyncClient, document: InProcess) -> 
     await expect(client, "/kraken/streams/followed", expected, token(document, "Test_User2"))
 
 
-async def test_live_channels_of_who_follows_nobody(client: httpx.AsyncClient, document: InProcess) -> None:
+async def test_live_channels_of_user_without_follows_are_empty(client: httpx.AsyncClient, document: InProcess) -> None:
     links = {"self": f"{BASE}/streams/followed?limit=25&offset=0", "next": None}
     for name in ("test_channel", "nobody-yet"):
         await expect(
@@ -310,7 +310,7 @@ async def test_token_check(client: httpx.AsyncClient, document: InProcess) -> No
     await expect(client, "/kraken", valid, token(document, "test_user1"))
 
 
-async def test_the_body_of_a_refusal(client: httpx.AsyncClient) -> None:
+async def test_error_has_documented_body(client: httpx.AsyncClient) -> None:
     answer = await client.get("/kraken/users/X")
     assert answer.status_code == 404
     assert answer.text == '{"error":"Not Found","status":404,"message":"User \'x\' does not exist"}'

@@ -1,23 +1,23 @@
-"""PUT and DELETE of a follow: what they answer, whom they refuse, and that a repeat is no new command."""
+"""PUT and DELETE of a follow: answers, refusals, and repeats, which append no event."""
 
 from typing import Any
 
 import pytest
 
-from tests.api.in_process import InProcess, Person
-from tests.api.kraken.people import SCOPES, page, somebody
+from tests.support.in_process import InProcess, Person
+from tests.support.kraken_users import SCOPES, new_user, page
 
 TOKEN = "Token invalid or missing required scope"
 
 
 def path(user: Person | str, channel: Person | str) -> str:
-    """The address of a follow."""
+    """Return the address of a follow."""
     one, other = (name if isinstance(name, str) else name.id for name in (user, channel))
     return f"/kraken/users/{one}/follows/channels/{other}"
 
 
-async def test_put_answers_200_and_the_follow_also_when_it_begins(service: InProcess) -> None:
-    user, channel = await somebody(service), await somebody(service)
+async def test_put_of_new_follow_returns_200_with_follow(service: InProcess) -> None:
+    user, channel = await new_user(service), await new_user(service)
     answer = await user.put(path(user, channel))
     assert answer.status_code == 200
     made = answer.json()
@@ -27,8 +27,8 @@ async def test_put_answers_200_and_the_follow_also_when_it_begins(service: InPro
     assert int(answer.headers["follow-position"]) > 0
 
 
-async def test_a_repeat_keeps_the_time_and_what_was_not_sent(service: InProcess) -> None:
-    user, channel = await somebody(service), await somebody(service)
+async def test_repeated_put_keeps_time_and_notifications(service: InProcess) -> None:
+    user, channel = await new_user(service), await new_user(service)
     first = (await user.put(path(user, channel), params={"notifications": "true"})).json()
     assert first["notifications"] is True
     assert (await user.put(path(user, channel))).json() == first
@@ -64,10 +64,10 @@ async def test_a_repeat_keeps_the_time_and_what_was_not_sent(service: InProcess)
         ("", {"content": b" \r\n", "headers": {"Content-Type": "application/json; charset=utf-8"}}, False),
     ],
 )
-async def test_notifications_come_from_the_query_a_form_or_json_and_the_body_wins(
+async def test_notifications_are_read_from_query_form_or_json(
     service: InProcess, query: str, sent: dict[str, Any], notifications: bool
 ) -> None:
-    user, channel = await somebody(service), await somebody(service)
+    user, channel = await new_user(service), await new_user(service)
     answer = await user.put(f"{path(user, channel)}?{query}", **sent)
     assert answer.status_code == 200, answer.text
     assert answer.json()["notifications"] is notifications
@@ -88,10 +88,10 @@ async def test_notifications_come_from_the_query_a_form_or_json_and_the_body_win
         ("", {"content": b"a" * 65_537}, 413, "the body is longer than 65536 bytes"),
     ],
 )
-async def test_a_put_that_cannot_be_read_does_nothing(
+async def test_invalid_put_returns_400_and_follows_nothing(
     service: InProcess, query: str, sent: dict[str, Any], status: int, message: str
 ) -> None:
-    user, channel = await somebody(service), await somebody(service)
+    user, channel = await new_user(service), await new_user(service)
     answer = await user.put(f"{path(user, channel)}?{query}", **sent)
     assert answer.status_code == answer.json()["status"] == status
     assert answer.json()["message"].startswith(message)
@@ -99,7 +99,7 @@ async def test_a_put_that_cannot_be_read_does_nothing(
 
 
 async def test_delete(service: InProcess) -> None:
-    user, channel = await somebody(service), await somebody(service)
+    user, channel = await new_user(service), await new_user(service)
     await user.put(path(user, channel))
     answer = await user.delete(path(user, channel))
     assert (answer.status_code, answer.content) == (204, b"")
@@ -117,7 +117,7 @@ async def test_delete(service: InProcess) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 async def test_refusals(service: InProcess, method: str) -> None:
-    user, channel, other = await somebody(service), await somebody(service), await somebody(service)
+    user, channel, other = await new_user(service), await new_user(service), await new_user(service)
     guest = service.as_(user.id, role="guest", scope=SCOPES)
     unscoped = service.as_(user.id, scope="user_read chat_login")
     expired = service.as_(user.id, scope=SCOPES, iat=1, exp=2)
@@ -142,8 +142,8 @@ async def test_refusals(service: InProcess, method: str) -> None:
     assert (await page(service.anybody, f"/kraken/channels/{channel.id}/follows"))["_total"] == 0
 
 
-async def test_names_are_looked_up_without_regard_to_case(service: InProcess) -> None:
-    user, channel = await somebody(service, username="UsEr-CaSe"), await somebody(service, username="ChAnNeL-CaSe")
+async def test_logins_are_case_insensitive(service: InProcess) -> None:
+    user, channel = await new_user(service, username="UsEr-CaSe"), await new_user(service, username="ChAnNeL-CaSe")
     answer = await user.put(path("USER-case", "CHANNEL-case"))
     assert answer.status_code == 200
     assert answer.json()["_links"]["self"].endswith("/kraken/users/user-case/follows/channels/channel-case")
@@ -153,8 +153,8 @@ async def test_names_are_looked_up_without_regard_to_case(service: InProcess) ->
     assert (await user.delete(path("User-Case", "Channel-Case"))).status_code == 204
 
 
-async def test_who_comes_first_with_a_command_is_registered(service: InProcess) -> None:
-    channel = await somebody(service)
+async def test_unknown_caller_is_registered_at_first_put(service: InProcess) -> None:
+    channel = await new_user(service)
     newcomer = service.stranger("Newcomer", scope=SCOPES, preferred_username="New-Name", name="New Name")
     told = (await newcomer.get("/kraken")).json()["token"]["user_name"]
     assert told == "new-name"
@@ -164,7 +164,7 @@ async def test_who_comes_first_with_a_command_is_registered(service: InProcess) 
     assert [row["user"]["display_name"] for row in found["follows"]] == ["New Name"]
 
 
-async def test_who_asks_first_who_he_is_is_registered(service: InProcess) -> None:
+async def test_unknown_caller_is_registered_by_own_user_call(service: InProcess) -> None:
     newcomer = service.stranger("Asker", scope=SCOPES, email="a@example.org")
     answer = await newcomer.get("/kraken/user")
     assert answer.status_code == 200
@@ -176,8 +176,8 @@ async def test_who_asks_first_who_he_is_is_registered(service: InProcess) -> Non
     assert (await guest.get("/kraken/user")).status_code == 403
 
 
-async def test_an_idempotency_key_gets_the_first_answer_again(service: InProcess) -> None:
-    user, channel, other = await somebody(service), await somebody(service), await somebody(service)
+async def test_repeated_put_with_key_returns_first_answer(service: InProcess) -> None:
+    user, channel, other = await new_user(service), await new_user(service), await new_user(service)
     key = {"Idempotency-Key": "k-1"}
     first = await user.put(path(user, channel), headers=key)
     assert (await user.delete(path(user, channel))).status_code == 204
@@ -194,8 +194,8 @@ async def test_an_idempotency_key_gets_the_first_answer_again(service: InProcess
     assert (answer.status_code, answer.json()["message"]) == (422, f"{user.id} is not following {channel.id}")
 
 
-async def test_an_erased_person_is_gone(service: InProcess) -> None:
-    user, channel, erased = await somebody(service), await somebody(service), await somebody(service)
+async def test_erased_user_returns_404_in_kraken(service: InProcess) -> None:
+    user, channel, erased = await new_user(service), await new_user(service), await new_user(service)
     for one, other in ((user, erased), (erased, channel)):
         assert (await one.put(path(one, other))).status_code == 200
     assert (await service.platform.delete(f"/v1/users/{erased.id}")).status_code == 204
@@ -207,7 +207,7 @@ async def test_an_erased_person_is_gone(service: InProcess) -> None:
     ):
         assert (await service.anybody.get(f"/kraken/{address}")).status_code == 404
     assert (await user.put(path(user, erased))).status_code == 404
-    # Which one depends on whether this process has seen him before: there is no such user, and he may not return.
+    # 404: there is no such user; 403 if this process has the id cached: an erased user may not return.
     assert (await erased.put(path(erased, channel))).status_code in (403, 404)
     for parameters in ({}, {"sortby": "login"}, {"sortby": "last_broadcast"}):
         found = await page(service.anybody, f"/kraken/users/{user.id}/follows/channels", **parameters)

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.in_process import InProcess
-from tests.api.kraken.people import SCOPES, somebody
+from tests.support.in_process import InProcess
+from tests.support.kraken_users import SCOPES, new_user
 
 NODE = shutil.which("node")
 NOTHING = "nothing"
@@ -30,7 +30,7 @@ console.log(JSON.stringify(calls));
 
 
 async def called_with(callback: str, script: str) -> Any:
-    """What the script calls the function with."""
+    """Return the argument that the script passes to the function."""
     if NODE is None:
         found = re.fullmatch(re.escape(callback) + r"\((.*)\);", script, re.ASCII)
         assert found is not None and script.isascii()
@@ -48,7 +48,7 @@ async def called_with(callback: str, script: str) -> Any:
 
 
 async def by_script(client: httpx.AsyncClient, path: str, callback: str = "foo", **parameters: str) -> Any:
-    """What the page's function gets from a script with this address."""
+    """Return what the page's function receives from the script at this address."""
     answer = await client.get(path, params={"callback": callback, **parameters})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/javascript"
@@ -59,25 +59,25 @@ async def by_script(client: httpx.AsyncClient, path: str, callback: str = "foo",
 
 
 @pytest.mark.parametrize("callback", ["foo", "jQuery1_2", "angular.callbacks._0", "$", "a.b.c", "_x.$y"])
-async def test_the_function_gets_what_a_plain_request_gets(service: InProcess, callback: str) -> None:
-    user = await somebody(service)
+async def test_callback_gets_body_of_plain_request(service: InProcess, callback: str) -> None:
+    user = await new_user(service)
     path = f"/kraken/users/{user.id}"
     assert await by_script(service.anybody, path, callback) == (await service.anybody.get(path)).json()
 
 
-async def test_any_character_arrives(service: InProcess) -> None:
+async def test_callback_gets_all_characters(service: InProcess) -> None:
     bio = "Zoë \u2028\u2029 \U0001f600 </script> \"'\\ \x7f"
-    user = await somebody(service, bio=bio)
+    user = await new_user(service, bio=bio)
     assert (await by_script(service.anybody, f"/kraken/users/{user.id}"))["bio"] == bio
 
 
-async def test_the_bytes_of_the_document(service: InProcess) -> None:
+async def test_script_has_documented_bytes(service: InProcess) -> None:
     answer = await service.anybody.get("/kraken/users/x?callback=foo")
     assert answer.text == 'foo({"error":"Not Found","status":404,"message":"User \'x\' does not exist"});'
 
 
-async def test_errors_are_200_outside_and_themselves_inside(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_errors_in_scripts_have_status_200_and_real_status_in_body(service: InProcess) -> None:
+    user = await new_user(service)
     for path, status in (
         ("/kraken/user", 401),
         ("/kraken/users/no-such", 404),
@@ -90,7 +90,7 @@ async def test_errors_are_200_outside_and_themselves_inside(service: InProcess) 
 
 
 async def test_put_and_delete(service: InProcess) -> None:
-    user, channel = await somebody(service), await somebody(service)
+    user, channel = await new_user(service), await new_user(service)
     token = service.token(user.id, scope=SCOPES)
     path = f"/kraken/users/{user.id}/follows/channels/{channel.id}"
     made = await by_script(service.anybody, path, _method="PUT", oauth_token=token, notifications="true")
@@ -104,8 +104,8 @@ async def test_put_and_delete(service: InProcess) -> None:
     assert (again["status"], again["message"]) == (422, f"{user.id} is not following {channel.id}")
 
 
-async def test_only_a_token_in_the_address_acts(service: InProcess) -> None:
-    user, channel = await somebody(service), await somebody(service)
+async def test_method_override_needs_token_in_query(service: InProcess) -> None:
+    user, channel = await new_user(service), await new_user(service)
     path = f"/kraken/users/{user.id}/follows/channels/{channel.id}"
     token = service.token(user.id, scope=SCOPES)
     by_header = await by_script(user, path, _method="PUT")
@@ -116,7 +116,7 @@ async def test_only_a_token_in_the_address_acts(service: InProcess) -> None:
     assert (await user.put(path, params={"callback": "foo", "_method": "DELETE"})).json()["notifications"] is False
     assert (await by_script(user, path, _method="DELETE"))["status"] == 401
     assert (await service.anybody.get(path)).status_code == 200
-    other = service.token((await somebody(service)).id, scope=SCOPES)
+    other = service.token((await new_user(service)).id, scope=SCOPES)
     assert (await by_script(user, path, _method="DELETE", oauth_token=other))["status"] == 403
 
 
@@ -140,8 +140,8 @@ async def test_only_a_token_in_the_address_acts(service: InProcess) -> None:
         "a" * 257,
     ],
 )
-async def test_what_is_no_functions_name_is_400_and_no_script(service: InProcess, callback: str) -> None:
-    user = await somebody(service)
+async def test_invalid_callback_returns_400_without_script(service: InProcess, callback: str) -> None:
+    user = await new_user(service)
     answer = await user.get("/kraken", params={"callback": callback, "_method": "DELETE"})
     assert answer.status_code == 400
     assert answer.headers["content-type"] == "application/json"

@@ -1,4 +1,4 @@
-"""The addresses in answers begin with what the client called, and a proxy's word counts only where it is to count."""
+"""Addresses in answers begin with the one that the client called; a proxy's headers count only if it is trusted."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from api.kraken.links import LinkSettings, base_of, link
 
-FORWARDED = [(b"x-forwarded-proto", b"https, http"), (b"x-forwarded-host", b"api.example, inner")]
+FORWARDED = [(b"x-forwarded-proto", b"http, https"), (b"x-forwarded-host", b"evil.example, api.example")]
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,8 @@ FORWARDED = [(b"x-forwarded-proto", b"https, http"), (b"x-forwarded-host", b"api
         ({"headers": []}, False, "http://localhost/kraken"),
         ({"headers": [(b"host", b"inner"), *FORWARDED]}, False, "http://inner/kraken"),
         ({"headers": [(b"host", b"inner"), *FORWARDED]}, True, "https://api.example/kraken"),
+        ({"headers": [(b"x-forwarded-host", b"evil.example"), *FORWARDED]}, True, "https://api.example/kraken"),
+        ({"headers": [(b"host", b"inner"), (b"x-forwarded-host", b"evil.example,")]}, True, "http://inner/kraken"),
         ({"headers": [(b"host", b"inner"), (b"x-forwarded-proto", b"gopher")]}, True, "http://inner/kraken"),
     ],
 )
@@ -27,7 +29,7 @@ def test_base(scope: dict[str, Any], trusted: bool, base: str) -> None:
     assert base_of(scope, dict(scope["headers"]), LinkSettings(trusted)) == base
 
 
-def test_parameters_stand_in_alphabetical_order() -> None:
+def test_link_parameters_are_in_alphabetical_order() -> None:
     assert link("/x", {"offset": 0, "limit": 25, "direction": "DESC"}) == "/x?direction=DESC&limit=25&offset=0"
 
 

@@ -1,11 +1,11 @@
-"""What shipping clients put on the wire, and what must not be guessed: every odd request of the document."""
+"""The odd requests of the API document: forms that real clients send, and values that must be refused."""
 
 from urllib.parse import quote
 
 import pytest
 
-from tests.api.in_process import InProcess
-from tests.api.kraken.people import SCOPES, page, somebody
+from tests.support.in_process import InProcess
+from tests.support.kraken_users import SCOPES, new_user, page
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,8 @@ async def test_any_accept_header_gets_v3(service: InProcess, accept: str | None)
     assert answer.headers["content-type"] == "application/json"
 
 
-async def test_paths_put_together_from_parts(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_paths_with_double_or_trailing_slashes_are_served(service: InProcess) -> None:
+    user = await new_user(service)
     for path in ("//kraken//", "/kraken/", "/kraken?", "/kraken//"):
         assert (await service.anybody.get(f"http://follows.test{path}")).json()["token"]["valid"] is False
     for path in (
@@ -47,8 +47,8 @@ async def test_paths_put_together_from_parts(service: InProcess) -> None:
         assert answer.status_code in (401, 404) and "x-api-version" not in answer.headers
 
 
-async def test_unknown_parameters_and_the_last_of_repeated_ones(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_unknown_parameters_are_ignored_and_last_of_repeated_counts(service: InProcess) -> None:
+    user = await new_user(service)
     address = f"/kraken/channels/{user.id}/follows"
     base = f"http://follows.test{address}"
     odd = "?limit=1&limit=7&x=%ff&%00=&&=&direction=asc&api_version=3&client_id=abc&on_site=1&_=1371234567"
@@ -61,8 +61,8 @@ async def test_unknown_parameters_and_the_last_of_repeated_ones(service: InProce
 @pytest.mark.parametrize(
     ("limit", "served"), [("1", 1), ("100", 100), ("101", 100), ("9" * 30, 100), ("9" * 5000, 100), ("007", 7)]
 )
-async def test_limits_are_served_as_far_as_they_go(service: InProcess, limit: str, served: int) -> None:
-    user = await somebody(service)
+async def test_limit_is_served_up_to_100(service: InProcess, limit: str, served: int) -> None:
+    user = await new_user(service)
     found = await page(service.anybody, f"/kraken/channels/{user.id}/follows", limit=limit)
     assert found["_links"]["self"].endswith(f"&limit={served}")
 
@@ -71,14 +71,14 @@ MALFORMED = {
     "limit": ["0", "-1", "", "abc", "1.0", "1e2", "+1", "0x1", "١", "NaN", "-" + "9" * 30, " 1"],
     "offset": ["-1", "", "abc", "1.5", "undefined"],
     "direction": ["", "up", "descending", "1"],
-    # A number that is not of our making is no place in the list either.
+    # Numbers that are not cursors of this service are refused, too.
     "cursor": ["", "undefined", "null", "0", "-1", "1.5", "12345", "1364170340354965000", "9" * 35, "9" * 5000, "١٢"],
 }
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in MALFORMED.items() for value in values])
-async def test_what_cannot_be_read_is_400_and_never_page_one(service: InProcess, name: str, value: str) -> None:
-    user = await somebody(service)
+async def test_invalid_parameter_returns_400_and_never_page_one(service: InProcess, name: str, value: str) -> None:
+    user = await new_user(service)
     addresses = [f"/kraken/channels/{user.id}/follows", f"/kraken/users/{user.id}/follows/channels"]
     if name in ("limit", "offset"):
         addresses.append("/kraken/streams/followed")
@@ -89,8 +89,8 @@ async def test_what_cannot_be_read_is_400_and_never_page_one(service: InProcess,
         assert answer.json()["message"].startswith(f'The parameter "{name}" was malformed: the value must ')
 
 
-async def test_what_only_one_list_takes(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_invalid_parameter_of_one_list_returns_400_with_its_name(service: InProcess) -> None:
+    user = await new_user(service)
     following = f"/kraken/users/{user.id}/follows/channels"
     for address, message in (
         (f"{following}?sortby=", "sortby"),
@@ -105,8 +105,8 @@ async def test_what_only_one_list_takes(service: InProcess) -> None:
     assert (await user.get("/kraken/streams/followed?offset=99999&stream_type=LIVE")).status_code == 200
 
 
-async def test_where_the_token_may_stand(service: InProcess) -> None:
-    user, channel = await somebody(service), await somebody(service)
+async def test_token_is_read_from_header_query_or_body(service: InProcess) -> None:
+    user, channel = await new_user(service), await new_user(service)
     token, follow = service.token(user.id, scope=SCOPES), f"/kraken/users/{user.id}/follows/channels/{channel.id}"
     anybody = service.anybody
     for scheme in ("OAuth", "Bearer", "oauth", "BEARER", "OAuth  "):
@@ -127,15 +127,15 @@ async def test_where_the_token_may_stand(service: InProcess) -> None:
     assert (await anybody.get("/kraken/user", params={"oauth_token": ""})).status_code == 401
 
 
-async def test_a_bad_token_does_not_close_what_is_public(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_public_call_with_bad_token_returns_200(service: InProcess) -> None:
+    user = await new_user(service)
     for headers in ({"Authorization": "OAuth expired"}, {"Authorization": "Basic eDp5"}, {"Authorization": "OAuth "}):
         assert (await service.anybody.get(f"/kraken/users/{user.id}", headers=headers)).status_code == 200
         assert (await service.anybody.get(f"/kraken/channels/{user.id}/follows", headers=headers)).status_code == 200
 
 
-async def test_scopes_may_be_a_text_or_a_list(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_scopes_are_read_as_text_or_list(service: InProcess) -> None:
+    user = await new_user(service)
     for scope in ("user_read", "chat_login user_read", ["user_read"], ["chat_login", "user_read"]):
         assert (await service.as_(user.id, scope=scope).get("/kraken/user")).status_code == 200
     for scope in ("", "user_reader", [], ["user_follows_edit"]):
@@ -144,8 +144,8 @@ async def test_scopes_may_be_a_text_or_a_list(service: InProcess) -> None:
         assert (answer.status_code, answer.json()["message"]) == (401, expected)
 
 
-async def test_no_success_looks_like_a_failure(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_success_has_no_error_field(service: InProcess) -> None:
+    user = await new_user(service)
     follow = f"users/{user.id}/follows/channels"
     for path in (
         "",
@@ -160,8 +160,8 @@ async def test_no_success_looks_like_a_failure(service: InProcess) -> None:
         assert answer.status_code == 200 and not answer.json().get("error")
 
 
-async def test_what_has_not_changed_need_not_be_sent_again(service: InProcess) -> None:
-    user, channel = await somebody(service), await somebody(service)
+async def test_unchanged_answer_returns_304(service: InProcess) -> None:
+    user, channel = await new_user(service), await new_user(service)
     address = f"/kraken/channels/{channel.id}/follows"
     first = await service.anybody.get(address)
     known = {"If-None-Match": first.headers["etag"]}

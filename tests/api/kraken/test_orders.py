@@ -1,12 +1,12 @@
-"""Followed channels by login, by last broadcast, and the live ones: any order is that of a plain sort of dicts."""
+"""Followed channels by login, by last broadcast, and the live ones, compared with a plain sort of dicts."""
 
 import asyncio
 import random
 from collections.abc import Callable
 from typing import Any
 
-from tests.api.in_process import InProcess, Person
-from tests.api.kraken.people import names, page, somebody, walk_by_links
+from tests.support.in_process import InProcess, Person
+from tests.support.kraken_users import names, new_user, page, walk_by_links
 
 
 async def live(service: InProcess, channel: Person, **fields: object) -> None:
@@ -21,8 +21,8 @@ async def ended(service: InProcess, channel: Person) -> None:
 
 
 async def fan_of(service: InProcess, channels: list[Person]) -> Person:
-    """Somebody who follows them, in this order."""
-    fan = await somebody(service)
+    """Return a new user who follows them, in this order."""
+    fan = await new_user(service)
     for channel in channels:
         assert (await fan.follow(channel)).status_code == 201
     return fan
@@ -30,7 +30,7 @@ async def fan_of(service: InProcess, channels: list[Person]) -> Person:
 
 async def test_orders(service: InProcess) -> None:
     chance = random.Random(7)
-    channels = [await somebody(service) for _ in range(23)]
+    channels = [await new_user(service) for _ in range(23)]
     chance.shuffle(channels)
     fan = await fan_of(service, channels)
     never, was, on = channels[:6], channels[6:14], channels[14:]
@@ -38,7 +38,7 @@ async def test_orders(service: InProcess) -> None:
         await live(service, channel, viewers=chance.randrange(4))
     for channel in was:
         await ended(service, channel)
-    numbers = {one.id: await service.parts.directory.number(one.id) for one in channels}
+    numbers = {one.id: await service.services.directory.number(one.id) for one in channels}
     by_number: Callable[[Person], int] = lambda one: numbers[one.id]  # noqa: E731
     address = f"/kraken/users/{fan.id}/follows/channels"
     for direction, reverse in (("asc", False), ("desc", True)):
@@ -62,8 +62,8 @@ async def test_orders(service: InProcess) -> None:
 
 
 async def test_live_channels_by_viewers(service: InProcess) -> None:
-    channels = [await somebody(service) for _ in range(12)]
-    fan, other = await fan_of(service, channels), await somebody(service)
+    channels = [await new_user(service) for _ in range(12)]
+    fan, other = await fan_of(service, channels), await new_user(service)
     shown = {channel.id: {"viewers": at % 4, "is_playlist": at % 3 == 0} for at, channel in enumerate(channels[:9])}
     for channel in channels[:9]:
         await live(service, channel, game="Go", **shown[channel.id])
@@ -89,7 +89,7 @@ async def test_live_channels_by_viewers(service: InProcess) -> None:
 
 
 async def test_streams_keep_their_number_and_start_while_they_change(service: InProcess) -> None:
-    channel = await somebody(service)
+    channel = await new_user(service)
     address = f"/kraken/streams/{channel.id}"
 
     async def stream() -> dict[str, Any]:
@@ -126,7 +126,7 @@ async def test_channel_fields_are_set_through_the_directory(service: InProcess) 
         "url": "http://x/",
         "views": 9,
     }
-    channel = await somebody(service, **fields, avatar_url="http://x/l")
+    channel = await new_user(service, **fields, avatar_url="http://x/l")
     shown = await page(service.anybody, f"/kraken/channels/{channel.id}")
     assert {name: shown[name] for name in fields} == fields
     assert shown["logo"] == "http://x/l"
@@ -136,9 +136,9 @@ async def test_channel_fields_are_set_through_the_directory(service: InProcess) 
     assert {name: shown[name] for name in cleared} == cleared
 
 
-async def test_the_count_is_the_total(service: InProcess) -> None:
-    channel = await somebody(service)
-    fans = [await somebody(service) for _ in range(7)]
+async def test_followers_count_equals_total_of_list(service: InProcess) -> None:
+    channel = await new_user(service)
+    fans = [await new_user(service) for _ in range(7)]
     await asyncio.gather(*(fan.follow(channel) for fan in fans))
     await fans[0].put(f"/kraken/users/{fans[0].id}/follows/channels/{channel.id}")
     await fans[1].unfollow(channel)

@@ -1,19 +1,19 @@
-"""A list is walked to its end, each entry met once: by link, cursor and offset, whatever happens meanwhile."""
+"""Walks through a list by link, cursor and offset return each entry once, also while the list changes."""
 
 import json
 
 import pytest
 
-from tests.api.in_process import InProcess
-from tests.api.kraken.people import (
+from tests.support.in_process import InProcess
+from tests.support.kraken_users import (
     LONG_AGO,
     crowd,
     follow_since,
     names,
+    new_user,
     number_of,
     page,
     register,
-    somebody,
     walk_by_cursor,
     walk_by_links,
 )
@@ -23,8 +23,8 @@ SIZES = (0, 1, 99, 100, 101, 250)
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("direction", ["asc", "DESC"])
-async def test_a_walk_meets_every_follower_once(service: InProcess, size: int, direction: str) -> None:
-    channel = await somebody(service)
+async def test_walk_by_cursor_meets_every_follower_once(service: InProcess, size: int, direction: str) -> None:
+    channel = await new_user(service)
     fans = await crowd(service, channel, [LONG_AGO + at * 1_000_000 for at in range(size)])
     expected = fans if direction == "asc" else fans[::-1]
     address = f"/kraken/channels/{channel.id}/follows"
@@ -38,8 +38,8 @@ async def test_a_walk_meets_every_follower_once(service: InProcess, size: int, d
 
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])
-async def test_equal_times_go_by_number(service: InProcess, direction: str) -> None:
-    channel = await somebody(service)
+async def test_equal_times_are_ordered_by_number(service: InProcess, direction: str) -> None:
+    channel = await new_user(service)
     fans = await crowd(service, channel, [LONG_AGO] * 60 + [LONG_AGO + 1] * 70)
     expected = fans if direction == "asc" else fans[::-1]
     address = f"/kraken/channels/{channel.id}/follows"
@@ -48,9 +48,9 @@ async def test_equal_times_go_by_number(service: InProcess, direction: str) -> N
 
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])
-async def test_who_stays_is_met_once_while_others_come_and_go(service: InProcess, direction: str) -> None:
-    channel, restless = await somebody(service), await somebody(service)
-    leaving = [await somebody(service) for _ in range(8)]
+async def test_walk_under_writes_meets_stable_followers_once(service: InProcess, direction: str) -> None:
+    channel, restless = await new_user(service), await new_user(service)
+    leaving = [await new_user(service) for _ in range(8)]
     stay = await crowd(service, channel, [LONG_AGO + at // 3 for at in range(60)])
     number = await number_of(service, channel)
     await follow_since(
@@ -72,9 +72,9 @@ async def test_who_stays_is_met_once_while_others_come_and_go(service: InProcess
     assert [name for name in met if name in set(stay)] == (stay if direction == "asc" else stay[::-1])
 
 
-async def test_a_cursor_outlives_its_follow(service: InProcess) -> None:
-    channel = await somebody(service)
-    fans = [await somebody(service) for _ in range(6)]
+async def test_cursor_of_ended_follow_is_valid(service: InProcess) -> None:
+    channel = await new_user(service)
+    fans = [await new_user(service) for _ in range(6)]
     for fan in fans:
         assert (await fan.follow(channel)).status_code == 201
     address = f"/kraken/channels/{channel.id}/follows"
@@ -87,8 +87,8 @@ async def test_a_cursor_outlives_its_follow(service: InProcess) -> None:
     assert rest[0]["_total"] == 4
 
 
-async def test_offsets_hand_over_to_the_cursor_where_they_may_go_no_further(service: InProcess) -> None:
-    channel = await somebody(service)
+async def test_links_after_offset_limit_carry_cursor(service: InProcess) -> None:
+    channel = await new_user(service)
     fans = await crowd(service, channel, [LONG_AGO + at for at in range(1_730)])
     address = f"/kraken/channels/{channel.id}/follows"
     pages = await walk_by_links(service.anybody, address, limit=100, offset=0)
@@ -108,8 +108,8 @@ async def test_offsets_hand_over_to_the_cursor_where_they_may_go_no_further(serv
     }
 
 
-async def test_links_are_written_as_v3_wrote_them(service: InProcess) -> None:
-    channel = await somebody(service)
+async def test_links_have_documented_form(service: InProcess) -> None:
+    channel = await new_user(service)
     await crowd(service, channel, [LONG_AGO + at for at in range(3)])
     base = f"http://follows.test/kraken/channels/{channel.id}/follows"
     first = await page(service.anybody, base)
@@ -129,8 +129,8 @@ async def test_links_are_written_as_v3_wrote_them(service: InProcess) -> None:
     assert list(first) == ["_total", "_links", "_cursor", "follows"]
 
 
-async def test_the_followed_list_is_walked_by_offset_and_by_cursor(service: InProcess) -> None:
-    user = await somebody(service)
+async def test_followed_list_is_walked_by_offset_and_by_cursor(service: InProcess) -> None:
+    user = await new_user(service)
     logins = [f"{user.id}-idol-{at}" for at in range(57)]
     numbers, own = await register(service, logins), await number_of(service, user)
     await follow_since(service, [(own, number, LONG_AGO + at // 5) for at, number in enumerate(numbers)])
@@ -154,8 +154,8 @@ async def test_the_followed_list_is_walked_by_offset_and_by_cursor(service: InPr
     assert (await page(service.anybody, address, offset=10**30))["follows"] == []
 
 
-async def test_both_lists_say_what_the_other_dialect_says(service: InProcess) -> None:
-    channel, fan = await somebody(service), await somebody(service)
+async def test_lists_of_both_dialects_agree(service: InProcess) -> None:
+    channel, fan = await new_user(service), await new_user(service)
     answer = await fan.put(f"/kraken/users/{fan.id}/follows/channels/{channel.id}")
     assert answer.status_code == 200
     theirs = (await fan.get(f"/v1/users/{channel.id}/followers")).json()

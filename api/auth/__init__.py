@@ -1,0 +1,1 @@
+"""Authentication: bearer tokens, their claims, and the public keys that verify them."""

@@ -1,0 +1,98 @@
+"""Comparison of two servers in alternation (ours, theirs, ours, theirs), so that a slower machine slows both."""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import httpx
+import msgspec
+
+from bench.load import Load, closed
+from bench.requests import Request, Requests
+from bench.testbed import Server, Testbed
+
+Check = Callable[[Request, httpx.Response], None]
+SAMPLES = 25
+
+
+class Side(msgspec.Struct):
+    """One side of a comparison: requests to a server, and a check of its answers (raises AssertionError).
+
+    CPU time is measured of ``processes``, of PostgreSQL and of Valkey.
+    """
+
+    server: Server
+    requests: Requests
+    check: Check
+    processes: Sequence[str]
+    loads: list[Load] = []
+    cpu_us: list[dict[str, float]] = []
+    invalid: str = ""
+
+    @property
+    def rates(self) -> list[float]:
+        """Answers a second in each round."""
+        return [load.per_s for load in self.loads]
+
+    def details(self) -> dict[str, Any]:
+        """Return medians over the rounds: latency, bytes, CPU microseconds of each process per request."""
+        names = self.cpu_us[0] if self.cpu_us else ()
+        return {
+            "requests": sum(load.requests for load in self.loads),
+            "p50_ms": median(load.p50_ms for load in self.loads),
+            "p99_ms": median(load.p99_ms for load in self.loads),
+            "bytes_per_s": median(load.bytes / load.seconds for load in self.loads),
+            "cpu_us_per_request": {name: round(median(one[name] for one in self.cpu_us), 2) for name in names},
+        }
+
+
+def cpu_ratio(ours: Side, theirs: Side) -> float:
+    """Return the CPU time per request of their web process divided by that of ours."""
+    names = ours.processes[0], theirs.processes[0]
+    spent = [median(one[name] for one in side.cpu_us) for side, name in zip((ours, theirs), names, strict=True)]
+    return round(spent[1] / spent[0], 3) if spent[0] else 0.0
+
+
+def details_of(ours: Side, theirs: Side) -> dict[str, Any]:
+    """Return the details of a comparison."""
+    cpu = {"web CPU theirs / ours": cpu_ratio(ours, theirs)} if ours.cpu_us and theirs.cpu_us else {}
+    return {"ours": ours.details(), "theirs": theirs.details(), **cpu}
+
+
+def compare(testbed: Testbed, *sides: Side) -> None:
+    """Check, warm up and run each side in alternation; a fault is noted in its ``invalid``."""
+    for side in sides:
+        _check(side)
+        _run(testbed, side, testbed.settings.warm_up_s)
+        side.loads, side.cpu_us = [], []
+    for _ in range(testbed.settings.rounds):
+        for side in sides:
+            _run(testbed, side, testbed.settings.seconds)
+    for side in sides:
+        _check(side)
+
+
+def _run(testbed: Testbed, side: Side, seconds: float) -> None:
+    meter = testbed.meter(*side.processes)
+    load = closed(side.server.port, side.requests, seconds, testbed.settings.connections, testbed.folder)
+    used = meter.used()
+    side.loads.append(load)
+    side.cpu_us.append({name: spent / max(load.requests, 1) * 1e6 for name, spent in used.items()})
+    if load.bad or not load.requests:
+        side.invalid = f"{load.bad} of {load.requests} answers of {side.server.name} were errors"
+
+
+def _check(side: Side) -> None:
+    """Send some of the requests one by one and check each whole answer."""
+    items, requests = side.requests.items, side.requests
+    first = requests.sent if requests.once else 0
+    chosen = items[first : first + SAMPLES] if requests.once else items[:: max(1, len(items) // SAMPLES)]
+    requests.sent += len(chosen)
+    with httpx.Client(base_url=side.server.url, trust_env=False, timeout=30) as client:
+        for item in chosen:
+            headers = {"Authorization": f"Bearer {requests.tokens[item.token]}"} if item.token >= 0 else {}
+            try:
+                side.check(item, client.request(item.method, item.path, headers=headers))
+            except (AssertionError, KeyError, ValueError) as error:
+                side.invalid = f"{side.server.name} answered {item.path} wrongly: {error!r:.200}"
+                return

@@ -1,0 +1,247 @@
+"""The testbed: embedded servers with the settings of `follows up`, and processes with the Procfile's commands."""
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import httpx
+import psycopg
+from redis import Redis
+
+from bench.cpu import Meter
+from bench.graph import Graph, generate_graph, read
+from bench.settings import BenchSettings
+from cli.dev.dev_key import DEV_ISSUER, ensure_dev_key, sign
+from cli.dev.embedded import embedded
+from cli.dev.procfile import child_environment, commands, program
+from cli.dev.supervisor import start_program
+from cli.service_status import ViewStatus, read_status
+from commands.bulk_follows import IMPORT_BATCH, connect_import, import_follows
+from commands.bulk_users import import_users
+from commands.db.migrate import upgrade_database
+from commands.db.postgres import PostgresSettings, create_engine
+from projections.client.client import RedisClientSettings, open_redis
+from projections.signals.job_queue import QueueSettings
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+READY_TIMEOUT_S: Final = 120.0
+STOP_TIMEOUT_S: Final = 20.0
+PEERS: Final = ROOT / ".bench" / "venv" / "bin" / "python"
+
+
+class Server:
+    """A running web process and its port."""
+
+    def __init__(self, name: str, port: int, child: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.name, self.port, self.child, self.log = name, port, child, log
+        self.url = f"http://127.0.0.1:{port}"
+
+
+class Testbed:
+    """Servers, processes and the graph. Each is started when a row first needs it, and runs until the end."""
+
+    def __init__(self, folder: Path, settings: BenchSettings, stack: ExitStack) -> None:
+        self.folder, self.settings, self._stack = folder, settings, stack
+        # The settings of `follows up`, every commit flushed to disk as in production, and connections for the peers.
+        running = stack.enter_context(embedded(folder / "data", postgres_settings={"max_connections": "300"}))
+        assert running.database and running.views and running.queue
+        self.database, self.views, self.queue = running.database, running.views, running.queue
+        self.pids = {server.name: server.child.pid for server in running.servers}
+        self._made: dict[str, Server] = {}
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._graph: Graph | None = None
+        # Follows made by rows: (follower's place, followed's place).
+        self.made_follows: set[tuple[int, int]] = set()
+        upgrade_database(self.database)
+        jwks = ensure_dev_key(folder / "data")
+        self.environment = child_environment(
+            {
+                **os.environ,
+                "DATABASE_URL": self.database,
+                "REDIS_URL": self.views,
+                "QUEUE_URL": self.queue,
+                "FOLLOWS_DATA": str(folder / "data"),
+                "FOLLOWS_JWKS": str(jwks),
+                "FOLLOWS_ISSUER": DEV_ISSUER,
+                "FOLLOWS_ENV": "development",
+                "FOLLOWS_RATE_LIMIT": "0",
+                "FOLLOWS_GRACE_S": "0",
+                "FOLLOWS_LOG_LEVEL": "WARNING",
+            }
+        )
+        os.environ |= {name: self.environment[name] for name in ("DATABASE_URL", "REDIS_URL", "QUEUE_URL")}
+
+    @property
+    def graph(self) -> Graph:
+        """The graph. It is imported into the log when it is first needed."""
+        if self._graph is None:
+            self._graph = read(self.settings.graph) if self.settings.graph else generate_graph()
+            load(self.database, self._graph)
+        return self._graph
+
+    def service(self) -> Server:
+        """Return the product: a web process and a worker on the graph, up to date with the log, without rate limits."""
+        _ = self.graph
+        self.worker()
+        web = self.web("web", "api.app:app", ready="/health/ready")
+        wait_until(lambda: is_up_to_date(self), READY_TIMEOUT_S)
+        return web
+
+    def noop(self) -> Server:
+        """Return the floor, served in the same way as the product."""
+        return self.web("noop", "bench.noop:app", ready="/v1/users/x/follow-status")
+
+    def web(
+        self,
+        name: str,
+        app: str,
+        *,
+        ready: str,
+        workers: int = 1,
+        environment: Mapping[str, str] | None = None,
+        python: Path | None = None,
+        flags: tuple[str, str] = ("", ""),
+    ) -> Server:
+        """Return a web process started with the Procfile's command line, ``app`` and ``python`` replaced.
+
+        The first of ``flags`` in that line is replaced by the second.
+        """
+        if name not in self._made:
+            port = free_port()
+            command = commands()["web"].replace("api.app:app", f"--workers {workers} {app}")
+            command = command.replace(*flags)
+            if python is not None:
+                command = command.replace("python ", f"{shlex.quote(str(python))} ", 1)
+            variables = {
+                **self.environment,
+                **(environment or {}),
+                "FOLLOWS_HOST": "127.0.0.1",
+                "FOLLOWS_PORT": str(port),
+            }
+            child, log = self.start(name, command, variables)
+            self._made[name] = Server(name, port, child, log)
+            wait_until(lambda: _answers(self._made[name], ready), READY_TIMEOUT_S)
+        return self._made[name]
+
+    def worker(self, name: str = "worker") -> None:
+        """Start a worker process with the Procfile's command line."""
+        if name not in self.pids:
+            self.start(name, commands()["worker"], self.environment)
+
+    def start(self, name: str, command: str, environment: Mapping[str, str]) -> "tuple[subprocess.Popen[bytes], Path]":
+        """Run a command until `stop` or the end; its CPU time is measured as ``name``."""
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as output:
+            child = start_program(program(name, command, environment), output)
+        self._stack.callback(_stop, child)
+        self.pids[name] = child.pid
+        self._children[name] = child
+        return child, log
+
+    def stop(self, name: str) -> None:
+        """Stop a process."""
+        _stop(self._children.pop(name))
+        self._made.pop(name, None)
+        del self.pids[name]
+
+    def meter(self, *names: str) -> Meter:
+        """Return a meter of the CPU seconds of the servers and the named processes from now on."""
+        return Meter({name: pid for name, pid in self.pids.items() if name in {*names, "postgres", "valkey"}})
+
+    def token(self, user: str, **claims: object) -> str:
+        """Return a token signed with the development key, valid for hours."""
+        return sign(self.folder / "data", user, scopes=("user_read", "user_follows_edit"), claims=claims)
+
+    def server_settings(self) -> dict[str, str]:
+        """Return the servers' versions and the settings that decide their durability and speed."""
+        names = ("server_version", "fsync", "synchronous_commit", "wal_sync_method", "shared_buffers")
+        found = {f"postgres_{name}": str(self.query(f"SHOW {name}")[0][0]) for name in names}
+        with self.redis() as client:
+            config = client.config_get("append*")
+            found["valkey_version"] = str(client.info("server")["redis_version"])
+        return found | {"valkey_appendonly": config["appendonly"], "valkey_appendfsync": config["appendfsync"]}
+
+    def query(self, statement: str) -> list[tuple[object, ...]]:
+        """Return the rows of one statement on the log's server."""
+        with psycopg.connect(self.database, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def redis(self) -> Redis:
+        """Return a client of the views' server."""
+        return Redis.from_url(self.views)
+
+
+@contextmanager
+def open_testbed(folder: Path, settings: BenchSettings) -> Iterator[Testbed]:
+    """Run a testbed in ``folder`` until the block ends."""
+    with ExitStack() as stack:
+        yield Testbed(folder, settings, stack)
+
+
+def load(database: str, graph: Graph) -> None:
+    """Import the graph into the log with the product's bulk import."""
+    with connect_import(PostgresSettings(database)) as connection:
+        users, follows = list(graph.users()), list(graph.follows())
+        for start in range(0, len(users), IMPORT_BATCH):
+            import_users(connection, users[start : start + IMPORT_BATCH])
+        for start in range(0, len(follows), IMPORT_BATCH):
+            import_follows(connection, follows[start : start + IMPORT_BATCH])
+
+
+def is_up_to_date(testbed: Testbed) -> bool:
+    """Return True if the live view includes the whole log."""
+
+    async def read_view() -> ViewStatus | None:
+        engine = create_engine(PostgresSettings(testbed.database))
+        redis = open_redis(RedisClientSettings(testbed.views))
+        try:
+            return (await read_status(engine, redis, QueueSettings(testbed.queue))).view
+        finally:
+            await redis.close()
+            await engine.dispose()
+
+    view = asyncio.run(read_view())
+    return view is not None and view.lag_events == 0
+
+
+def wait_until(is_true: Callable[[], bool], timeout_s: float) -> None:
+    """Wait until ``is_true()``. Raises TimeoutError."""
+    end = time.monotonic() + timeout_s
+    while not is_true():
+        if time.monotonic() > end:
+            raise TimeoutError(f"{is_true} did not come true in {timeout_s} s")
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(server: Server, path: str) -> bool:
+    if server.child.poll() is not None:
+        raise RuntimeError(f"{server.name} ended: {server.log.read_text()}")
+    try:
+        return httpx.get(server.url + path, trust_env=False, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _stop(child: "subprocess.Popen[bytes]") -> None:
+    child.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(STOP_TIMEOUT_S)
+    with suppress(ProcessLookupError):  # children of it that are left
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()

@@ -1,0 +1,145 @@
+"""Leases with fencing tokens: which worker projects which partitions, and which process builds a view.
+
+A lease has no end. Its owner renews a number, and a process that wants leases looks at the numbers of all owners. An
+owner whose number stays the same over four looks is dead, and its leases are free.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+
+from commands.db.postgres import Engine, execute, fetch
+
+logger: Final = logging.getLogger(__name__)
+
+# An owner renews this often, and must within LOOKS - 1 looks of any other process.
+RENEW_S: Final = 1.0
+# The shortest time between two looks. A little less than RENEW_S: a process looks when it has renewed.
+LOOK_S: Final = 0.8
+LOOKS: Final = 4
+# After a longer time between two looks, the process itself was stopped or Postgres hung, for the owners, too.
+LOOK_GAP_MAX_S: Final = 3.0
+# The leases of a killed owner are free after this, when another process looks each RENEW_S.
+TAKE_OVER_S: Final = LOOKS * RENEW_S
+
+# The lease of the process that builds a view. Those on groups of partitions begin with the prefix.
+BUILD_LEASE: Final = "rebuild"
+GROUP_PREFIX: Final = "group:"
+
+_ACQUIRE_SHARE: Final = text(
+    "SELECT held_name, held_fence FROM acquire_lease_share(CAST(:names AS text[]), :owner, :new_fences)"
+)
+_ACQUIRE: Final = text("SELECT acquire_lease(:name, :owner)")
+_NEXT_FENCE: Final = text("SELECT nextval('fences')")
+# Not setval, which could take back a number that another process draws at the same moment.
+_ADVANCE_FENCES: Final = text(
+    """SELECT count(nextval('fences'))
+    FROM generate_series(1, CAST(:fence AS bigint)
+        - (SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM fences))"""
+)
+_RELEASE: Final = text("DELETE FROM lease_owners WHERE owner = :owner")
+_OWNERS: Final = text("SELECT owner, renewal FROM lease_owners")
+# An owner that has renewed meanwhile has another number and stays.
+_DELETE_DEAD: Final = text(
+    """DELETE FROM lease_owners o USING unnest(CAST(:owners AS uuid[]), CAST(:renewals AS bigint[])) d (owner, renewal)
+    WHERE o.owner = d.owner AND o.renewal = d.renewal"""
+)
+_LEASES: Final = text(
+    "SELECT l.name, l.owner, l.fence, o.renewal FROM leases l JOIN lease_owners o USING (owner) ORDER BY l.name"
+)
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """A lease and its owner's latest renewal, a number that only grows. The owner may be dead: see ``LeaseWatch``."""
+
+    name: str
+    owner: UUID
+    fence: int
+    renewal: int
+
+
+async def acquire_share(
+    engine: Engine, names: Sequence[str], owner: UUID, *, new_fences: bool = False
+) -> dict[str, int]:
+    """Renew the owner's leases and take free ones, up to its fair share of ``names``; return name -> fence of all held.
+
+    A lease that no other owner had meanwhile keeps its fence, unless ``new_fences``. Any other lease gets a fence
+    higher than all before.
+    """
+    parameters = {"names": list(names), "owner": owner, "new_fences": new_fences}
+    return {row[0]: row[1] for row in await fetch(engine, _ACQUIRE_SHARE, parameters)}
+
+
+async def acquire(engine: Engine, name: str, owner: UUID) -> int | None:
+    """Take or renew a lease that has one owner at a time; return its fence, or None when another owner holds it."""
+    fence: int | None = (await fetch(engine, _ACQUIRE, {"name": name, "owner": owner}))[0][0]
+    return fence
+
+
+async def next_fence(engine: Engine) -> int:
+    """Return a fence higher than all before it, for a single step under a lease that is held."""
+    fence: int = (await fetch(engine, _NEXT_FENCE))[0][0]
+    return fence
+
+
+async def advance_fences(engine: Engine, fence: int) -> None:
+    """Make all later fences higher than ``fence``.
+
+    A database restored from a backup would draw older fences again, and views that have seen newer ones refuse those.
+    """
+    await fetch(engine, _ADVANCE_FENCES, {"fence": fence})
+
+
+async def release(engine: Engine, owner: UUID) -> None:
+    """Give back all leases of ``owner``, so that the next owner need not wait until this one is seen to have ended."""
+    await execute(engine, _RELEASE, {"owner": owner})
+
+
+async def list_leases(engine: Engine) -> list[Lease]:
+    """Return the leases that are not free, by name."""
+    return [Lease(*row) for row in await fetch(engine, _LEASES)]
+
+
+class LeaseWatch:
+    """Sees which owners of leases have stopped, by the looks of this process alone, and makes their leases free."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        look_s: float = LOOK_S,
+        gap_max_s: float = LOOK_GAP_MAX_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine, self._look_s, self._gap_max_s, self._clock = engine, look_s, gap_max_s, clock
+        # (owner, renewal) -> how many looks in a row have seen it.
+        self._looks: dict[tuple[UUID, int], int] = {}
+        self._looked_at = float("-inf")
+
+    async def look(self) -> None:
+        """Look at the owners, unless the last look was just now, and delete those that are dead. To be called often.
+
+        Raises LogUnavailable; such a look does not count, and begins the count again.
+        """
+        if self._clock() - self._looked_at < self._look_s:
+            return
+        before, self._looks = self._looks, {}
+        rows = await fetch(self._engine, _OWNERS)
+        last, self._looked_at = self._looked_at, self._clock()
+        if self._looked_at - last > self._gap_max_s:
+            before = {}
+        self._looks = {(row[0], row[1]): before.get((row[0], row[1]), 0) + 1 for row in rows}
+        if dead := [seen for seen, looks in self._looks.items() if looks >= LOOKS]:
+            await self._delete(dead)
+
+    async def _delete(self, dead: Sequence[tuple[UUID, int]]) -> None:
+        columns = {"owners": [owner for owner, _ in dead], "renewals": [renewal for _, renewal in dead]}
+        if deleted := await execute(self._engine, _DELETE_DEAD, columns):
+            logger.warning("the leases of %d processes that stopped renewing them are free", deleted)

@@ -1,0 +1,84 @@
+"""Which database holds the log, in a form that another process can compare: its server, its oid, and its addresses."""
+
+from __future__ import annotations
+
+import os
+from itertools import zip_longest
+from typing import Final, NamedTuple
+
+import msgspec
+from sqlalchemy import text
+
+from commands.db.postgres import Engine, fetch
+
+# What a Unix socket is called: its path says nothing about which server listens there.
+SOCKET: Final = "a local socket"
+DEFAULT_PORT: Final = "5432"
+
+_IDENTITY: Final = text(
+    """SELECT (SELECT system_identifier::text FROM pg_control_system()), oid::bigint, datname,
+        (SELECT log_id::text FROM log_identity)
+    FROM pg_database WHERE datname = current_database()"""
+)
+_SERVER_RUN: Final = text("SELECT pg_postmaster_start_time()::text")
+
+
+class Origin(NamedTuple):
+    """A database, wherever it is reached: the identifier of its server, which physical copies share, and its oid."""
+
+    system_identifier: str
+    oid: int
+
+
+class DatabaseIdentity(msgspec.Struct, frozen=True):
+    """A database: the identifier of its server, which physical copies share, its oid and name, the hosts in
+    DATABASE_URL, and the id of the log in it, which all copies share."""
+
+    system_identifier: str
+    oid: int
+    name: str
+    hosts: list[str]
+    log_id: str
+
+    def is_same(self, other: DatabaseIdentity) -> bool:
+        """Return whether both are one database, as far as can be told: the same server, or a standby of it, behind an
+        address that both name."""
+        common = set(self.hosts) & set(other.hosts)
+        return bool(common) and self.origin == other.origin
+
+    @property
+    def origin(self) -> Origin:
+        """What of it does not depend on the address."""
+        return Origin(self.system_identifier, self.oid)
+
+    def in_words(self) -> str:
+        """Return a name for people."""
+        return f"database {self.name} (oid {self.oid}) of server {self.system_identifier} at {', '.join(self.hosts)}"
+
+
+async def read_identity(engine: Engine) -> DatabaseIdentity:
+    """Return the identity of the engine's database. Raises LogUnavailable."""
+    ((system_identifier, oid, name, log_id),) = await fetch(engine, _IDENTITY)
+    return DatabaseIdentity(system_identifier, oid, name, hosts_of(engine), log_id)
+
+
+async def read_server_run(engine: Engine) -> str:
+    """Return a text that is another one when another server answers, or the same one was restarted: only then can a log
+    have lost anything. Raises LogUnavailable."""
+    run: str = (await fetch(engine, _SERVER_RUN))[0][0]
+    return run
+
+
+def hosts_of(engine: Engine) -> list[str]:
+    """Return the hosts with ports that the engine's URL names, as ``host:port``, sorted."""
+    arguments = engine.url.get_dialect()().create_connect_args(engine.url)[1]
+    hosts = str(arguments.get("host") or os.environ.get("PGHOST", "")).split(",")
+    ports = str(arguments.get("port") or os.environ.get("PGPORT", "")).split(",")
+    given = zip_longest(hosts, ports[: len(hosts)], fillvalue=ports[0] if len(ports) == 1 else "")
+    return sorted({_host(host, port) for host, port in given})
+
+
+def _host(host: str, port: str) -> str:
+    if not host or host.startswith(("/", "@")):
+        return SOCKET
+    return f"{host.lower()}:{port or DEFAULT_PORT}"

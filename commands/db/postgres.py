@@ -1,0 +1,223 @@
+"""The connection to Postgres: settings, engine, running a statement, and the checks before a process may write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+import psycopg
+from sqlalchemy import AdaptedConnection, Executable, event, make_url
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from commands.db.session import LogConnection, NotAnswered, SessionNeeds, connect, connect_async
+from commands.db.unavailable import IDLE_SESSION_ENDED, READ_ONLY, refused_in_words, sqlstate, translated_errors
+from commands.errors import SettingsError
+
+_T = TypeVar("_T")
+
+# Long enough for a full queue of appends ahead of this one, short enough that a stuck writer shows as 503.
+LOCK_TIMEOUT_MS: Final = 5_000
+STATEMENT_TIMEOUT_MS: Final = 30_000
+POSTGRES_CONNECT_TIMEOUT_S: Final = 5
+# A request gives up on a Postgres that hangs after this long. A Postgres that is only slow ends the statement earlier.
+POSTGRES_TIMEOUT_S: Final = 10.0
+# The kernel notices a host that vanished without closing the connection: after 10 s of silence and three probes, or
+# when sent data is not acknowledged for 15 s.
+NETWORK_OPTIONS: Final = {
+    "connect_timeout": POSTGRES_CONNECT_TIMEOUT_S,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+# What is checked when a session begins is checked again after this, as the server may have another setting by then.
+CONNECTION_AGE_MAX_S: Final = 300
+# One for each committer and a few for the directory. More connections commit no faster.
+POOL_SIZE: Final = 6
+
+# The name for the other packages, which must not name SQLAlchemy.
+Engine = AsyncEngine
+
+# In the pool's notes on a connection: it has been lent before.
+WAS_LENT: Final = "was_lent"
+
+
+class PostgresSettings(msgspec.Struct, frozen=True):
+    """Where the log is, and whether this process accepts commits that are not on disk."""
+
+    database_url: str
+    allow_async_commit: bool = False
+
+    @classmethod
+    def from_env(cls) -> PostgresSettings:
+        """Read DATABASE_URL and FOLLOWS_ALLOW_ASYNC_COMMIT; raises SettingsError when the first is missing."""
+        url = os.environ.get("DATABASE_URL", "")
+        if not url:
+            raise SettingsError("DATABASE_URL is not set")
+        return cls(url, os.environ.get("FOLLOWS_ALLOW_ASYNC_COMMIT", "") == "1")
+
+
+def driver_url(database_url: str) -> str:
+    """Return the URL in SQLAlchemy's form with the psycopg driver, from ``postgres://`` or ``postgresql://``.
+
+    Raises SettingsError for anything else.
+    """
+    try:
+        url = make_url(database_url)
+    except Exception as error:
+        raise SettingsError("DATABASE_URL cannot be read as a URL") from error
+    if url.get_backend_name() not in {"postgres", "postgresql"}:
+        raise SettingsError(f"DATABASE_URL must begin with postgresql://, not {url.get_backend_name()}://")
+    return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def create_engine(
+    settings: PostgresSettings,
+    *,
+    timeout_s: float | None = None,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
+    is_tool: bool = False,
+) -> AsyncEngine:
+    """Create the engine of a process. It commits each statement by itself, since each is a whole unit.
+
+    With ``timeout_s``, meant for requests, no statement takes longer than that, even when Postgres hangs. A tool also
+    connects to a server that takes no writes or may lose commits.
+    """
+    limit_ms = STATEMENT_TIMEOUT_MS if timeout_s is None else round(800 * timeout_s)
+    needs = SessionNeeds(
+        limits={"lock_timeout": lock_timeout_ms, "statement_timeout": limit_ms},
+        durable=not (is_tool or settings.allow_async_commit),
+        writes=not is_tool,
+    )
+    engine = create_async_engine(
+        driver_url(settings.database_url),
+        isolation_level="AUTOCOMMIT",
+        pool_size=POOL_SIZE,
+        max_overflow=2,
+        pool_timeout=POSTGRES_CONNECT_TIMEOUT_S,
+        pool_recycle=CONNECTION_AGE_MAX_S,
+        pool_reset_on_return=None,  # there is nothing to roll back, and on a lost connection it would fill the log
+        hide_parameters=True,  # a failed statement is logged, and its parameters are personal data
+        connect_args={
+            **_network_options(settings.database_url),
+            "async_creator_fn": partial(connect_async, needs, timeout_s),
+        },
+    )
+    event.listen(engine.sync_engine, "checkout", _replace_unusable)
+    event.listen(engine.sync_engine, "handle_error", _leave_read_only_server)
+    return engine
+
+
+def connect_once(settings: PostgresSettings, needs: SessionNeeds, *, autocommit: bool) -> psycopg.Connection[Any]:
+    """Open a connection outside of any pool. Raises psycopg.Error, and SettingsError for a URL that cannot be read."""
+    url = make_url(driver_url(settings.database_url))
+    _, arguments = url.get_dialect()().create_connect_args(url)
+    options = _network_options(settings.database_url)
+    return connect(needs, autocommit=autocommit, **arguments, **options)
+
+
+def _network_options(database_url: str) -> dict[str, Any]:
+    """Return libpq's options for the network, without those that the URL gives."""
+    given = make_url(driver_url(database_url)).query
+    return {name: value for name, value in NETWORK_OPTIONS.items() if name not in given}
+
+
+def _replace_unusable(connection: AdaptedConnection, record: ConnectionPoolEntry, proxy: object) -> None:
+    """Have the pool connect anew instead of lending a connection that is of no use any more.
+
+    One that has just been opened is lent as it is: the pool would not open a third one, and fail with another error.
+    """
+    was_lent = record.info.get(WAS_LENT, False)
+    record.info[WAS_LENT] = True
+    if was_lent and not cast("LogConnection", connection.driver_connection).is_usable():
+        raise DisconnectionError
+
+
+def _leave_read_only_server(context: ExceptionContext) -> None:
+    """Have the pool drop all its connections when the server refuses writes: another one may take them now."""
+    if sqlstate(context.original_exception) == READ_ONLY:
+        context.is_disconnect = True
+
+
+@asynccontextmanager
+async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection of the pool. Raises LogUnavailable when Postgres is away or too busy, now or in the block."""
+    with translated_errors():
+        async with engine.connect() as connection:
+            yield connection
+
+
+@asynccontextmanager
+async def connected_after(
+    engine: AsyncEngine, read: Callable[[AsyncConnection], Awaitable[_T]]
+) -> AsyncIterator[tuple[AsyncConnection, _T]]:
+    """Lend a connection on which ``read`` has run, and what it returned. Raises LogUnavailable as ``connected`` does.
+
+    When the connection ends in the middle of ``read``, which changes nothing, it is run once more on another one.
+    """
+    with translated_errors():
+        for is_last_try in (False, True):
+            async with engine.connect() as connection:
+                try:
+                    result = await read(connection)
+                except DBAPIError as error:
+                    if is_last_try or not error.connection_invalidated or isinstance(error.orig, NotAnswered):
+                        raise
+                    continue
+                yield connection, result
+                return
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine, options: Executable) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection inside one transaction, as ``connected`` does; ``options`` is run first, to set its limits."""
+    async with connected(engine) as autocommitting:
+        connection = await autocommitting.execution_options(isolation_level="READ COMMITTED")
+        async with connection.begin():
+            await connection.execute(options)
+            yield connection
+
+
+async def fetch(engine: Engine, statement: Executable, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
+    """Run one statement and return all its rows. Raises LogUnavailable."""
+
+    async def rows(connection: AsyncConnection) -> Sequence[Any]:
+        return (await connection.execute(statement, parameters)).all()
+
+    return await _run(engine, rows)
+
+
+async def execute(engine: Engine, statement: Executable, parameters: Mapping[str, Any] | None = None) -> int:
+    """Run one statement that returns no rows; return how many it changed. Raises LogUnavailable."""
+
+    async def count(connection: AsyncConnection) -> int:
+        return (await connection.execute(statement, parameters)).rowcount
+
+    return await _run(engine, count)
+
+
+async def _run(engine: Engine, one_statement: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
+    """Run one statement on a connection of the pool, and on another one if the first had just been ended as idle."""
+    with translated_errors():
+        try:
+            async with engine.connect() as connection:
+                return await one_statement(connection)
+        except DBAPIError as error:
+            if sqlstate(error) != IDLE_SESSION_ENDED:
+                raise
+        async with engine.connect() as connection:
+            return await one_statement(connection)
+
+
+async def check_server(engine: AsyncEngine) -> None:
+    """Connect. Raises SettingsError for a server that must not hold the log, LogUnavailable when it is away."""
+    with refused_in_words():
+        async with connected(engine):
+            pass

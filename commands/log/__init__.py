@@ -1,0 +1,1 @@
+"""The event log in Postgres: append and read it, fold it into what views must hold, export it."""

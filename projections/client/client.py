@@ -1,0 +1,242 @@
+"""The client of the Redis that holds the views: settings, start check, and one pipeline per turn of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import msgspec
+from hiredis import pack_command
+from redis import exceptions
+from redis.asyncio import Redis
+
+from commands.errors import SettingsError, ViewsUnavailable
+from projections.client.address import open_sentinels, parse_address
+from projections.client.checked import checked, open_client
+from projections.client.cluster import Cluster, slot_of
+from projections.client.connection import REPLY_TIMEOUT_S, Listeners, Request, fail, translated
+from projections.client.node import CONNECT_TIMEOUT_S, Node
+from projections.keys import check_namespace
+
+logger: Final = logging.getLogger(__name__)
+
+# A turn's commands are sent before its end when they come to more than this; no turn of reads does.
+FLUSH_BYTES: Final = 100_000
+# The only maxmemory-policy under which a full Redis drops no keys.
+NOEVICTION: Final = "noeviction"
+
+
+def ignore_failure(reply: asyncio.Future[Any]) -> asyncio.Future[Any]:
+    """Return ``reply``, which may now fail without a caller that waits for it and without a log line."""
+    reply.add_done_callback(_retrieve)
+    return reply
+
+
+def _retrieve(reply: asyncio.Future[Any]) -> None:
+    if not reply.cancelled():
+        reply.exception()
+
+
+class RedisClientSettings(msgspec.Struct, frozen=True):
+    """Where the views are: a URL that ``parse_address`` can read."""
+
+    redis_url: str
+
+    @classmethod
+    def from_env(cls) -> RedisClientSettings:
+        """Read REDIS_URL; raises SettingsError when it is missing, or FOLLOWS_NAMESPACE cannot be used."""
+        check_namespace()
+        url = os.environ.get("REDIS_URL", "")
+        if not url:
+            raise SettingsError("REDIS_URL is not set")
+        return cls(url)
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A Lua script and the hash by which the server knows it. ``reads`` when it changes nothing."""
+
+    text: str
+    sha: str
+    reads: bool
+
+
+def load_script(package: str, name: str, *, reads: bool) -> Script:
+    """Read a script from the package's folder."""
+    text = files(package).joinpath(name).read_text()
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), reads)
+
+
+class RedisClient:
+    """Sends commands to Redis; those issued in the same turn of the event loop share one round trip per server.
+
+    In a cluster a command goes to the server that has its first key, so all keys of a command are of one partition.
+    """
+
+    def __init__(self, target: Node | Cluster) -> None:
+        self._target = target
+        self.clustered = isinstance(target, Cluster)
+        self._pending: list[Request] = []
+        self._size = 0
+        self._closed = False
+
+    @property
+    def client(self) -> Redis:
+        """The plain client of the only server, for rare commands. A cluster has several: see ``masters``."""
+        if isinstance(self._target, Cluster):
+            raise ValueError("a cluster is no single server: ask each of masters()")
+        return self._target.client
+
+    async def masters(self) -> list[Redis]:
+        """Return a plain client of each server that holds keys; raises ViewsUnavailable when a slot has no server."""
+        return [self.client] if isinstance(self._target, Node) else await self._target.masters()
+
+    async def nodes(self) -> list[Node]:
+        """Return each server, replicas of a cluster too."""
+        return [self._target] if isinstance(self._target, Node) else await self._target.nodes()
+
+    async def connect(self) -> None:
+        """Open the connections to the masters, which are opened on first use else; raises like ``call``."""
+        await self.masters()
+        await asyncio.gather(*self.call_masters("PING").values())
+
+    async def scan(self, pattern: str, count: int) -> AsyncIterator[list[bytes]]:
+        """Return the keys like ``pattern``, server by server, in steps that look at some ``count`` keys each and may
+        find none; raises ViewsUnavailable. A key may come twice."""
+        for master in await self.masters():
+            cursor = None
+            while cursor != 0:
+                try:
+                    cursor, keys = await master.scan(cursor or 0, match=pattern, count=count)
+                except (exceptions.RedisError, OSError) as error:
+                    raise translated(error) from None
+                yield keys
+
+    @property
+    def disconnects(self) -> int:
+        """How many connections have ended. Knowledge from before the latest end may be outdated: the server may have
+        come back without its last writes."""
+        return self._target.disconnects
+
+    async def close(self) -> None:
+        """Wait a moment for the replies that are due, then close the connections."""
+        self._flush()
+        self._closed = True
+        await self._target.close()
+
+    def call(self, *command: Any) -> asyncio.Future[Any]:
+        """Send one command with the others of this turn; the future gets the raw reply (bytes, int, list, None).
+
+        It raises ViewsUnavailable when the server is not there or cannot serve, else redis' ResponseError.
+        """
+        loop = asyncio.get_running_loop()
+        slot = slot_of(command) if self.clustered else 0
+        return self._queue(Request(pack_command(command), loop.create_future(), slot))
+
+    def call_masters(self, *command: Any) -> dict[str, asyncio.Future[Any]]:
+        """Send one command without a key to each master as last known; return name of the server -> future, as of
+        ``call``. The command is one that a server also executes while it loads its file, or says that it loads."""
+        loop, packed = asyncio.get_running_loop(), pack_command(command)
+        return {
+            node.name: self._queue(Request(packed, loop.create_future(), slot, while_loading=True))
+            for node, slot in self._target.known().items()
+        }
+
+    def batch(self, commands: Sequence[tuple[Any, ...]]) -> asyncio.Future[list[Any]]:
+        """Send several commands with the others of this turn; the future gets their replies in order, or raises the
+        first error among them, like ``call``. One future costs less than one for each."""
+        if self.clustered:
+            return asyncio.gather(*[self.call(*command) for command in commands])
+        loop = asyncio.get_running_loop()
+        packed = b"".join([pack_command(command) for command in commands])
+        return self._queue(Request(packed, loop.create_future(), replies_due=len(commands)))
+
+    def _queue(self, request: Request) -> asyncio.Future[Any]:
+        if self._closed:
+            request.future.set_exception(ViewsUnavailable())
+            return request.future
+        if not self._pending:
+            request.future.get_loop().call_soon(self._flush)
+        self._pending.append(request)
+        self._size += len(request.packed)
+        if self._size > FLUSH_BYTES:  # the server begins while the turn goes on
+            self._flush()
+        return request.future
+
+    async def run(self, script: Script, keys: Sequence[Any], arguments: Sequence[Any]) -> Any:
+        """Run a script with the others of this turn; raises like ``call``."""
+        suffix = "_RO" if script.reads else ""
+        try:
+            return await self.call(f"EVALSHA{suffix}", script.sha, len(keys), *keys, *arguments)
+        except exceptions.NoScriptError:
+            return await self.call(f"EVAL{suffix}", script.text, len(keys), *keys, *arguments)
+
+    def get_many(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
+        """Read the strings under ``keys``, which may be of any partitions, with the others of this turn; the future
+        gets them in the order of ``keys``, or raises like ``call``."""
+        if self.clustered:
+            return asyncio.gather(*[self.call("GET", key) for key in keys])
+        return self.call("MGET", *keys)
+
+    def _flush(self) -> None:
+        pending, self._pending, self._size = self._pending, [], 0
+        if pending:
+            self._target.send(pending)
+
+
+def open_redis(
+    settings: RedisClientSettings,
+    on_connection: Callable[[], None] = lambda: None,
+    *,
+    reply_timeout_s: int = REPLY_TIMEOUT_S,
+) -> RedisClient:
+    """Return the client of REDIS_URL, which connects on first use. Raises SettingsError on a URL that cannot be read.
+
+    ``on_connection`` is called when a server may have lost writes: on each new connection, also the first, and after it
+    was silent, before any of its replies is given out. ``reply_timeout_s`` is for a single server.
+    """
+    address = parse_address(settings.redis_url)
+    limits = {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_timeout": REPLY_TIMEOUT_S}
+    listeners = Listeners(fail, on_connection=on_connection)
+    match address.kind:
+        case "cluster":
+            return RedisClient(Cluster(address, on_connection))
+        case "sentinel":
+            sentinel = open_sentinels(address, limits)
+            master = checked(sentinel.master_for(address.master))
+            return RedisClient(Node(master, listeners, sentinels=sentinel.sentinels))
+        case "server":
+            client = open_client(Redis, limits | address.options)
+            return RedisClient(Node(client, listeners, reply_timeout_s=reply_timeout_s))
+
+
+async def check_redis(redis: RedisClient) -> None:
+    """Reject servers with an eviction policy; warn if AOF is off.
+
+    Raises SettingsError, or ViewsUnavailable when a slot has no server. One server of a cluster may be down, since its
+    replica takes over. Opens the connections, so that the end of one is noticed from now on.
+    """
+    for node in await redis.nodes():
+        try:
+            info: dict[str, Any] = await node.client.info()
+        except (exceptions.RedisError, OSError) as error:
+            if not redis.clustered:
+                raise ViewsUnavailable from error
+            logger.warning("%s does not answer", node.name)
+        else:
+            _check_one(node.name, info, clustered=redis.clustered)
+    await redis.connect()
+
+
+def _check_one(name: str, info: dict[str, Any], *, clustered: bool) -> None:
+    if bool(info.get("cluster_enabled")) != clustered:
+        raise SettingsError(f"{name} is {'no' if clustered else 'a'} part of a cluster: REDIS_URL must say so")
+    policy = info.get("maxmemory_policy", NOEVICTION)
+    if policy != NOEVICTION:
+        raise SettingsError(f"{name} has maxmemory-policy {policy}: set it to {NOEVICTION}")
+    if not info.get("aof_enabled"):
+        logger.warning("%s has no append-only file: after its restart the views must be rebuilt", name)

@@ -1,0 +1,56 @@
+"""Log lines about outages: one when a server goes away and one when it is back, however often it is tried meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextvars import Context
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from commands.errors import FollowsError, SettingsError
+
+# A server that answers only now and then is still away: an outage has ended when nothing has failed for so long.
+STEADY_S: Final = 2.0
+
+
+class Outage:
+    """The outages of one thing that a process needs, one after the other."""
+
+    def __init__(self, logger: logging.Logger, over: str, steady_s: float = STEADY_S) -> None:
+        """``over`` is the line that is logged at the end of an outage."""
+        self._logger, self._over, self._steady_s = logger, over, steady_s
+        self._logged: set[str] = set()
+        self._ending: asyncio.TimerHandle | None = None
+
+    def begin(self, error: Exception, message: str, *arguments: object) -> None:
+        """Note a failure, and log it when it is the first of this outage, or Postgres has another problem than before.
+
+        A wrong setting and a bug do not pass like an outage: each class is an error line, a bug's with its traceback.
+        """
+        self.interrupt()
+        passes = isinstance(error, FollowsError | RedisError | OSError) and not isinstance(error, SettingsError)
+        kind = getattr(error, "problem", "") if passes else type(error).__name__
+        if kind not in self._logged:
+            self._logged.add(kind)
+            bug = None if passes or isinstance(error, FollowsError) else error
+            self._logger.log(logging.WARNING if passes else logging.ERROR, message, *arguments, exc_info=bug)
+
+    def interrupt(self) -> None:
+        """Note a failure that is worth no line by itself: an outage that seemed to be over goes on."""
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+
+    def end(self) -> None:
+        """Note that it works again; costs nothing while there is no outage."""
+        if self._logged and self._ending is None:
+            # In an empty context: the line must not name the request that happens to be the first.
+            loop = asyncio.get_running_loop()
+            self._ending = loop.call_later(self._steady_s, self._log_end, context=Context())
+
+    def _log_end(self) -> None:
+        self._ending = None
+        self._logged.clear()
+        self._logger.info(self._over)

@@ -1,0 +1,1 @@
+"""The projector: folds events of the log and applies them to the partitions of a view."""

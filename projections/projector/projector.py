@@ -1,0 +1,271 @@
+"""The projector: reads the log after the lowest checkpoint, folds a batch, applies it to every partition it touches.
+
+Live projection and rebuilds use the same projector; they differ in the view and in the size of a batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from commands.db.postgres import Engine
+from commands.events import Recorded
+from projections.client.client import RedisClient, load_script
+from projections.errors import BatchRefused, Fenced, LogChanged, ViewLost
+from projections.keys import View, lease_group_of, read_word
+from projections.projector.batches import BatchReader, add_users
+from projections.projector.fold import Folded, Operation, PartitionBatch, fold, script_arguments
+from projections.projector.history import ViewHistory
+from projections.projector.parking import ParkedPairs
+from projections.projector.read_words import ReadWords
+from projections.projector.refused import find_refused, rejected_events
+from projections.views.freezes import Freezes
+from projections.views.generations import checkpoints
+
+logger: Final = logging.getLogger(__name__)
+
+APPLY: Final = load_script("projections.projector", "apply.lua", reads=False)
+# A live batch takes about 20 ms: small enough to be seen soon, large enough to keep up with many writers.
+LIVE_BATCH: Final = 2_000
+# In a larger batch, more events are about the same user and are written as one. Beyond this, readers would notice the
+# length of each script call.
+REBUILD_BATCH: Final = 10_000
+# If a batch has more refused operations, the server or this version is at fault: stop rather than park the log.
+PARKED_MAX: Final = 100
+
+
+class Projector:
+    """Brings partitions of one view up to date with the log, and holds their positions.
+
+    ``checkpointed`` is the position in a partition's checkpoint. ``read_to`` may be beyond it: the events in between
+    were read and do not touch the partition, which ``write_checkpoints`` records when there is time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        redis: RedisClient,
+        view: View,
+        fences: dict[int, int],
+        parked_max: int = PARKED_MAX,
+        read_words: ReadWords | None = None,
+    ) -> None:
+        """``fences`` maps each partition to project, at least one, to the fence of its lease. ``read_words`` gets the
+        words of what is read."""
+        self._engine, self._redis, self._parked_max = engine, redis, parked_max
+        self._parked = ParkedPairs(engine)
+        self._freezes = Freezes(engine, redis)
+        # A partition has passed events that were not read here; another worker may have parked some of them.
+        self._parked_outdated = False
+        self._history = ViewHistory(engine, view, read_words or ReadWords())
+        self.view = view
+        self.fences = fences
+        self.batches = BatchReader(engine, view, fences)
+        self.checkpointed: dict[int, int] = {}
+        self.read_to: dict[int, int] = {}
+        # Users whose profiles were written since this was last reported. None: perhaps all, since a worker before this
+        # one may have been killed before it reported.
+        self.changed: set[int] | None = None
+
+    @property
+    def position(self) -> int:
+        """The log position that every partition has reached."""
+        return min(self.read_to.values())
+
+    async def load(self) -> None:
+        """Read the checkpoints, and write this projector's fences to them.
+
+        Raises ViewLost, LogChanged, Fenced, BatchRefused, ViewsUnavailable, LogUnavailable.
+        """
+        found = await checkpoints(self._redis, self.view, self.fences)
+        for partition, checkpoint in found.items():
+            if checkpoint is None:
+                raise ViewLost(self.view, partition)
+            self._set_position(partition, checkpoint.position)
+        await self._history.load(found.values())
+        await self.refresh_parked()
+        refused = await self._apply({partition: PartitionBatch() for partition in self.fences}, self.checkpointed)
+        if refused:
+            raise BatchRefused(refused, "refuse even an empty batch")
+
+    async def refresh_parked(self) -> None:
+        """Read which pairs have parked events: later events of these pairs must wait, too."""
+        self._parked_outdated = False
+        await self._parked.refresh()
+
+    async def step(self, limit: int = LIVE_BATCH) -> int:
+        """Project the next batch; return the number of events read, 0 at the log's end.
+
+        Raises LogChanged when the log has lost events that a partition has passed, and otherwise as ``load``.
+        """
+        before = self.position
+        events, folded, _, word, word_before = await self.batches.read(before, limit)
+        await self._history.check(max(self.read_to.values()), before, word_before)
+        if not events:
+            return 0
+        end = events[-1].position
+        self._history.keep({*self.checkpointed.values(), *self.read_to.values()}, end, word)
+        self._parked.read_to = end, word
+        if self._parked_outdated:
+            await self.refresh_parked()
+        projectable = await self._parked.split(events)
+        if projectable is not events:  # in a log that has lost these events none of them was parked
+            await self._history.require({(end, word)})
+        if projectable is not events or set(self.read_to.values()) != {before}:
+            folded = await self._fold(projectable)
+        self._note_users(folded)
+        for partition in await self._apply(folded.partitions, dict.fromkeys(folded.partitions, end)):
+            await self._park_refused(partition, projectable, end)
+        for partition, position in self.read_to.items():
+            if partition not in folded.partitions and position < end:
+                self.read_to[partition] = end
+        return len(events)
+
+    async def write_checkpoints(self) -> None:
+        """Write the positions of the partitions that the last batches did not touch."""
+        idle = {
+            partition: PartitionBatch() for partition, at in self.read_to.items() if at > self.checkpointed[partition]
+        }
+        if idle:
+            await self._apply(idle, {partition: self.read_to[partition] for partition in idle})
+
+    async def check(self) -> None:
+        """Check that the checkpoints are where this projector left them, and continue from where they are.
+
+        Raises ViewLost, LogChanged, Fenced, ViewsUnavailable.
+        """
+        found = await checkpoints(self._redis, self.view, self.fences)
+        moved: list[int] = []
+        unknown: set[tuple[int, int | None]] = set()
+        for partition, checkpoint in found.items():
+            if checkpoint is None:
+                raise ViewLost(self.view, partition)
+            if checkpoint.fence > self.fences[partition]:
+                raise Fenced(f"partition {partition} of generation {self.view.generation}")
+            if checkpoint.position != self.checkpointed[partition]:
+                moved.append(partition)
+                self._set_position(partition, checkpoint.position)
+            if checkpoint.word != self._history.word(checkpoint.position) or partition in moved:
+                unknown.add((checkpoint.position, checkpoint.word))
+        if unknown:
+            await self._history.require(unknown)
+        if moved:
+            self._parked_outdated = True
+            logger.warning(
+                "checkpoints of partitions %s moved (now %d): Redis lost writes or another worker took over; "
+                "continuing from there",
+                moved,
+                self.checkpointed[moved[0]],
+            )
+
+    async def close(self) -> None:
+        """Discard what was read ahead."""
+        await self.batches.close()
+
+    async def _fold(self, events: Iterable[Recorded]) -> Folded:
+        return await add_users(self._engine, fold(events, self.view, self.read_to), self.view, self.read_to)
+
+    async def _apply(self, batches: Mapping[int, PartitionBatch], ends: dict[int, int]) -> list[int]:
+        """Apply each partition's batch in one round trip and take over its position; return the refusing partitions."""
+        outcomes = await asyncio.gather(
+            *[self._apply_partition(partition, batch, ends[partition]) for partition, batch in batches.items()],
+            return_exceptions=True,
+        )
+        refused: list[int] = []
+        moved: dict[str, list[int]] = {"AHEAD": [], "BEHIND": []}
+        words: set[tuple[int, int | None]] = set()
+        for partition, outcome in zip(batches, outcomes, strict=True):
+            if isinstance(outcome, ResponseError):
+                refused.append(partition)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                name, at, word = outcome
+                self._use_outcome(partition, name, at)
+                if name in moved:
+                    moved[name].append(partition)
+                    words.add((at, word))
+        if words:
+            await self._history.require(words)
+        for name, partitions in moved.items():
+            if partitions:
+                position = self.checkpointed[partitions[0]]
+                logger.warning("partitions %s are %s (now %d); continuing from there", partitions, name, position)
+        return refused
+
+    async def _apply_partition(self, partition: int, batch: PartitionBatch, end: int) -> tuple[str, int, int | None]:
+        """Apply one partition's batch; return the outcome of ``apply.lua``, and the partition's position and word."""
+        keys, operations = script_arguments(batch)
+        begin = self.checkpointed[partition]
+        head = (begin, end, self.fences[partition], *self._history.fields(begin, end))
+        while True:
+            outcome, position, word = await self._redis.run(
+                APPLY, [self.view.checkpoint(partition), *keys], [*head, operations]
+            )
+            if outcome != b"FROZEN":
+                return outcome.decode(), int(position), read_word(word, int(position))
+            await self._freezes.wait(self.view.checkpoint(partition), word)
+
+    def _use_outcome(self, partition: int, outcome: str, position: int) -> None:
+        match outcome:
+            case "OK":
+                pass
+            case "AHEAD" | "BEHIND":  # another worker applied it, or Redis lost writes: continue from there
+                self._parked_outdated = True
+            case "FENCED":
+                raise Fenced(f"partition {partition} of generation {self.view.generation}")
+            case "OTHER_HISTORY":
+                raise LogChanged(self.view)
+            case _:
+                raise ViewLost(self.view, partition)
+        self._set_position(partition, position)
+
+    def _note_users(self, folded: Folded) -> None:
+        """Note whose profiles are about to be written, and up to which position their rows are new."""
+        if self.changed is not None:
+            self.changed.update(folded.users)
+        if folded.rows_at is not None:
+            self._history.note_rows(folded.rows_at)
+
+    def _set_position(self, partition: int, position: int) -> None:
+        self.checkpointed[partition] = self.read_to[partition] = position
+
+    async def _park_refused(self, partition: int, events: Sequence[Recorded], end: int) -> None:
+        """Find which events of a refused batch are at fault, park them with their pairs, and apply the rest.
+
+        If the partition moves meanwhile, because Redis lost writes, the next step begins from where it is then.
+        """
+        begin = self.checkpointed[partition]
+        if await self._apply({partition: PartitionBatch()}, {partition: begin}):
+            raise BatchRefused([partition], "refuse even an empty batch")  # so no event is at fault
+        batch = (await self._fold(events)).partitions[partition]
+
+        async def apply(operations: list[Operation]) -> None:
+            """Apply operations without moving the checkpoint."""
+            if self.checkpointed[partition] != begin:
+                return
+            outcome, position, word = await self._apply_partition(partition, PartitionBatch(operations), begin)
+            self._use_outcome(partition, outcome, position)
+            if position != begin:
+                await self._history.require({(position, word)})
+
+        refused = await find_refused(apply, partition, batch.operations, self._parked_max)
+        if self.checkpointed[partition] != begin:  # these events are not the next ones of the partition any more
+            return
+        await self._parked.park(rejected_events(self.view, refused, events))
+        rest = await self._parked.projectable(events)
+        await self._history.require({(end, self._history.word(end))})
+        batch = (await self._fold(rest)).partitions.get(partition, PartitionBatch())
+        if await self._apply({partition: batch}, {partition: end}):
+            raise BatchRefused([partition], "refuse what is left after parking")
+
+
+def whole_lease_groups(view: View, partitions: Iterable[int]) -> list[int]:
+    """Return the lease groups of a view whose partitions are all among these, in order."""
+    there = set(partitions)
+    missing = {lease_group_of(partition) for partition in range(view.partitions) if partition not in there}
+    return sorted({lease_group_of(partition) for partition in there} - missing)

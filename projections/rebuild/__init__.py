@@ -1,0 +1,1 @@
+"""Builds a new view from the log and makes it the live one."""

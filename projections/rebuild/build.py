@@ -1,0 +1,217 @@
+"""Building a view: fill a new generation next to the live one, which readers see until they are switched.
+
+A build that dies leaves a generation in the register as ``building``. The next build with the same number of partitions
+resumes it from its own checkpoints. One process builds at a time: the one that holds the build lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+
+from commands.coordination import leases
+from commands.coordination.view_register import list_generations, register_generation, set_reason, set_state
+from commands.db.postgres import Engine
+from commands.errors import Unavailable, ViewsUnavailable
+from commands.log import event_log as log
+from projections.client.client import RedisClient
+from projections.errors import BuildRunning, Fenced
+from projections.keys import POINTER, View
+from projections.projector.history import is_of
+from projections.projector.projector import REBUILD_BATCH, Projector
+from projections.rebuild.throttle import Throttle
+from projections.views import generations
+from projections.views.freezes import FENCE_POINTER
+from projections.views.server_watch import evicted_by_run, read_all_servers, wait_for_answer
+
+logger: Final = logging.getLogger(__name__)
+
+# The lease of a killed build is free within TAKE_OVER_S, and a worker that has just healed the view releases it at
+# once: both are worth waiting for.
+BUILD_LEASE_WAIT_S: Final = leases.TAKE_OVER_S + 0.5
+BUILD_LEASE_RETRY_S: Final = 0.1
+# The interval at which partitions that no event touches get their checkpoints: a resumed build starts at the lowest.
+CHECKPOINTS_EVERY_S: Final = 1.0
+
+
+class BuildLease:
+    """The lease that a build needs, renewed in the background; use ``async with``.
+
+    Entering waits up to ``wait_s`` for another process to release it or to be seen dead, then raises BuildRunning. A
+    switch of the owner before, if that was only stopped, is fenced off at the pointer: its view may be deleted now.
+    """
+
+    def __init__(
+        self, engine: Engine, redis: RedisClient, wait_s: float = BUILD_LEASE_WAIT_S, renew_s: float = leases.RENEW_S
+    ) -> None:
+        self._engine, self._redis, self._owner = engine, redis, uuid4()
+        self._wait_s, self._renew_s = wait_s, renew_s
+        self._renewing: asyncio.Task[None] | None = None
+        self.fence = 0
+
+    async def __aenter__(self) -> BuildLease:
+        until, watch = time.monotonic() + self._wait_s, leases.LeaseWatch(self._engine)
+        while (fence := await leases.acquire(self._engine, leases.BUILD_LEASE, self._owner)) is None:
+            if time.monotonic() >= until:
+                raise BuildRunning
+            with suppress(ViewsUnavailable):  # while Redis is away, no owner renews
+                await wait_for_answer(self._redis)
+                await watch.look()
+            await asyncio.sleep(BUILD_LEASE_RETRY_S)
+        self.fence = fence
+        self._renewing = asyncio.create_task(self._renew())
+        try:
+            highest = await self._redis.run(FENCE_POINTER, [POINTER], [fence])
+            await leases.advance_fences(self._engine, highest)  # a restored database would draw refused ones
+        except BaseException:
+            await self._release()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, _: object, trace: TracebackType | None) -> None:
+        releasing = asyncio.create_task(self._release())
+        try:
+            await asyncio.shield(releasing)
+        except asyncio.CancelledError:  # a cancelled build must not make the next one wait for its lease
+            await releasing
+            raise
+
+    async def check(self) -> None:
+        """Raise Fenced when the lease was lost; cheap, to be called between the steps of the work."""
+        assert self._renewing is not None
+        if self._renewing.done():
+            raise Fenced("the build lease", "a build that is started again goes on where this one stopped")
+        await asyncio.sleep(0)
+
+    async def _release(self) -> None:
+        assert self._renewing is not None
+        self._renewing.cancel()
+        await asyncio.gather(self._renewing, return_exceptions=True)
+        await leases.release(self._engine, self._owner)
+
+    async def _renew(self) -> None:
+        """Renew until another process has the lease. While Postgres or Redis is away the lease is not lost yet."""
+        while True:
+            await asyncio.sleep(self._renew_s)
+            try:
+                await wait_for_answer(self._redis)
+                if await leases.acquire(self._engine, leases.BUILD_LEASE, self._owner) != self.fence:
+                    return
+            except Unavailable as error:
+                logger.warning("the build lease could not be renewed: %s", error)
+
+
+class BuildProgress(msgspec.Struct, frozen=True):
+    """How far a build is: events projected by this run, its log position, and the last known end of the log."""
+
+    view: View
+    events: int
+    position: int
+    head: int
+
+
+async def start_or_resume(engine: Engine, redis: RedisClient, partitions: int, fence: int, reason: str) -> View:
+    """Return the unfinished generation with ``partitions`` if it can be resumed, else a new, prepared one.
+
+    An unfinished generation that cannot be resumed is deleted; so is one that was begun before a server evicted keys.
+    Raises ViewsUnavailable when a server does not return how many keys it has evicted.
+    """
+    await correct_register(engine, redis)
+    for known in reversed(await list_generations(engine)):
+        if known.state != "building":
+            continue
+        view = View(known.number, known.partitions)
+        found = await generations.checkpoints(redis, view, range(view.partitions))
+        evicted = await generations.evicted_at_begin(redis, view)
+        is_whole = known.partitions == partitions and await is_of(engine, found)
+        if is_whole and evicted == evicted_by_run(await read_all_servers(redis)):
+            logger.info("resuming generation %d", view.generation)
+            await set_reason(engine, view.generation, reason)
+            return view
+        await generations.delete(redis, view)
+        await set_state(engine, view.generation, "deleted")
+    highest = await generations.highest_number(redis)
+    view = View(await register_generation(engine, partitions, reason, above=highest), partitions)
+    evicted = evicted_by_run(await read_all_servers(redis))
+    await generations.prepare(redis, view, (await log.words_at(engine, [0]))[0], fence, evicted)
+    logger.info("building generation %d", view.generation)
+    return view
+
+
+async def correct_register(engine: Engine, redis: RedisClient) -> View | None:
+    """Mark the view that readers see as live, in case a build died between the two; return that view.
+
+    One that is kept is being taken away from readers, and stays kept.
+    """
+    live = await generations.live_view(redis)
+    known = {row.number: row.state for row in await list_generations(engine)}
+    if live is not None and known.get(live.generation, "live") not in ("live", "kept"):
+        await set_state(engine, live.generation, "live")
+    return live
+
+
+async def fill(
+    engine: Engine,
+    redis: RedisClient,
+    projector: Projector,
+    after_batch: Callable[[BuildProgress], Awaitable[None]],
+    *,
+    rate: int | None = None,
+    batch: int = REBUILD_BATCH,
+) -> None:
+    """Bring a generation up to the end of the log, at most ``rate`` events a second, pausing for live readers.
+
+    ``after_batch`` shows progress, and raises to stop the build.
+    """
+    throttle = Throttle(engine, redis)
+    started = written_at = time.monotonic()
+    events, head = 0, (await log.head(engine)).position
+    try:
+        is_complete = False
+        while not is_complete:
+            while count := await projector.step(batch if rate is None else min(batch, rate)):
+                events += count
+                if projector.position > head:
+                    head = (await log.head(engine)).position
+                progress = BuildProgress(projector.view, events, projector.position, head)
+                await after_batch(progress)
+                if time.monotonic() - written_at > CHECKPOINTS_EVERY_S:
+                    written_at = time.monotonic()
+                    await projector.write_checkpoints()
+                if rate is not None:
+                    await asyncio.sleep(max(0.0, started + events / rate - time.monotonic()))
+                while await throttle.has_paused():
+                    await after_batch(progress)
+            end = projector.position
+            await projector.write_checkpoints()
+            is_complete = projector.position >= end  # else Redis lost the last writes of a partition meanwhile
+    finally:
+        await projector.close()
+
+
+async def delete_unusable(engine: Engine, redis: RedisClient) -> dict[int, int]:
+    """Delete the old generations that readers can never return to; return generation -> keys deleted.
+
+    Those are the ones that lack partitions, and those that the register does not know: it was restored to an older
+    state, or is that of another database.
+    """
+    removed: dict[int, int] = {}
+    live, register = await generations.live_view(redis), await list_generations(engine)
+    known = {row.number for row in register} | ({live.generation} if live else set())
+    for view in await generations.leftovers(redis):
+        if view.generation not in known:
+            removed[view.generation] = await generations.delete(redis, view)
+    for row in register:
+        view = View(row.number, row.partitions)
+        if row.state == "old" and await generations.view_position(redis, view) is None:
+            removed[row.number] = await generations.delete(redis, view)
+            await set_state(engine, row.number, "deleted")
+    return removed

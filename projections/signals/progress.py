@@ -1,0 +1,184 @@
+"""How far the views have come: what workers publish of it, and what a web process knows of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+import msgspec
+
+from projections.keys import LEASE_GROUPS, lease_group_of
+
+# A message that would name more changed profiles than these names none: dropping all cached ones is less work then.
+CHANGED_MAX: Final = 1_000
+# The message of a worker that projects nothing now, but can read the log.
+READS_THE_LOG: Final = b"0"
+
+
+class _Message(msgspec.Struct, array_like=True, gc=False):
+    """How far a worker is: ``position``, the lease ``groups`` that have reached it, the generation, the users whose
+    profiles changed (None: perhaps all), and partition -> checkpoint of all that the worker projects.
+
+    A newer version may append fields, which are ignored here; a field that is missing has its default.
+    """
+
+    position: int
+    groups: list[int]
+    generation: int
+    changed: list[int] | None = None
+    partitions: dict[int, int] = {}
+
+
+_messages: Final = msgspec.json.Decoder(_Message)
+
+
+# Seconds of a clock that is never set, and that goes on while the machine is suspended.
+seconds_since_boot: Final = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Watcher(Protocol):
+    """A cache that must know which profiles change."""
+
+    def invalidate(self, numbers: Sequence[int] | None) -> None:
+        """Drop these users' profiles, or all for None. Called at least once a second, often with an empty list."""
+
+    def invalidate_all(self) -> None:
+        """Drop everything and keep nothing until the next ``invalidate``: messages may be missed meanwhile."""
+
+
+class Progress:
+    """How far the views have come according to the workers; lets a command wait until it is visible."""
+
+    def __init__(self, clock: Callable[[], float] = seconds_since_boot) -> None:
+        self._clock = clock
+        self._watchers: list[Watcher] = []
+        self._on_switch: list[Callable[[], None]] = []
+        self._generation = 0
+        # When the last message came, of a worker that had just read the log.
+        self.heard_at = clock()
+        # The highest position that a worker has reported.
+        self.highest = 0
+        self._reached = [0] * LEASE_GROUPS
+        self._high_waters: dict[int, int] = {}
+        # Lease group -> position and checkpoints of its latest message.
+        self._reports: dict[int, tuple[int, Mapping[int, int]]] = {}
+        self._waiting: list[tuple[int, list[int], asyncio.Future[bool]]] = []
+
+    @property
+    def generation(self) -> int:
+        """Return the generation of the last message; 0 before the first one."""
+        return self._generation
+
+    def subscribe(self, watcher: Watcher, on_switch: Callable[[], None]) -> None:
+        """Report changed profiles to ``watcher``, before any wait ends, and call ``on_switch`` when the workers publish
+        the progress of another generation."""
+        self._watchers.append(watcher)
+        self._on_switch.append(on_switch)
+
+    def on_message(self, message: bytes | None) -> None:
+        """Take in a worker's message; None means that some may have been missed.
+
+        The first message of another generation resets everything: the log may have been restored to an older state.
+        """
+        if message is None:
+            for watcher in self._watchers:
+                watcher.invalidate_all()
+            return
+        self.heard_at = self._clock()
+        if message == READS_THE_LOG:
+            return
+        read = _messages.decode(message)
+        position, groups, generation, changed = read.position, read.groups, read.generation, read.changed
+        partitions = read.partitions
+        if self.reset(generation):
+            changed = None
+        high_waters = self._high_waters
+        for partition, at in partitions.items():
+            if at > high_waters.get(partition, 0):
+                high_waters[partition] = at
+        self.highest = max(self.highest, position)
+        self._reports.update(dict.fromkeys(groups, (position, partitions)))
+        for watcher in self._watchers:
+            watcher.invalidate(changed)
+        for group in groups:
+            self._reached[group] = max(self._reached[group], position)
+        still: list[tuple[int, list[int], asyncio.Future[bool]]] = []
+        for waiting in self._waiting:
+            wanted, needs, future = waiting
+            if future.done():
+                continue
+            if all(self._reached[group] >= wanted for group in needs):
+                future.set_result(True)
+            else:
+                still.append(waiting)
+        self._waiting = still
+
+    def reset(self, generation: int) -> bool:
+        """Start over with ``generation``; return False, with nothing changed, if it is the one known already."""
+        if generation == self._generation:
+            return False
+        self._generation = generation
+        self.clear()
+        for call in self._on_switch:
+            call()
+        return True
+
+    def clear(self) -> None:
+        """Drop all that was reported: it is of another view, or of another history of the log."""
+        self.highest, self._reached, self._high_waters, self._reports = 0, [0] * LEASE_GROUPS, {}, {}
+
+    def high_waters(self, generation: int) -> Mapping[int, int]:
+        """Return partition -> the highest position published for it. A partition below it has lost writes."""
+        return self._high_waters if generation == self._generation else {}
+
+    def has_reached(self, position: int, groups: Iterable[int]) -> bool:
+        """Return whether these groups are known to have reached ``position``."""
+        return all(self._reached[group] >= position for group in groups)
+
+    def is_complete(self, generation: int, partition: int, checkpoint: int, position: int) -> bool:
+        """Return whether a partition at ``checkpoint`` lacks nothing up to ``position``, by its worker's latest report.
+
+        The checkpoint of an idle partition is written once a second, although the worker has read on.
+        """
+        read_to, checkpoints = self._reports.get(lease_group_of(partition), (0, {}))
+        reported = checkpoints.get(partition)
+        is_same = generation == self._generation and reported is not None and checkpoint >= reported
+        return is_same and position <= read_to
+
+    async def wait(self, position: int, groups: Iterable[int], timeout_s: float) -> bool:
+        """Wait until these groups have reached ``position``; return False when they have not within ``timeout_s``."""
+        needs = list(groups)
+        if self.has_reached(position, needs):
+            return True
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bool] = loop.create_future()
+        self._waiting.append((position, needs, future))
+        timer = loop.call_later(timeout_s, _give_up, future)  # a fifth of what wait_for costs
+        try:
+            return await future
+        finally:
+            timer.cancel()
+
+
+def _give_up(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
+
+
+def progress_message(
+    position: int,
+    groups: Iterable[int],
+    generation: int = 0,
+    changed: Collection[int] | None = (),
+    partitions: Mapping[int, int] | None = None,
+) -> bytes:
+    """Return a ``_Message`` for ``Progress.on_message``, to be published on the log's ``applied_channel``.
+
+    ``changed`` are the users with new profiles, None for too many to name; ``partitions`` the checkpoints of all
+    partitions that the worker projects.
+    """
+    numbers = None if changed is None or len(changed) > CHANGED_MAX else list(changed)
+    return msgspec.json.encode(_Message(position, list(groups), generation, numbers, dict(partitions or {})))

@@ -1,0 +1,1 @@
+"""Compares the views with the log, and repairs what differs."""

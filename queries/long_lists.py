@@ -1,0 +1,138 @@
+"""Lists that are read and sorted as a whole: in slices, few at once, and kept for the pages that follow."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from array import array
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Final, TypeVar
+
+import msgspec
+
+from commands.errors import ListsBusy
+
+# Rows of a list that are handled in one turn of the event loop, about a millisecond, and that Redis reads in one
+# command. Shorter lists are read in one round trip, without a slot, and not kept.
+ROWS_AT_ONCE: Final = 1_000
+# Rows that are handled between two turns of the event loop where each takes longer.
+STEP: Final = 250
+
+# Generation, the user's number, and the attribute that a list is sorted by.
+ListKey = tuple[int, int, str]
+# A part of an answer; see ``queries.reader``.
+_Part = tuple[int, int, int, bytes | None, bool]
+_T = TypeVar("_T")
+
+
+class LongListLimits(msgspec.Struct, frozen=True):
+    """How much a process does for long lists."""
+
+    # Lists that are read at once. More would not be faster: they share the process's CPU.
+    running_max: int = 1
+    # A request for another one waits this long for its turn, and is 503 then.
+    wait_s: float = 1.0
+    # What sorted lists may take in memory. The longest one takes 1.6 MB.
+    kept_bytes_max: int = 32_000_000
+    # A kept list shows the follows of its user as they are, and changes of the others' logins and broadcasts so late.
+    kept_s: float = 5.0
+
+
+class SortedList(msgspec.Struct, frozen=True):
+    """The users of a list in ascending order of an attribute, each with a value; the last ones have no attribute.
+
+    ``parts`` are those of the read, ``length`` and ``newest`` (its score) tell whether the list itself has changed.
+    """
+
+    parts: list[_Part]
+    length: int
+    newest: bytes
+    numbers: array[int]
+    values: array[int]
+    ranked: int
+    made_at: float = 0.0
+
+    def page(self, offset: int, limit: int, *, descending: bool) -> list[tuple[int, int]]:
+        """Return (number, value) of a part of the order. Users without the attribute come last in both directions."""
+        count, ranked = len(self.numbers), self.ranked
+        places: Iterable[int] = range(offset, min(offset + limit, count))
+        if descending:
+            places = [ranked - 1 - place if place < ranked else count - 1 - (place - ranked) for place in places]
+        return [(self.numbers[place], self.values[place]) for place in places]
+
+
+class LongLists:
+    """The slots for reading long lists in one process, and the lists that were sorted last."""
+
+    def __init__(self, clock: Callable[[], float], limits: LongListLimits | None = None) -> None:
+        self.limits = limits or LongListLimits()
+        self._clock = clock
+        self._slots = asyncio.Semaphore(self.limits.running_max)
+        self._kept: OrderedDict[ListKey, SortedList] = OrderedDict()
+        self._bytes = 0
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait for a turn, and hold it. Raises ListsBusy."""
+        try:
+            async with asyncio.timeout(self.limits.wait_s):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise ListsBusy from None
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def moment(self) -> float:
+        """Return the time that ``made_at`` of a list is compared with, in seconds."""
+        return self._clock()
+
+    def find(self, key: ListKey) -> SortedList | None:
+        """Return the list that was kept under ``key``, unless it is too old."""
+        found = self._kept.get(key)
+        if found is None or self._clock() >= found.made_at + self.limits.kept_s:
+            return None
+        self._kept.move_to_end(key)
+        return found
+
+    def keep(self, key: ListKey, made: SortedList) -> None:
+        """Keep a list, and drop others when there is no more room."""
+        self.drop(key)
+        self._kept[key] = made
+        self._bytes += _size(made)
+        while self._bytes > self.limits.kept_bytes_max:
+            self.drop(next(iter(self._kept)))
+
+    def clear(self) -> None:
+        """Drop all lists: their numbers may be of another log."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def drop(self, key: ListKey) -> None:
+        """Drop the list that is kept under ``key``, if there is one."""
+        if (found := self._kept.pop(key, None)) is not None:
+            self._bytes -= _size(found)
+
+
+def _size(kept: SortedList) -> int:
+    return 16 * len(kept.numbers) + 100 * len(kept.parts)
+
+
+async def sort_in_slices(items: list[_T]) -> list[_T]:
+    """Return ``items`` sorted. Other requests go on between slices; ``list.sort`` would hold them, in a thread, too."""
+    runs = []
+    for start in range(0, len(items), ROWS_AT_ONCE):
+        runs.append(sorted(items[start : start + ROWS_AT_ONCE]))  # type: ignore[type-var]
+        if start:
+            await asyncio.sleep(0)
+    if len(runs) <= 1:
+        return runs[0] if runs else []
+    merged: list[_T] = []
+    for count, item in enumerate(heapq.merge(*runs), 1):  # type: ignore[type-var]
+        merged.append(item)
+        if count % STEP == 0:
+            await asyncio.sleep(0)
+    return merged

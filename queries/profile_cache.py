@@ -1,0 +1,155 @@
+"""Profiles that one process caches until a worker reports a change, each with what the dialects rendered from it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from commands.users import Profile, blank
+from projections.client.client import RedisClient
+from projections.keys import View, number_of
+from projections.keys import member as member_of
+
+# Workers report the profiles they have written at least once a second. After this long without a report, profiles
+# expire by age alone.
+REPORT_GAP_MAX_S: Final = 2.0
+# How old a profile may be while reports arrive, and while they do not.
+AGE_MAX_S: Final = 60.0
+AGE_MAX_UNREPORTED_S: Final = 0.9
+# While one request reads an expired profile again, other requests use the old one for this long.
+REFRESH_S: Final = 0.1
+# About 1.5 KB each with what two dialects rendered.
+PROFILES_MAX: Final = 50_000
+
+_decoder: Final = msgspec.json.Decoder(Profile)
+
+# A profile as Redis has it, with position and word of the checkpoint that was read before it.
+_Read = tuple[bytes, int, bytes | None]
+
+
+class CachedProfile(msgspec.Struct):
+    """A user's profile as of ``read_at`` (``time.monotonic``), read at the checkpoint ``position`` with ``word``.
+
+    Each dialect keeps its text in ``rendered``.
+    """
+
+    number: int
+    profile: Profile
+    raw: bytes
+    read_at: float
+    position: int
+    word: bytes | None
+    rendered: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class ProfileCache:
+    """The profiles that this process has read lately, by the user's member in lists."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, profiles_max: int = PROFILES_MAX) -> None:
+        self._clock = clock
+        self._profiles_max = profiles_max
+        self._profiles: dict[bytes, CachedProfile] = {}
+        self._changes = 0
+        self._reported_at = self._valid_from = float("-inf")
+
+    def invalidate(self, numbers: Iterable[int] | None) -> None:
+        """Drop the profiles of ``numbers``, or all for None; also those that are being read just now."""
+        self._reported_at = self._clock()
+        if numbers is None:
+            self._changes += 1
+            self._valid_from = self._reported_at
+            return
+        for number in numbers:
+            self._changes += 1
+            self._profiles.pop(member_of(number).encode(), None)
+
+    def invalidate_all(self) -> None:
+        """Drop all profiles, and expire by age until the next report: the connection to the workers was lost."""
+        self.invalidate(None)
+        self._reported_at = float("-inf")
+
+    def fresh(self, members: Sequence[bytes]) -> list[CachedProfile] | None:
+        """Return the profiles of ``members``, in their order, if all are cached and none has expired."""
+        oldest, cached, found = self._oldest(), self._profiles, list[CachedProfile]()
+        for member in members:
+            profile = cached.get(member)
+            if profile is None or profile.read_at <= oldest:
+                return None
+            found.append(profile)
+        return found
+
+    async def read(
+        self,
+        redis: RedisClient,
+        view: View,
+        members: Sequence[bytes],
+        is_outdated: Callable[[CachedProfile], bool] | None = None,
+        unknown: Collection[int] = (),
+    ) -> list[CachedProfile] | None:
+        """Return the profiles of ``members``, in their order; None when the view lacks one of them.
+
+        Users that are ``unknown`` to the directory and lack a profile get a blank one. One round trip for all that are
+        not cached or have expired, or that are outdated for the caller. Raises ViewsUnavailable.
+        """
+        now, oldest, cached = self._clock(), self._oldest(), self._profiles
+        found = [cached.get(member) for member in members]
+        stale = [
+            at
+            for at, profile in enumerate(found)
+            if profile is None or profile.read_at <= oldest or (is_outdated and is_outdated(profile))
+        ]
+        if stale:
+            changes = self._changes
+            for at in stale:
+                if (profile := found[at]) is not None and profile.read_at > self._valid_from:
+                    profile.read_at = oldest + REFRESH_S
+            read = await _read(redis, view, [number_of(members[at]) for at in stale], unknown)
+            if read is None:
+                return None
+            for at, row in zip(stale, read, strict=True):
+                found[at] = self._renewed(members[at], found[at], row, now, keep=changes == self._changes)
+        return found  # type: ignore[return-value]
+
+    def _oldest(self) -> float:
+        """Return the time at or before which a profile that was read has expired."""
+        now = self._clock()
+        age_max_s = AGE_MAX_S if now - self._reported_at < REPORT_GAP_MAX_S else AGE_MAX_UNREPORTED_S
+        return max(now - age_max_s, self._valid_from)
+
+    def _renewed(
+        self, member: bytes, profile: CachedProfile | None, read: _Read, now: float, *, keep: bool
+    ) -> CachedProfile:
+        """Return the profile as read. ``keep`` is False when it may have been read just before a reported change."""
+        raw, position, word = read
+        if profile is None or profile.raw != raw:
+            profile = CachedProfile(number_of(member), _decoder.decode(raw), raw, now, position, word)
+        else:
+            profile.position, profile.word = position, word
+            profile.read_at = now if keep else profile.read_at
+        if keep:
+            self._profiles[member] = profile
+            if len(self._profiles) > self._profiles_max:
+                del self._profiles[next(iter(self._profiles))]
+        return profile
+
+
+async def _read(redis: RedisClient, view: View, numbers: Sequence[int], unknown: Collection[int]) -> list[_Read] | None:
+    """Read the profiles of ``numbers`` in one round trip, after the checkpoints of their partitions; None if one is
+    missing."""
+    partitions = list({view.partition_of(number) for number in numbers})
+    commands = [("HMGET", view.checkpoint(partition), "position", "word") for partition in partitions]
+    checkpoints, profiles = await asyncio.gather(
+        redis.batch(commands), redis.get_many([view.user(number) for number in numbers])
+    )
+    at = dict(zip(partitions, checkpoints, strict=True))
+    read: list[_Read] = []
+    for number, raw in zip(numbers, profiles, strict=True):
+        position, word = at[view.partition_of(number)]
+        if position is None or (raw is None and number not in unknown):
+            return None
+        read.append((raw or msgspec.json.encode(blank(number)), int(position), word))
+    return read

@@ -1,0 +1,88 @@
+"""Write docs/reference/command-line.md and http.md from the code: ``python -m tests.support.reference [FOLDER]``."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from unittest import mock
+
+import click
+import httpx
+
+from api.app import create_app
+from api.services import Services
+from cli.main import COMMANDS, follows
+
+FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "reference"
+# Addresses of nothing: the document is asked for without any connection.
+ENVIRONMENT: Final = {
+    "DATABASE_URL": "postgresql://127.0.0.1/follows",
+    "REDIS_URL": "redis://127.0.0.1",
+    "FOLLOWS_JWKS": "/nowhere",
+    "FOLLOWS_ISSUER": "nobody",
+}
+WIDTH: Final = 100
+NOTE: Final = "Written by `python -m tests.support.reference`; a test compares it with the code."
+
+
+def command_line() -> Iterator[str]:
+    """Yield the page of the command line: the help of each command."""
+    yield from ("# Command line", "", NOTE)
+    for name in COMMANDS:
+        command = follows.get_command(click.Context(follows), name)
+        assert command is not None
+        yield from _help(command, f"follows {name}")
+
+
+def _help(command: click.Command, path: str) -> Iterator[str]:
+    context = click.Context(command, info_name=path, max_content_width=WIDTH, terminal_width=WIDTH)
+    yield from ("", f"## {path}", "", "```text", *command.get_help(context).splitlines(), "```")
+    if isinstance(command, click.Group):
+        for name, inner in sorted(command.commands.items()):
+            yield from _help(inner, f"{path} {name}")
+
+
+async def document() -> dict[str, Any]:
+    """Return the OpenAPI document as a web process serves it."""
+    with mock.patch.dict(os.environ, ENVIRONMENT):
+        app: Any = create_app(Services.from_env())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://follows") as client:
+        answer = await client.get("/docs/openapi.json")
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return found
+
+
+def http(document: dict[str, Any]) -> Iterator[str]:
+    """Yield the page of the HTTP interface: each call with its parameters and statuses."""
+    yield from ("# HTTP", "", NOTE)
+    yield "The whole document, with every field, is at `/docs` of a running service and at `/docs/openapi.json`."
+    for path, calls in sorted(document["paths"].items()):
+        for method, call in calls.items():
+            yield from ("", f"## {method.upper()} {path}", "", f"{call['summary']}.")
+            if parameters := call.get("parameters"):
+                yield from ("", "| parameter | in | meaning |", "|---|---|---|")
+                yield from (_parameter(parameter) for parameter in parameters)
+            yield from ("", "| status | meaning |", "|---|---|")
+            for status, answer in sorted(call["responses"].items()):
+                yield f"| {status} | {_cell(answer['description'])} |"
+
+
+def _parameter(parameter: dict[str, Any]) -> str:
+    required = ", required" if parameter.get("required") else ""
+    return f"| `{parameter['name']}` | {parameter['in']}{required} | {_cell(parameter.get('description', ''))} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def main(folder: Path) -> None:
+    """Write both pages into ``folder``."""
+    (folder / "command-line.md").write_text("\n".join(command_line()) + "\n")
+    (folder / "http.md").write_text("\n".join(http(asyncio.run(document()))) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
