@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
 from arq import func
 from arq.connections import ArqRedis
 from arq.worker import Worker
+from redis.exceptions import RedisError
 
 from projections.keys import LogNames
 from projections.signals.job_queue import REBUILD_JOB, WAKE_JOB, encode_job
 from workers.jobs import wake
 from workers.rebuild_jobs import REBUILD_TIMEOUT_S, rebuild_views
+
+logger: Final = logging.getLogger(__name__)
 
 # A job that a worker's end cut off is simply run again: what it has done is in the log.
 JOB_TRIES_MAX: Final = 1_000_000
@@ -32,9 +36,33 @@ def make_rebuilder(context: dict[str, Any], names: LogNames, queue: ArqRedis) ->
     return _worker(context, queue, queue_name=names.rebuild_queue(), functions=functions)
 
 
+class _Worker(Worker):
+    """An arq worker that need not be able to tell the queue that a job has ended: the job runs again later.
+
+    arq notes the end in a task that outlives a cancelled job. A failure there would be nobody's, and asyncio would log
+    its traceback at ERROR.
+    """
+
+    async def finish_job(self, *args: Any) -> None:
+        try:
+            await super().finish_job(*args)
+        except (RedisError, OSError) as error:
+            _log_unnoted(error)
+
+    async def finish_failed_job(self, *args: Any) -> None:
+        try:
+            await super().finish_failed_job(*args)
+        except (RedisError, OSError) as error:
+            _log_unnoted(error)
+
+
+def _log_unnoted(error: Exception) -> None:
+    logger.info("the queue could not be told that a job has ended (%s): it runs again later", type(error).__name__)
+
+
 def _worker(context: dict[str, Any], queue: ArqRedis, **settings: Any) -> Worker:
     """Return an arq worker that does one job at a time and keeps no results: they would block later jobs of that id."""
-    return Worker(
+    return _Worker(
         redis_pool=queue,
         ctx=context,
         handle_signals=False,

@@ -1,8 +1,11 @@
 """The job that wakes a loop, by itself and through the queue."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 from arq.connections import ArqRedis
@@ -101,6 +104,37 @@ async def test_queue_that_comes_back_runs_jobs_again(fragile: Breakable) -> None
     running.cancel()
     await asyncio.wait({running})
     assert running.cancelled()
+
+
+async def test_job_that_ends_while_the_queue_hangs_leaves_no_failed_task(fragile: Breakable) -> None:
+    """The worker is stopped while arq tells the queue of the end; the queue is killed afterwards."""
+    frozen = ExitStack()
+    ended = asyncio.Event()
+
+    class Loop:
+        def wake(self) -> None:
+            frozen.enter_context(fragile.frozen())
+            ended.set()
+
+    settings = queue_of(fragile.url)
+    unhandled: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    await enqueue(settings)
+    running = asyncio.create_task(run_arq(settings, partial(make_worker, {"loop": Loop()}, NAMES)))
+    await until(ended.is_set)
+    await until(_ends_a_job)
+    running.cancel()
+    await asyncio.wait({running})
+    frozen.close()
+    fragile.restart()
+    await until(lambda: not _ends_a_job())
+    gc.collect()
+    assert running.cancelled() and unhandled == []
+
+
+def _ends_a_job() -> bool:
+    """Return True while arq tells the queue in a task of its own that a job has ended."""
+    return any("finish_job" in repr(task.get_coro()) for task in asyncio.all_tasks())
 
 
 async def _is_empty(queue: ArqRedis) -> bool:
