@@ -9,6 +9,11 @@ from tests.support.in_process import in_process, running_loop
 from tests.support.resetting_server import resetting_server
 
 
+# uvloop warns of a connection that is open at the loop's end before it closes it. As an error the warning would keep the
+# loop from ever ending.
+pytestmark = pytest.mark.filterwarnings("default:unclosed resource:ResourceWarning")
+
+
 @pytest.fixture(scope="module")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Run the tests of this module under uvloop, as the process does: its transports raise errors of other classes."""

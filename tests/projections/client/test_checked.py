@@ -19,6 +19,11 @@ from tests.support.waiting import until
 TRIES = 60
 
 
+# uvloop warns of a connection that is open at the loop's end before it closes it. As an error the warning would keep the
+# loop from ever ending.
+pytestmark = pytest.mark.filterwarnings("default:unclosed resource:ResourceWarning")
+
+
 @pytest.fixture(scope="module")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     """Run the tests of this module under uvloop."""
