@@ -23,9 +23,9 @@ endif
 up: $(STAMP)
 	@$(PY) -m cli up --with-parent $(ARGS)
 
-# In two processes, each with servers of its own, as the tests wait more than they compute; ARGS=-n0 keeps to one.
+# In three processes, each with servers of its own, as the tests wait more than they compute; ARGS=-n0 keeps to one.
 test: $(STAMP)
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
 
 # This checkout beside another commit, which git must have: make test-versions BASE=COMMIT.
 test-versions: $(STAMP)

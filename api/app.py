@@ -8,7 +8,7 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.di import Provide
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from api import health, openapi
 from api.context import request_headers
@@ -47,7 +47,7 @@ def create_app(services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S) ->
         return services
 
     litestar = Litestar(
-        route_handlers=[v1_router, kraken_router, health.live, health.ready, *openapi.assets()],
+        route_handlers=[v1_router, kraken_router, *health.ROUTES, *openapi.assets()],
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
         exception_handlers={Exception: handle_error},
         lifespan=[startup.lifespan],
@@ -65,10 +65,8 @@ def create_app(services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S) ->
             return
         if services.shutdown.begun:
             send = closing_connection(send)
-        if scope["type"] == ScopeType.HTTP and scope["method"] == "HEAD":
-            scope, send = as_get(scope), without_body(send)
-        elif scope["type"] == ScopeType.HTTP and scope["method"] == "OPTIONS" and health.is_health(path):
-            scope = as_get(scope)  # HAProxy's checks are OPTIONS unless it is told otherwise
+        if scope["type"] == ScopeType.HTTP and scope["method"] in ("HEAD", "OPTIONS"):
+            scope, send = _like_get(scope, send)
         if scope["type"] == ScopeType.HTTP and is_v1(path):
             await v1(scope, with_body_timeout(receive, body_timeout_s), send)
         elif scope["type"] == ScopeType.HTTP and is_kraken(path):
@@ -77,6 +75,13 @@ def create_app(services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S) ->
             await litestar(scope, receive, with_request_id(begin_request(request_headers(scope)), send))
 
     return app
+
+
+def _like_get(scope: HTTPScope, send: Send) -> tuple[Scope, Send]:
+    """Return what makes HEAD a GET without its body, and OPTIONS of health a GET: HAProxy checks with that."""
+    if scope["method"] == "HEAD":
+        return as_get(scope), without_body(send)
+    return (as_get(scope) if health.is_health(scope["path"]) else scope), send
 
 
 def __getattr__(name: str) -> Any:

@@ -163,8 +163,9 @@ async def make_visible(
     headers = {"Follow-Position": str(position)}
     groups = set(range(LEASE_GROUPS)) if directory else _groups(services, numbers, (caller.id, *texts))
     wait_s = services.visibility.wait_ms / 1000
-    # A new event at a position that the log had before has another history: what workers report is not about it.
-    may_be_reported = command.word is None or position > context.known_before
+    # Reports are not about a new event at a position of another history, nor about what other Redis show.
+    is_of_history = command.word is None or position > context.known_before
+    may_be_reported = is_of_history and services.feeder.is_alone(committed_at)
     if may_be_reported and await progress.wait(position, groups, min(wait_s, LOOK_AGE_MAX_S)):
         return Visible(headers, is_shown=True)
     if wait_s < LOOK_AGE_MAX_S:

@@ -1,5 +1,11 @@
-"""Health checks for operators and balancers: alive, and ready with reasons."""
+"""Health checks for operators, monitors and balancers: alive, ready, and whether reads and writes are answered.
 
+All are answered from the last state (projections/state), which is refreshed once a second: they ask no server, wait for
+nothing and count for no rate limit.
+"""
+
+import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -8,33 +14,41 @@ from litestar.di import NamedDependency
 from litestar.openapi import ResponseSpec
 
 from api.services import Services
-from commands.errors import FollowsError, LogUnavailable, ViewUnavailable
-from commands.log import event_log as log
-from commands.log.event_log import Head
-from projections.keys import View
-from projections.views.generations import checkpoints
+from projections.state.problems import StateProblem, in_order, problem, refuse
 
-# With a view that is further behind, a process should get no new traffic; a backlog is projected at some 60,000/s.
-READY_LAG_MAX_S: Final = 60.0
-# Health checks have short timeouts: a Postgres that does not answer in this time is reported as unavailable.
-LOG_TIMEOUT_S: Final = 1.0
-OK: Final = "ok"
-STOPPING: Final = "stopping"
+# Of these the process alone is the cause: another one may serve.
+_OWN: Final = ("starting", "stopping", "no_key")
+_NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
-class Readiness(msgspec.Struct, frozen=True):
-    """Whether the process should get traffic, and each part's state; ``lag_events`` and ``lag_s`` are the view's.
+class Keys(msgspec.Struct, frozen=True):
+    """The keys for tokens: how many, how long ago their source was read (s), and why a read of it failed last."""
 
-    ``lag_s`` is None when it is not known.
-    """
+    count: int
+    age_s: float | None
+    last_failure: str | None
+
+
+class Details(msgspec.Struct, frozen=True):
+    """What FOLLOWS_HEALTH_DETAILS=1 adds: the problems with what to do, the log's last position and the lag of the
+    views, None if not known."""
+
+    problems: list[StateProblem]
+    position: int | None
+    lag_events: int | None
+    lag_s: float | None
+    keys: Keys
+
+
+class Health(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether this process should get traffic, and whether reads and commands are answered; each check is 200 or 503 by
+    its own field. ``degraded`` is what is wrong: codes, or sentences with FOLLOWS_HEALTH_DETAILS=1."""
 
     ready: bool
-    process: str
-    postgres: str
-    redis: str
-    view: str
-    lag_events: int | None = None
-    lag_s: float | None = None
+    reads: bool
+    writes: bool
+    degraded: list[str]
+    details: Details | None = None
 
 
 def is_health(path: str) -> bool:
@@ -43,58 +57,87 @@ def is_health(path: str) -> bool:
 
 
 @get("/health/live", summary="The process answers", sync_to_thread=False)
-def live() -> dict[str, str]:
+def live() -> Response[dict[str, str]]:
     """Return 200: the process answers, whatever other servers do."""
-    return {"status": "alive"}
+    return Response({"status": "alive"}, headers=_NO_STORE)
+
+
+def _refused(description: str) -> dict[int, ResponseSpec]:
+    return {503: ResponseSpec(Health, generate_examples=False, description=description)}
 
 
 @get(
     "/health/ready",
     summary="The process can serve",
-    responses={503: ResponseSpec(Readiness, generate_examples=False, description="Not now: see what is not `ok`")},
+    responses=_refused("Not now: it starts or stops, has no token key, or reaches neither Postgres nor Redis"),
+    sync_to_thread=False,
 )
-async def ready(services: NamedDependency[Services]) -> Response[Readiness]:
-    """Return 200, or 503 with what is missing. Without Postgres alone the process is ready: reads go on."""
-    postgres, head = await _log(services)
-    redis, view, live_view, position = await _views(services)
-    lag_events: int | None = None
-    lag_s: float | None = None
-    if head is not None and live_view is not None and position is not None:
-        lag_events = max(0, head.position - position)
-        try:
-            since = await log.time_after(services.engine, position) if lag_events else None
-            age_us = None if since is None else head.now - since
-            lag_s = services.lag_clock.lag_s(live_view, position, head.position, age_us)
-        except LogUnavailable as error:
-            postgres = error.message
-        if lag_s is not None and lag_s > READY_LAG_MAX_S:
-            view = "far behind"
-    process = STOPPING if services.shutdown.begun else OK
-    good = process == redis == view == OK
-    body = Readiness(good, process, postgres, redis, view, lag_events, lag_s)
-    return Response(body, status_code=200 if good else 503, headers={} if good else {"Retry-After": "1"})
+def ready(services: NamedDependency[Services]) -> Response[Health]:
+    """Return 200 while the process can serve anything; ``degraded`` says what is wrong all the same.
+
+    What all processes share, such as views that are late, takes none of them out of a balancer.
+    """
+    found = _health(services)
+    return _answer(found, found.ready)
 
 
-async def _log(services: Services) -> tuple[str, Head | None]:
-    """Return the state of Postgres, and the log's end."""
-    try:
-        return OK, await services.read_log_head(LOG_TIMEOUT_S)
-    except FollowsError as error:
-        return error.message, None
+@get("/health/reads", summary="Reads are answered", responses=_refused("Reads are 503"), sync_to_thread=False)
+def reads(services: NamedDependency[Services]) -> Response[Health]:
+    """Return 503 while reads are 503 for all callers or of some users."""
+    found = _health(services)
+    return _answer(found, found.reads)
 
 
-async def _views(services: Services) -> tuple[str, str, View | None, int | None]:
-    """Return the states of Redis and of the view, the view, and the position of its last partition."""
-    try:
-        services.require("views")
-        view = await services.reader.view(refresh=True)
-        found = await checkpoints(services.redis, view, range(view.partitions))
-    except FollowsError as error:
-        problem = services.watch.problem  # shown without the server's name, since any caller may ask
-        if problem is not None and "views" not in services.unchecked:
-            return f"Redis {problem.reason}", "unknown", None, None
-        states = (OK, error.message) if isinstance(error, ViewUnavailable) else (error.message, "unknown")
-        return *states, None, None
-    if None in found.values():
-        return OK, "a partition is lost", view, None
-    return OK, OK, view, min(checkpoint.position for checkpoint in found.values() if checkpoint)
+@get("/health/writes", summary="Commands are answered", responses=_refused("Commands are 503"), sync_to_thread=False)
+def writes(services: NamedDependency[Services]) -> Response[Health]:
+    """Return 503 while commands are 503."""
+    found = _health(services)
+    return _answer(found, found.writes)
+
+
+def problems(services: Services) -> list[StateProblem]:
+    """Return what is wrong with this process, and with the service as it last saw it."""
+    keys = services.verifier.keys
+    keys.refresh_soon()  # a process that gets no traffic would never read them again
+    found = []
+    if services.shutdown.begun:
+        found.append(problem("stopping", "the process was told to stop"))
+    if services.state.state is None:
+        found.append(problem("starting", "the process has not looked at its servers yet"))
+    facts = keys.facts
+    if not facts.count:
+        found.append(problem("no_key", f"there is no key to verify tokens with: {facts.failure or 'the set is empty'}"))
+    elif facts.failure:
+        found.append(problem("keys_not_read", f"the keys were not read again: {facts.failure}"))
+    if services.feeder.problem is not None:
+        found.append(problem(services.feeder.code, services.feeder.problem))
+    return in_order([*found, *services.unusable(), *services.state.problems])
+
+
+def _health(services: Services) -> Health:
+    found, state = problems(services), services.state.state
+    cut_off = state is not None and state.log is None and state.views.why_not is not None
+    details = _details(services, found) if services.health_details else None
+    return Health(
+        ready=not cut_off and not any(one.code in _OWN for one in found),
+        reads=not refuse(found, "reads"),
+        writes=not refuse(found, "writes"),
+        degraded=[one.code if details is None else one.message for one in found],
+        details=details,
+    )
+
+
+def _answer(found: Health, ok: bool) -> Response[Health]:
+    headers = _NO_STORE if ok else {**_NO_STORE, "Retry-After": "1"}
+    return Response(found, status_code=200 if ok else 503, headers=headers)
+
+
+def _details(services: Services, found: Sequence[StateProblem]) -> Details:
+    state, facts = services.state.state, services.verifier.keys.facts
+    age_s = None if facts.read_at is None else round(time.monotonic() - facts.read_at, 1)
+    position = None if state is None or state.log is None else state.log.position
+    lag_events, lag_s = (None, None) if state is None else (state.lag_events, state.lag_s)
+    return Details(list(found), position, lag_events, lag_s, Keys(facts.count, age_s, facts.last_failure))
+
+
+ROUTES: Final = (live, ready, reads, writes)

@@ -14,6 +14,8 @@ from uuid import uuid4
 
 from litestar.types import Message, Send
 
+from commands.process import ProcessFormatter, log_to_stderr, name_process
+
 REQUEST_ID_HEADER: Final = b"x-request-id"
 _FORM: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
 # A request without an id gets one: of this process, and counted.
@@ -45,20 +47,15 @@ def with_request_id(name: str, send: Send) -> Send:
     return with_id
 
 
-class RequestIdFormatter(logging.Formatter):
-    """Puts level, logger and id in front of every line of a record, also of a traceback.
+class RequestIdFormatter(ProcessFormatter):
+    """Puts the request's id in front of every line, too: a search for the id finds all of them."""
 
-    A search for the id finds all of them, and no text with line ends can pass for a line of another request.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return one or more lines, without the last line end."""
-        front = f"{record.levelname} {record.name} [{_current.get()}] "
-        return "\n".join([front + line for line in super().format(record).splitlines() or [""]])
+    def more(self, record: logging.LogRecord) -> str:
+        """Return the id in brackets."""
+        return f"[{_current.get()}] "
 
 
 def configure_logging(level: str) -> None:
     """Let this process log to stderr, from ``level`` on, in lines with request ids."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(RequestIdFormatter())
-    logging.basicConfig(level=level, handlers=[handler])
+    name_process("web")
+    log_to_stderr(level, RequestIdFormatter())

@@ -2,31 +2,32 @@
 
 import asyncio
 import logging
+import os
 from dataclasses import dataclass, field
 from typing import Final
 
 from api.auth.tokens import AuthSettings, TokenVerifier
 from api.rate_limit import RateLimit, RateSettings
 from api.shutdown import GracefulShutdown, ShutdownSettings
-from api.tail import Tail
+from api.tail import LOOK_AGE_MAX_S, Tail
+from commands.coordination.overview import Overview
 from commands.db.migrate import check_current
 from commands.db.postgres import POSTGRES_TIMEOUT_S, Engine, PostgresSettings, check_server, create_engine
 from commands.directory import Directory
 from commands.erasure_file import ErasureFile
-from commands.errors import LogUnavailable, Unavailable, ViewsUnavailable
+from commands.errors import FollowsError, LogUnavailable, Unavailable, ViewsUnavailable
 from commands.group_commit import Committer
-from commands.log import event_log as log
-from commands.log.event_log import Head
 from commands.log.looks import LogLooks
 from commands.settings import FollowSettings, number_from_env
-from projections.client.client import RedisClient, RedisClientSettings, check_redis, ignore_failure, open_redis
+from projections.client.client import RedisClient, RedisClientSettings, check_redis, open_redis
 from projections.feeding.feeder_check import FeederCheck
 from projections.keys import LogNames
 from projections.outages import Outage
 from projections.signals.job_queue import QueueSettings
 from projections.signals.progress import Progress
 from projections.signals.wakeups import Listener, Wakeup
-from projections.views.lag_clock import LagClock
+from projections.state.problems import StateProblem, problem
+from projections.state.state_watch import StateWatch
 from projections.views.server_watch import ServerWatch
 from queries.reader import Reader
 
@@ -63,6 +64,7 @@ class Services:
     committer: Committer
     redis: RedisClient
     watch: ServerWatch
+    feeder: FeederCheck
     tail: Tail
     progress: Progress
     reader: Reader
@@ -72,12 +74,14 @@ class Services:
     limit: RateLimit
     visibility: VisibilitySettings
     shutdown: GracefulShutdown
-    lag_clock: LagClock = field(default_factory=LagClock)
+    state: StateWatch
+    health_details: bool = False
     unchecked: set[str] = field(default_factory=lambda: {"log", "views"})
     _checking: asyncio.Task[None] | None = None
-    _looking: asyncio.Task[Head] | None = None
     _log_outage: Outage = field(default_factory=lambda: Outage(logger, "the event log answers"))
     _log_problem: LogUnavailable = field(default_factory=LogUnavailable)
+    # Name of a server -> why it has not passed the checks of the start.
+    _why_unchecked: dict[str, str] = field(default_factory=dict)
     _views_outage: Outage = field(default_factory=lambda: Outage(logger, "the read store answers"))
 
     @classmethod
@@ -91,16 +95,12 @@ class Services:
             reader.invalidate_numbers()
             reader.profile_cache.invalidate_all()
 
-        feeder = FeederCheck(progress.clear)
-
-        def on_message(message: bytes | None) -> None:
-            if message is None or feeder.problem is None:  # another database's positions say nothing here
-                progress.on_message(message)
-
-        tail = Tail(LogLooks(postgres, engine, feeder.on_origin), progress, on_other_history)
+        feeder = FeederCheck(LOOK_AGE_MAX_S, progress.clear)
+        tail = Tail(LogLooks(postgres, engine), progress, on_other_history, on_look=feeder.on_look)
         redis = open_redis(RedisClientSettings.from_env(), tail.on_connection)
         watch = ServerWatch(redis, on_new_run=tail.on_connection)
         reader = Reader(redis, progress, directory.clear_cache, watch=watch, feeder=feeder)
+        listener = Listener(queue, LogNames.applied_channel, feeder.own_messages(progress.on_message))
         progress.subscribe(reader.profile_cache, reader.invalidate_numbers)
         return cls(
             postgres=postgres,
@@ -109,15 +109,18 @@ class Services:
             committer=Committer(engine, wakeup.send, settings=FollowSettings.from_env()),
             redis=redis,
             watch=watch,
+            feeder=feeder,
             tail=tail,
             progress=progress,
             reader=reader,
             wakeup=wakeup,
-            listener=Listener(queue, LogNames.applied_channel, on_message),
+            listener=listener,
             verifier=TokenVerifier(AuthSettings.from_env()),
             limit=RateLimit(redis, RateSettings.from_env()),
             visibility=VisibilitySettings.from_env(),
             shutdown=GracefulShutdown(ShutdownSettings.from_env()),
+            state=_state_watch(postgres, redis, watch, listener, reader),
+            health_details=os.environ.get("FOLLOWS_HEALTH_DETAILS", "") == "1",
         )
 
     async def start(self) -> None:
@@ -130,6 +133,7 @@ class Services:
         await self._check_servers()
         self.committer.start()
         await asyncio.gather(self.listener.start(), self.tail.start())
+        await self.state.start()
         if self.unchecked:
             self._checking = asyncio.create_task(self._check_later())
         self.shutdown.handle_sigterm()
@@ -142,30 +146,26 @@ class Services:
         await self.tail.close()
         await self.wakeup.close()
         await self.listener.close()
-        if self._looking is not None:
-            await asyncio.wait({self._looking})
+        await self.state.close()
         await self.verifier.close()
         await self.watch.close()
         await self.redis.close()
         await self.engine.dispose()
 
-    async def read_log_head(self, timeout_s: float) -> Head:
-        """Return the log's end; raise LogUnavailable after ``timeout_s``. Calls at the same time share one query, which
-        goes on after a timeout."""
-        self.require("log")
-        looking = self._looking
-        if looking is None or looking.done():
-            looking = self._looking = asyncio.create_task(log.head(self.engine))
-            ignore_failure(looking)
-        done, _ = await asyncio.wait({looking}, timeout=timeout_s)
-        if not done:
-            raise LogUnavailable
-        return looking.result()
-
     def require(self, name: str) -> None:
         """Raise Unavailable while the server ``name`` (``log`` or ``views``) has not passed the checks of the start."""
         if name in self.unchecked:
             raise LogUnavailable(self._log_problem.problem) if name == "log" else ViewsUnavailable()
+
+    def unusable(self) -> list[StateProblem]:
+        """Return which servers answer and have not passed the checks of the start, with the reason."""
+        state = self.state.state
+        found = []
+        if state is not None and "log" in self.unchecked and state.log is not None:
+            found.append(problem("log_not_usable", self._why_unchecked.get("log", "PostgreSQL is being checked")))
+        if state is not None and "views" in self.unchecked and state.views.why_not is None:
+            found.append(problem("views_not_usable", self._why_unchecked.get("views", "Redis is being checked")))
+        return found
 
     async def _check_servers(self) -> None:
         try:
@@ -177,7 +177,8 @@ class Services:
                 self._log_outage.end()
         except LogUnavailable as error:
             self._log_problem = error
-            self._log_outage.begin(error, "%s", error)
+            self._why_unchecked["log"] = str(error)
+            self._log_outage.begin(error, "the log cannot be used: %s", error)
         try:
             if "views" in self.unchecked:
                 await check_redis(self.redis)
@@ -185,14 +186,29 @@ class Services:
                 self.unchecked.discard("views")
                 self._views_outage.end()
         except Unavailable as error:
-            self._views_outage.begin(error, "%s", error)
+            self._why_unchecked["views"] = str(error)
+            self._views_outage.begin(error, "the views' Redis cannot be used: %s", error)
 
     async def _check_later(self) -> None:
         while self.unchecked:
             await asyncio.sleep(RECHECK_S)
             try:
                 await self._check_servers()
-            except (
-                Exception
-            ) as error:  # calls that need the server stay unavailable, until a setting is changed perhaps
-                self._log_outage.begin(error, "%s", error)
+            # Calls that need the server stay unavailable, until a setting is changed perhaps.
+            except Exception as error:
+                name = "log" if "log" in self.unchecked else "views"
+                self._why_unchecked[name] = str(error) if isinstance(error, FollowsError) else type(error).__name__
+                self._log_outage.begin(error, "the log cannot be used: %s", error)
+
+
+def _state_watch(
+    postgres: PostgresSettings, redis: RedisClient, watch: ServerWatch, listener: Listener, reader: Reader
+) -> StateWatch:
+    why_deaf = "messages do not arrive"
+    return StateWatch(
+        Overview(postgres),
+        redis,
+        lambda: watch.servers,
+        lambda: None if listener.is_subscribed else why_deaf,
+        reader.view,  # a process that gets no requests would never notice that its Redis has another feeder
+    )

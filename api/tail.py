@@ -60,9 +60,11 @@ class Tail:
         progress: Progress,
         on_other_history: Callable[[], None],
         clock: Callable[[], float] = seconds_since_boot,
+        on_look: Callable[[float, Look], None] = lambda *_: None,
     ) -> None:
-        """``on_other_history`` drops what the process remembers of another history of the log."""
-        self._looks, self._progress = looks, progress
+        """``on_other_history`` drops what the process remembers of another history of the log; ``on_look`` is called
+        with the beginning and the result of each look."""
+        self._looks, self._progress, self._on_look = looks, progress, on_look
         # The time, in seconds of the clock that all moments here are of.
         self.moment = self._clock = clock
         self._on_other_history = on_other_history
@@ -223,16 +225,17 @@ class Tail:
         """Look once; a failure is counted and logged."""
         began = self._clock()
         try:
-            await self._read_on()
+            found = await self._read_on()
         except Exception as error:
             self._failed += 1
             if self._failed >= FAILED_LOOKS or not isinstance(error, LogUnavailable):
                 self._outage.begin(error, "the log's end cannot be read: reads with a token may be 503: %s", error)
         else:
             self._began, self._failed = began, 0
+            self._on_look(began, found)
             self._outage.end()
 
-    async def _read_on(self) -> None:
+    async def _read_on(self) -> Look:
         reported = self._progress.highest
         found = await self._looks.look(max(self.known, 0))
         if self.known < 0:
@@ -245,6 +248,7 @@ class Tail:
             for after in range(self.known, found.position, TAIL_SLICE):
                 self._append(await self._looks.written(after, min(after + TAIL_SLICE, found.position)))
             self.known, self._word = found.position, found.word
+        return found
 
     def _begin(self, found: Look) -> None:
         self.known = self._since = found.position

@@ -23,11 +23,11 @@ from cli.dev.dev_key import DEV_ISSUER, ensure_dev_key, sign
 from cli.dev.embedded import embedded
 from cli.dev.procfile import child_environment, commands, program
 from cli.dev.supervisor import start_program
-from cli.service_status import ViewStatus, read_status
+from cli.service_status import StatusReader, ViewStatus
 from commands.bulk_follows import IMPORT_BATCH, connect_import, import_follows
 from commands.bulk_users import import_users
 from commands.db.migrate import upgrade_database
-from commands.db.postgres import PostgresSettings, create_engine
+from commands.db.postgres import PostgresSettings
 from projections.client.client import RedisClientSettings, open_redis
 from projections.signals.job_queue import QueueSettings
 
@@ -91,7 +91,7 @@ class Testbed:
         """Return the product: a web process and a worker on the graph, up to date with the log, without rate limits."""
         _ = self.graph
         self.worker()
-        web = self.web("web", "api.app:app", ready="/health/ready")
+        web = self.web("web", "api.app:app", ready="/health/reads")
         wait_until(lambda: is_up_to_date(self), READY_TIMEOUT_S)
         return web
 
@@ -201,13 +201,13 @@ def is_up_to_date(testbed: Testbed) -> bool:
     """Return True if the live view includes the whole log."""
 
     async def read_view() -> ViewStatus | None:
-        engine = create_engine(PostgresSettings(testbed.database))
         redis = open_redis(RedisClientSettings(testbed.views))
+        reader = StatusReader(PostgresSettings(testbed.database), redis, QueueSettings(testbed.queue))
         try:
-            return (await read_status(engine, redis, QueueSettings(testbed.queue))).view
+            return (await reader.read()).view
         finally:
+            await reader.close()
             await redis.close()
-            await engine.dispose()
 
     view = asyncio.run(read_view())
     return view is not None and view.lag_events == 0

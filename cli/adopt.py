@@ -32,8 +32,9 @@ def adopt_command(yes: bool, as_json: bool) -> None:
             click.echo("\n".join(adoption_in_words(adoption)))
         if adoption.reason is None:
             return adoption, False
-        if not yes:
-            click.confirm("Adopt it?", abort=True)
+        if not (yes or click.confirm("Adopt it?")):
+            click.echo("nothing was changed")
+            raise SystemExit(1)
         await adopt(engine, redis, adoption, raw)
         return adoption, True
 

@@ -8,9 +8,10 @@ import uvloop
 from cli.errors import plain_database_errors
 from commands.db.migrate import schema_errors_explained
 from commands.db.postgres import Engine, PostgresSettings, create_engine
-from commands.errors import Invalid
+from commands.errors import Invalid, SettingsError, ViewsUnavailable
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.keys import View
+from projections.views.feeder_record import store_of
 from projections.views.generations import live_view
 
 _T = TypeVar("_T")
@@ -46,6 +47,21 @@ def run_on_log(work: Callable[[Engine], Awaitable[_T]]) -> _T:
 
     with plain_database_errors():
         return uvloop.run(on_log())
+
+
+async def store_or_all() -> str:
+    """Return the word of the Redis that REDIS_URL names; "", for all that the log feeds, if it is not set or does not
+    answer."""
+    try:
+        redis = open_redis(RedisClientSettings.from_env())
+    except SettingsError:
+        return ""
+    try:
+        return await store_of(redis)
+    except ViewsUnavailable:
+        return ""
+    finally:
+        await redis.close()
 
 
 async def require_live_view(redis: RedisClient) -> View:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from commands.db.unavailable import words_of
 from commands.errors import LogUnavailable, SettingsError
 
 
@@ -13,9 +14,7 @@ def plain_database_errors(advice: str = "") -> Iterator[None]:
     try:
         yield
     except LogUnavailable as error:
-        cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
-        reason = next(iter(str(cause).splitlines()), "") or type(cause).__name__
-        raise SettingsError(f"PostgreSQL cannot be used: {reason}{advice}") from error
+        raise SettingsError(f"PostgreSQL cannot be used: {words_of(error)}{advice}") from error
 
 
 def without_log_lines() -> None:

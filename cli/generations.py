@@ -8,7 +8,6 @@ import msgspec
 from cli.arguments import json_line, json_option, print_json
 from cli.connect import run
 from cli.times import format_time
-from commands.coordination.view_register import list_generations
 from commands.db.postgres import Engine
 from commands.errors import Invalid
 from commands.log import event_log as log
@@ -24,6 +23,7 @@ from projections.verify.generation_diff import (
     ProfileDifference,
     differences_between,
 )
+from projections.views.feeder_record import registered
 from projections.views.generations import view_position
 
 
@@ -111,7 +111,7 @@ def diff(old: int, new: int, as_json: bool) -> None:
 
 
 async def _whole_view(engine: Engine, redis: RedisClient, number: int) -> View:
-    for known in await list_generations(engine):
+    for known in await registered(engine, redis):
         view = View(known.number, known.partitions)
         if known.number == number and await view_position(redis, view) is not None:
             return view

@@ -22,7 +22,7 @@ COMMANDS = {
     "import": ("cli.imports:imports", "Import users or follows from a file."),
     "status": (
         "cli.status:status_command",
-        "Show the log's end, how far the views are behind it, and which workers project them.",
+        "Show what is wrong and what to do about it, the log's end, how far the views are behind it, and the workers.",
     ),
     "rebuild": ("cli.rebuild:rebuild_command", "Build new views and switch readers to them."),
     "undo-switch": ("cli.rebuild:undo_switch", "Switch readers back to the previous generation."),

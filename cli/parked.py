@@ -4,7 +4,7 @@ import click
 import msgspec
 
 from cli.arguments import json_option, print_json, who_option
-from cli.connect import require_live_view, run, run_on_log
+from cli.connect import require_live_view, run, run_on_log, store_or_all
 from commands.coordination import parked as parked_pairs
 from commands.coordination.parked import ParkedEvent
 from commands.db.postgres import Engine
@@ -15,6 +15,7 @@ from projections.feeding.feeders import require_feeder
 from projections.keys import View
 from projections.verify.retry_parked import retry as retry_pair
 from projections.verify.retry_parked import skip as skip_event
+from projections.views.feeder_record import store_of
 
 _Pair = tuple[int, int]
 
@@ -67,7 +68,7 @@ def retry_command(positions: tuple[int, ...], everything: bool, as_json: bool) -
         raise click.UsageError("give positions or --all")
 
     async def work(engine: Engine, redis: RedisClient) -> list[PairResult]:
-        rows = await parked_pairs.read_parked(engine)
+        rows = await parked_pairs.read_parked(engine, store=await store_of(redis))
         pairs = dict.fromkeys(_pair(row) for row in (rows if everything else _chosen(rows, positions)))
         await require_feeder(engine, redis)
         view = await require_live_view(redis)
@@ -90,7 +91,7 @@ def skip_command(position: int, reason: str, name: str, as_json: bool) -> None:
 
     async def work(engine: Engine, redis: RedisClient) -> PairResult:
         await require_feeder(engine, redis)
-        (row,) = _chosen(await parked_pairs.read_parked(engine), (position,))
+        (row,) = _chosen(await parked_pairs.read_parked(engine, store=await store_of(redis)), (position,))
         try:
             count = await skip_event(engine, redis, await require_live_view(redis), row, name, reason)
         except (StillParked, ViewLost) as error:
@@ -124,7 +125,10 @@ def _pair_name(subject: int, object_: int) -> str:
 
 
 def _show(skipped: bool, as_json: bool) -> None:
-    rows = run_on_log(lambda engine: parked_pairs.read_parked(engine, skipped=skipped))
+    async def work(engine: Engine) -> list[ParkedEvent]:
+        return await parked_pairs.read_parked(engine, skipped=skipped, store=await store_or_all() or None)
+
+    rows = run_on_log(work)
     if as_json:
         print_json(rows)
         return

@@ -3,7 +3,7 @@
 import click
 
 from cli.arguments import json_option, print_json, who_option
-from cli.connect import run_on_log
+from cli.connect import run_on_log, store_or_all
 from commands.coordination import pause as log_pause
 from commands.db.postgres import Engine
 
@@ -15,12 +15,13 @@ from commands.db.postgres import Engine
 def pause_command(why: str, name: str, as_json: bool) -> None:
     """Stop the projection within two seconds.
 
+    This is for the Redis that REDIS_URL names; if it is not set or does not answer, for all that the log feeds.
     Commands and reads go on, but the views fall behind the log until `follows resume`. `follows status` shows the
     name, the reason and the time.
     """
 
     async def work(engine: Engine) -> None:
-        await log_pause.pause_projection(engine, name, why)
+        await log_pause.pause_projection(engine, name, why, await store_or_all())
 
     run_on_log(work)
     if as_json:
@@ -35,7 +36,7 @@ def resume_command(as_json: bool) -> None:
     """Start the projection again after `follows pause`."""
 
     async def work(engine: Engine) -> bool:
-        return await log_pause.resume_projection(engine)
+        return await log_pause.resume_projection(engine, await store_or_all())
 
     was_paused = run_on_log(work)
     if as_json:

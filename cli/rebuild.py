@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from cli.arguments import json_option, print_json
-from cli.connect import require_live_view, run, run_on_log
+from cli.connect import require_live_view, run, run_on_log, store_or_all
 from cli.progress import Meter
 from commands.db.postgres import Engine
 from commands.log import user_search
@@ -83,11 +83,14 @@ def rebuild_command(
             partitions=partitions, rate=rate, workers=workers, reason="a job", verify=not no_verify
         )
         queue = QueueSettings.from_env()
-        is_new = run_on_log(lambda engine: enqueue_rebuild(engine, queue, msgspec.to_builtins(options)))
-        _print_queued(is_new, as_json)
+        _print_queued(run_on_log(lambda engine: _enqueue(engine, queue, options)), as_json)
     else:
         options = RebuildOptions(partitions=partitions, rate=rate, workers=workers, verify=not no_verify)
         _print_view(run(lambda engine, redis: _rebuild(engine, redis, options)), as_json)
+
+
+async def _enqueue(engine: Engine, queue: QueueSettings, options: RebuildOptions) -> bool:
+    return await enqueue_rebuild(engine, queue, msgspec.to_builtins(options) | {"store": await store_or_all()})
 
 
 async def _rebuild(engine: Engine, redis: RedisClient, options: RebuildOptions) -> View:

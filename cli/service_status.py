@@ -1,36 +1,44 @@
-"""The state of the log, the live view and the queue, read from the three servers at one moment."""
+"""The status of the service as ``follows status`` shows it: the state, and whether each server takes a write."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
-from typing import Final
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, Literal
 
 import msgspec
-from redis.exceptions import RedisError
 
-from commands import erasure
-from commands.coordination import leases
-from commands.coordination.parked import read_parked
-from commands.coordination.pause import read_pause
-from commands.coordination.view_register import list_generations
-from commands.db.postgres import Engine
-from commands.errors import ViewsUnavailable
-from commands.log import event_log as log
-from commands.log.event_log import Head
+from api.auth.jwks import VerificationKeys
+from api.auth.key_sources import key_source_of
+from commands.coordination.overview import LogFacts, Overview
+from commands.db.postgres import PostgresSettings
+from commands.errors import SettingsError, Unavailable
 from projections.client.client import RedisClient
 from projections.feeding.feeders import why_refused
-from projections.keys import View, lease_group_of
-from projections.projector.history import is_same_history
-from projections.signals.job_queue import QueueSettings, open_queue
-from projections.views.generations import checkpoints, live_view, read_pointer, view_position
-from projections.views.server_watch import evicted_since, read_servers, wrong_policy
+from projections.keys import LogNames
+from projections.signals.job_queue import QueueSettings
+from projections.state.problems import StateProblem, in_order, problem, refuse, time_text
+from projections.state.state import Build, PartitionState, State, Worker, group_positions
+from projections.state.state_watch import StateWatch
+from projections.state.view_facts import probe_queue, probe_views
 
-# A worker renews each second; one that has not done so within this is busy or dead.
-RENEWED_WITHIN_S: Final = 2.0
-RENEWED_POLL_S: Final = 0.1
+# A source of keys that takes longer counts as one that does not answer.
+KEYS_TIMEOUT_S: Final = 0.5
+
+
+# Problems that a time limit may show.
+_NO_ANSWER: Final = (
+    "no_key",
+    "postgres_refuses_writes",
+    "postgres_unreachable",
+    "queue_unreachable",
+    "redis_refuses_writes",
+    "redis_unreachable",
+)
 
 
 class LogStatus(msgspec.Struct):
-    """The log's last position, the age of that event, and events per second.
+    """The log's last position, the age of that event, events per second, and what waits for a worker.
 
     The age is None when the log is empty, or when PostgreSQL's clock has been set back behind the event.
     """
@@ -39,27 +47,15 @@ class LogStatus(msgspec.Struct):
     position: int
     last_event_age_s: float | None
     erasures_unfinished: int
+    parked: int
+    paused: str | None
     rate: float | None = None
 
 
-class PartitionStatus(msgspec.Struct):
-    """A partition's checkpoint (None: lost) and its lag.
-
-    ``lag_s`` is the age of the first event that it lacks; None when PostgreSQL's clock has been set back behind it.
-    """
-
-    partition: int
-    position: int | None
-    lag_events: int | None
-    lag_s: float | None
-
-
 class LeaseGroupStatus(msgspec.Struct):
-    """The lowest checkpoint of a lease group (None: a partition is lost), its lag, and the worker that holds the lease.
+    """The lowest checkpoint of a lease group (None: a partition has none), its lag, and the worker that has the lease.
 
-    ``rate`` is in events per second. ``renewal`` is the number of the owner's latest renewal, ``renewed`` whether it
-    has changed since another look; None when that is not known. A worker that was killed has its leases until another
-    process has seen it dead.
+    ``rate`` is in events per second.
     """
 
     group: int
@@ -68,179 +64,189 @@ class LeaseGroupStatus(msgspec.Struct):
     lag_s: float | None
     rate: float | None = None
     owner: str | None = None
-    renewal: int | None = None
-    renewed: bool | None = None
 
 
 class ViewStatus(msgspec.Struct):
-    """The live view. Its lag is that of the partition that is furthest behind; None when a partition is lost.
-
-    ``lag_s`` is also None when it is not known.
-    """
+    """The live view, in the Redis of the word ``store``. Its lag is that of the partition that is furthest behind; None
+    when it is not known."""
 
     generation: int
     lag_events: int | None
     lag_s: float | None
     lease_groups: list[LeaseGroupStatus]
-    partitions: list[PartitionStatus]
+    partitions: list[PartitionState]
+    store: str = ""
+
+
+class KeysStatus(msgspec.Struct):
+    """The keys that FOLLOWS_JWKS names here: how many can be used, and why they cannot be read."""
+
+    count: int
+    failure: str | None
 
 
 class ServiceStatus(msgspec.Struct):
-    """A reading; ``at`` is PostgreSQL's time in seconds since 1970.
+    """A reading. ``state`` is "refused" when reads or commands are 503, and "degraded" when anything else is wrong.
 
-    ``view`` is None before there is one, ``queue_jobs`` when the queue does not answer. ``paused`` says who paused the
-    projection, when and why.
+    ``at`` is PostgreSQL's time in seconds since 1970. What a server would know that does not answer is None;
+    ``view`` also before there is one, and ``keys`` where FOLLOWS_JWKS is not set.
     """
 
-    at: float
-    log: LogStatus
+    state: Literal["well", "degraded", "refused"]
+    problems: list[StateProblem]
+    at: float | None
+    log: LogStatus | None
     view: ViewStatus | None
+    builds: list[Build]
+    workers: list[Worker]
     queue_jobs: int | None
-    parked: int
-    paused: str | None
-    errors: list[str]
-    building: list[str] = []
+    keys: KeysStatus | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 well, 1 degraded, 2 reads or commands are refused."""
+        return ("well", "degraded", "refused").index(self.state)
 
 
-async def read_status(
-    engine: Engine, redis: RedisClient, queue: QueueSettings, before: ServiceStatus | None = None
-) -> ServiceStatus:
-    """Read the status, with the rates since the reading ``before`` if there is one.
+class StatusReader:
+    """Reads the status, again and again if asked; rates are those since the reading before."""
 
-    Raises LogUnavailable; when Redis or the queue does not answer, ``errors`` says so.
-    """
-    head = await log.head(engine)
-    age_s = (head.now - head.recorded_at) / 1e6 if head.position and head.now > head.recorded_at else None
-    unfinished = len(await erasure.unfinished(engine))
-    parked, pause = len(await read_parked(engine)), await read_pause(engine)
-    paused = f"by {pause.who} since {pause.since:%Y-%m-%d %H:%M} ({pause.why})" if pause else None
-    end = LogStatus(str(head.log_id), head.position, age_s, unfinished)
-    found = ServiceStatus(head.now / 1e6, end, None, None, parked, paused, [])
-    try:
-        found.view = await _view_status(engine, redis, head)
-        found.building = await _building(engine, redis, head)
-        found.errors += await _eviction_problems(redis)
-        if refused := await why_refused(engine, redis):
-            found.errors.append(f"nothing is projected: {refused}")
-    except ViewsUnavailable as error:
-        found.errors.append(error.message)
-    try:
-        found.queue_jobs = await _queue_jobs(engine, queue)
-    except (RedisError, OSError):
-        found.errors.append("the queue does not answer")
-    if before is not None:
-        _set_rates(found, before)
+    def __init__(self, postgres: PostgresSettings, redis: RedisClient, queue: QueueSettings) -> None:
+        self._overview, self._redis, self._queue = Overview(postgres), redis, queue
+        self._watch = StateWatch(self._overview, redis)
+        self._before: ServiceStatus | None = None
+
+    async def read(self, *, probe: bool = False) -> ServiceStatus:
+        """Return the status, within a second whatever hangs; ``probe`` tries a write on each server.
+
+        The first reading is made twice where a server does not answer: a process that has just started may be too slow
+        for the time limits itself.
+        """
+        is_first = self._before is None
+        status = await self._read(probe)
+        if is_first and any(one.code in _NO_ANSWER for one in status.problems):
+            self._before = None
+            status = await self._read(probe)
+        return status
+
+    async def _read(self, probe: bool) -> ServiceStatus:
+        probing = asyncio.gather(self._overview.probe(), probe_views(self._redis)) if probe else None
+        keys = asyncio.create_task(_read_keys())
+        state = await self._watch.read()
+        if state.log is not None and self._queue.names is None:
+            self._queue.names = LogNames(state.log.log_id)
+        jobs, queue_why_not = await probe_queue(self._queue)
+        state = msgspec.structs.replace(state, queue_jobs=jobs, queue_why_not=queue_why_not)
+        found = self._watch.judge(state)
+        if state.log is not None and state.views.why_not is None:
+            found += await self._other_feeder()
+        if probing is not None:
+            found += _refused_writes(state, *await probing)
+        found += _key_problems(await keys)
+        status = _status(state, in_order(found), keys.result())
+        if self._before is not None:
+            _set_rates(status, self._before)
+        self._before = status
+        return status
+
+    async def _other_feeder(self) -> list[StateProblem]:
+        with suppress(Unavailable):  # that is reported already
+            if (refused := await why_refused(self._overview.engine, self._redis)) is not None:
+                return [problem("other_feeder", f"nothing is projected: {refused}")]
+        return []
+
+    async def close(self) -> None:
+        """Close the connection to PostgreSQL."""
+        await self._watch.close()
+
+
+def _status(state: State, found: list[StateProblem], keys: KeysStatus | None) -> ServiceStatus:
+    refused = refuse(found, "reads") or refuse(found, "writes")
+    return ServiceStatus(
+        "refused" if refused else "degraded" if found else "well",
+        found,
+        None if state.log is None else state.log.now / 1e6,
+        None if state.log is None else _log_status(state.log),
+        _view_status(state),
+        list(state.builds),
+        state.workers,
+        state.queue_jobs,
+        keys,
+    )
+
+
+def _log_status(log: LogFacts) -> LogStatus:
+    age_s = (log.now - log.recorded_at) / 1e6 if log.recorded_at is not None and log.now > log.recorded_at else None
+    pause = log.pause
+    paused = f"by {pause.who} since {time_text(pause.since)} ({pause.why})" if pause else None
+    return LogStatus(log.log_id, log.position, age_s, log.erasures.count, log.parked.count, paused)
+
+
+def _view_status(state: State) -> ViewStatus | None:
+    if state.views.live is None:
+        return None
+    owners = {group: worker.owner for worker in state.workers for group in worker.lease_groups}
+    groups = [
+        _group_status(group, some, owners.get(group)) for group, some in group_positions(state.partitions).items()
+    ]
+    generation, store = state.views.live.view.generation, state.views.store
+    return ViewStatus(generation, state.lag_events, state.lag_s, groups, list(state.partitions), store)
+
+
+def _group_status(group: int, partitions: Sequence[PartitionState], owner: str | None) -> LeaseGroupStatus:
+    usable = [one.position for one in partitions if one.state == "ok" and one.position is not None]
+    if len(usable) < len(partitions):
+        return LeaseGroupStatus(group, None, None, None, owner=owner)
+    last = min(partitions, key=lambda one: one.position or 0)
+    return LeaseGroupStatus(group, last.position, last.lag_events, last.lag_s, owner=owner)
+
+
+def _refused_writes(state: State, postgres: str | None, redis: str | None) -> list[StateProblem]:
+    """Return the problems that only a write shows."""
+    found = []
+    if postgres is not None and state.log is not None and not state.log.read_only:
+        found.append(problem("postgres_refuses_writes", f"PostgreSQL refuses a write: {postgres}"))
+    if redis is not None and state.views.why_not is None:
+        found.append(problem("redis_refuses_writes", f"the Redis of the views refuses a write: {redis}"))
     return found
 
 
-async def _eviction_problems(redis: RedisClient) -> list[str]:
-    """Return why web processes refuse reads of the live view, if they do."""
-    pointer, servers = await read_pointer(redis), await read_servers(redis)
-    problem = wrong_policy(servers) or (evicted_since(servers, pointer.evicted) if pointer else None)
-    return [] if problem is None else [f"{problem.server} {problem.reason}; reads are 503"]
-
-
-async def _view_status(engine: Engine, redis: RedisClient, head: Head) -> ViewStatus | None:
-    view = await live_view(redis)
-    if view is None:
+async def _read_keys() -> KeysStatus | None:
+    """Read the keys that this environment names, as a web process with it would."""
+    jwks = os.environ.get("FOLLOWS_JWKS", "")
+    if not jwks:
         return None
-    positions = await _positions(engine, redis, view)
-    lags = {position: await _lag(engine, position, head) for position in set(positions.values())}
-    groups = [
-        LeaseGroupStatus(group, position, *lags[position]) for group, position in _group_positions(positions).items()
-    ]
-    held = await _leases_by_group(engine)
-    for group in groups:
-        if lease := held.get(group.group):
-            group.owner, group.renewal = str(lease.owner), lease.renewal
-    partitions = [PartitionStatus(partition, at, *lags[at]) for partition, at in positions.items()]
-    lowest = _lowest(positions.values())
-    return ViewStatus(view.generation, *lags[lowest], groups, partitions)
-
-
-async def _positions(engine: Engine, redis: RedisClient, view: View) -> dict[int, int | None]:
-    """Return partition -> checkpoint; None when the partition is lost or belongs to another history."""
-    found = await checkpoints(redis, view, range(view.partitions))
-    words = await log.words_at(engine, {position for one in found.values() if one for position, _ in one.words})
-    return {
-        partition: one.position if one and is_same_history(one.words, words) else None
-        for partition, one in found.items()
-    }
-
-
-def _group_positions(positions: Mapping[int, int | None]) -> dict[int, int | None]:
-    groups: dict[int, list[int | None]] = {}
-    for partition, position in positions.items():
-        groups.setdefault(lease_group_of(partition), []).append(position)
-    return {group: _lowest(groups[group]) for group in sorted(groups)}
-
-
-def _lowest(positions: Iterable[int | None]) -> int | None:
-    """Return the lowest checkpoint; None when one of the partitions is lost."""
-    found = list(positions)
-    return None if None in found else min(position for position in found if position is not None)
-
-
-async def _lag(engine: Engine, position: int | None, head: Head) -> tuple[int | None, float | None]:
-    """Return the lag of a checkpoint in events and in seconds; the second is None when it is not known."""
-    if position is None:
-        return None, None
-    if position >= head.position:
-        return 0, 0.0
-    first = await log.time_after(engine, position)
-    return head.position - position, (head.now - first) / 1e6 if first is not None and head.now > first else None
-
-
-async def _building(engine: Engine, redis: RedisClient, head: Head) -> list[str]:
-    """Return the generations that are being built, each with its progress and its reason."""
-    building: list[str] = []
-    for row in await list_generations(engine):
-        if row.state == "building":
-            at = await view_position(redis, View(row.number, row.partitions)) or 0
-            building.append(f"generation {row.number}, {100 * at // max(head.position, 1)} % ({row.reason})")
-    return building
-
-
-async def _queue_jobs(engine: Engine, settings: QueueSettings) -> int:
-    names = await settings.learn_names(engine)
-    queue = await open_queue(settings)
+    keys = VerificationKeys(
+        key_source_of(jwks), production=os.environ.get("FOLLOWS_ENV", "").strip().lower() != "development"
+    )
     try:
-        return int(await queue.zcard(names.queue()))
-    finally:
-        await queue.aclose()
-
-
-async def _leases_by_group(engine: Engine) -> dict[int, leases.Lease]:
-    """Return lease group -> lease."""
-    groups = [lease for lease in await leases.list_leases(engine) if lease.name.startswith(leases.GROUP_PREFIX)]
-    return {int(lease.name.removeprefix(leases.GROUP_PREFIX)): lease for lease in groups}
-
-
-async def set_renewed(engine: Engine, view: ViewStatus, within_s: float = RENEWED_WITHIN_S) -> None:
-    """Look again until each owner has renewed its leases, or ``within_s`` has passed; note which have."""
-    held = [group for group in view.lease_groups if group.renewal is not None]
-    try:
-        async with asyncio.timeout(within_s if held else 0):
-            while not all(group.renewed for group in held):
-                await asyncio.sleep(RENEWED_POLL_S)
-                now = await _leases_by_group(engine)
-                for group in held:
-                    lease = now.get(group.group)
-                    group.renewed = group.renewed or lease is None or lease.renewal != group.renewal
+        async with asyncio.timeout(KEYS_TIMEOUT_S):
+            await keys.start()
+    except SettingsError as error:
+        return KeysStatus(keys.facts.count, error.message)
     except TimeoutError:
-        pass
+        return KeysStatus(keys.facts.count, f"no answer within {KEYS_TIMEOUT_S:g} s")
+    finally:
+        await keys.close()
+    return KeysStatus(keys.facts.count, keys.facts.failure)
+
+
+def _key_problems(keys: KeysStatus | None) -> list[StateProblem]:
+    if keys is None or (keys.count and keys.failure is None):
+        return []
+    if keys.failure is None:
+        return [problem("no_key", "the key set of FOLLOWS_JWKS is empty")]
+    return [problem("keys_not_read", f"no key of FOLLOWS_JWKS can be read here: {keys.failure}")]
 
 
 def _set_rates(now: ServiceStatus, before: ServiceStatus) -> None:
     """Set the rates of the log and, if the live generation is still the same, of the lease groups."""
+    if now.at is None or before.at is None or now.log is None or before.log is None:
+        return
     seconds = max(now.at - before.at, 1e-3)
     now.log.rate = round((now.log.position - before.log.position) / seconds, 1)
     if now.view is None or before.view is None or now.view.generation != before.view.generation:
         return
     for group, earlier in zip(now.view.lease_groups, before.view.lease_groups, strict=True):
-        if group.renewal != earlier.renewal:
-            group.renewed = True
-        elif not earlier.renewed:  # a reading takes about as long as a renewal: one without is not enough
-            group.renewed = False if group.renewal is not None else None
         if group.position is not None and earlier.position is not None:
             group.rate = round((group.position - earlier.position) / seconds, 1)

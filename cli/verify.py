@@ -10,7 +10,6 @@ from cli.connect import require_live_view, run
 from cli.errors import without_log_lines
 from cli.progress import Meter
 from cli.times import format_time
-from commands.coordination import view_register
 from commands.db.postgres import Engine
 from commands.errors import FollowsError, Invalid
 from commands.log import user_search
@@ -21,12 +20,14 @@ from projections.verify.cells import Cell
 from projections.verify.compare import VerifyResult, verify
 from projections.verify.expected import Difference
 from projections.verify.repair import REPAIR_ROUNDS_MAX, repair_cells
+from projections.views.feeder_record import registered
 
 # Exit codes.
 DIFFERENT: Final = 1
 UNFINISHED: Final = 2
 
 UNKNOWN_SHOWN_MAX: Final = 20
+BEHIND_SHOWN_MAX: Final = 8
 
 
 class Report(msgspec.Struct):
@@ -90,8 +91,8 @@ def verify_command(
 
     --repair writes only what differs. It freezes a partition for some milliseconds, and may be killed at any moment.
 
-    Exit codes: 0 the views equal the log (after the repair, with --repair), 1 they differ, 2 the comparison did not
-    finish, or some values could not be compared.
+    Exit codes: 0 the views equal the log (after the repair, with --repair), 1 they differ or are behind the log, 2 the
+    comparison did not finish, or some values could not be compared.
     """
     if users and sample:
         raise click.UsageError("--user and --sample exclude each other")
@@ -142,7 +143,7 @@ async def _verify(
 async def _view(engine: Engine, redis: RedisClient, generation: int | None) -> View:
     if generation is None:
         return await require_live_view(redis)
-    for known in await view_register.list_generations(engine):
+    for known in await registered(engine, redis):
         if known.number == generation:
             return View(known.number, known.partitions)
     raise Invalid(f"there is no generation {generation}: `follows generations` shows them")
@@ -224,8 +225,11 @@ def summary(report: Report, repair: bool) -> str:
         lines.append(
             f"{report.undecided:,} values were not compared: their partitions did not catch up with them in time"
         )
-    for partition, lag_s in sorted(report.behind.items()):
-        lines.append(f"partition {partition} is {lag_s:,.1f} s behind the log")
+    if report.behind:
+        named = ", ".join(map(str, sorted(report.behind)[:BEHIND_SHOWN_MAX]))
+        more = ", ..." if len(report.behind) > BEHIND_SHOWN_MAX else ""
+        most_s = max(report.behind.values())
+        lines.append(f"{len(report.behind)} partitions are up to {most_s:,.1f} s behind the log: {named}{more}")
     return "\n".join(lines)
 
 

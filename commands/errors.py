@@ -195,15 +195,22 @@ class LogUnavailable(Unavailable):
     def __init__(self, problem: str = "the event log is not available", said: str = "") -> None:
         super().__init__(f"{problem}; the request may be repeated")
         self.problem = problem
-        if said:
-            self.args = (f"{problem} ({said})",)
+        self.args = (f"{problem} ({said})" if said else problem,)
 
 
 class ViewsUnavailable(Unavailable):
-    """Redis does not answer, or what it holds must not be read."""
+    """Redis does not answer or cannot serve, or what it holds must not be read.
 
-    def __init__(self, problem: str = "the read store is not available", retry_after_s: int = 1) -> None:
+    ``said`` is what Redis or the connection gave as the reason. It is for log lines (``str``), not for clients.
+    """
+
+    def __init__(
+        self, problem: str = "the read store is not available", retry_after_s: int = 1, said: str = ""
+    ) -> None:
         super().__init__(problem, retry_after_s)
+        self.said = said
+        if said:
+            self.args = (f"{problem} ({said})",)
 
 
 class ViewUnavailable(Unavailable):

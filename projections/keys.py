@@ -31,6 +31,8 @@ POINTER: Final = f"{PREFIX}follows:live-view"
 FEEDER: Final = f"{PREFIX}{{{POINTER}}}:feeder"
 # The highest number that a generation has had in this Redis.
 GENERATIONS: Final = f"{PREFIX}follows:generations"
+# What `follows status` writes to see whether the server takes writes.
+PROBE: Final = f"{PREFIX}follows:probe"
 _PARTITION: Final = f"{PREFIX}{{g"
 
 

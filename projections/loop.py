@@ -132,13 +132,15 @@ class ProjectionLoop:
         """Take leases and project under them until they change, readers are switched, or something is lost."""
         view = await self._require_feeder()
         await self.leases.renew()
-        pause = await read_pause(self._engine)
+        pause = await read_pause(self._engine, self.leases.store)
         fences = {} if pause else await self._find_partitions(view)
         if view is None or not fences:
             await self._wakeup.publish(LogNames.applied_channel, [READS_THE_LOG])
             await self._wait_without_work()
             return
-        projector = Projector(self._engine, self._redis, view, fences, read_words=self._read_words)
+        # A cluster's node with the record may be away while the partitions on the others are projected.
+        store = self.leases.store
+        projector = Projector(self._engine, self._redis, view, fences, read_words=self._read_words, store=store)
         self._disconnects = self._redis.disconnects
         try:
             await projector.load()
@@ -157,7 +159,7 @@ class ProjectionLoop:
     async def _require_feeder(self) -> View | None:
         """Return the live view if this worker's database may feed this Redis, whoever does; raises OtherFeeder."""
         view = await self._pointer.view()
-        await self._feeding.require(self._pointer.record, view)
+        self.leases.store = (await self._feeding.require(self._pointer.record, view)).store
         return view
 
     async def _stand_back(self, error: OtherFeeder) -> None:
@@ -187,9 +189,11 @@ class ProjectionLoop:
         lost = [partition for partition, checkpoint in found.items() if checkpoint is None]
         if view is None or lost:
             if view is None and not self._has_seen_view:
-                logger.info("there is no view yet")
+                logger.info("there is no view yet: a build begins, here or in another worker")
+            elif view is None:
+                logger.warning("there is no view: a build begins, here or in another worker")
             else:
-                logger.warning("there is no view" if view is None else f"partitions {lost} of the view are lost")
+                logger.warning("partitions %s of the view are lost: a build begins, here or in another worker", lost)
             self._healer.start()
         leased = {} if view is None else self.leases.of_view(view)
         return {partition: fence for partition, fence in leased.items() if found.get(partition) is not None}
@@ -241,7 +245,9 @@ class ProjectionLoop:
         await projector.refresh_parked()
         leased = self.leases.of_view(projector.view)
         lacks_partitions = len(projector.fences) + len(self._unreachable) < len(leased)
-        if await read_pause(self._engine) is not None or (lacks_partitions and not self._healer.is_running):
+        if await read_pause(self._engine, self.leases.store) is not None or (
+            lacks_partitions and not self._healer.is_running
+        ):
             return False
         back, _ = await generations.reachable(
             self._redis, projector.view, self._unreachable, self._timing.recheck_timeout_s
@@ -263,7 +269,9 @@ class ProjectionLoop:
         if is_live and not self._has_disconnected() and time.monotonic() >= self._publish_from:
             groups = whole_lease_groups(projector.view, projector.fences)
             generation, changed = projector.view.generation, projector.changed
-            message = progress_message(projector.position, groups, generation, changed, projector.checkpointed)
+            message = progress_message(
+                projector.position, groups, generation, changed, projector.checkpointed, self.leases.store
+            )
             if await self._wakeup.publish(LogNames.applied_channel, [message]):
                 projector.changed = set()
             else:  # a queue that is away must not slow the projection down; waiting callers poll the views in the end

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final
 from uuid import uuid4
 
 from commands.coordination import leases
@@ -11,7 +13,9 @@ from commands.db.postgres import Engine
 from projections.client.client import RedisClient
 from projections.keys import LEASE_GROUPS, View, lease_group_of
 from projections.views.generations import Checkpoint
-from projections.views.server_watch import wait_for_answer
+from projections.views.server_watch import read_runs, wait_for_answer
+
+logger: Final = logging.getLogger(__name__)
 
 
 class PartitionLeases:
@@ -20,7 +24,9 @@ class PartitionLeases:
     def __init__(self, engine: Engine, redis: RedisClient, renew_s: float, look_s: float, acquire_s: float) -> None:
         """``acquire_s`` is the time between two renewals of a worker that lacks some leases."""
         self._engine, self._redis, self._renew_s, self._acquire_s = engine, redis, renew_s, acquire_s
-        self._owner = uuid4()
+        self.owner = uuid4()
+        # The word of the Redis that the leases are about.
+        self.store = ""
         self._watch = leases.LeaseWatch(engine, look_s=look_s)
         # Name of each lease that is held -> its fence.
         self.fences: dict[str, int] = {}
@@ -41,8 +47,14 @@ class PartitionLeases:
         began = time.monotonic()
         self.renew_at = began + self._renew_s
         await wait_for_answer(self._redis)
+        runs = await read_runs(self._redis)
         names = [_lease(group) for group in range(LEASE_GROUPS)]
-        self.fences = await leases.acquire_share(self._engine, names, self._owner, new_fences=fresh)
+        before = self.fences
+        self.fences = await leases.acquire_share(
+            self._engine, names, self.owner, new_fences=fresh, store=self.store, runs=runs
+        )
+        if before.keys() != self.fences.keys():
+            logger.info("lease groups of this worker: %s (before: %s)", _groups(self.fences), _groups(before))
         await self._watch.look()
         if len(self.fences) < LEASE_GROUPS:
             self.renew_at = time.monotonic() + min(self._acquire_s, self._renew_s)
@@ -60,8 +72,14 @@ class PartitionLeases:
 
     async def release(self) -> None:
         """Give all leases back, so that a successor need not wait. Raises LogUnavailable."""
-        self.fences = {}
-        await leases.release(self._engine, self._owner)
+        held, self.fences = self.fences, {}
+        await leases.release(self._engine, self.owner)
+        if held:
+            logger.info("this worker has given its leases back: lease groups %s", _groups(held))
+
+
+def _groups(names: Iterable[str]) -> str:
+    return ", ".join(sorted(name.removeprefix(leases.GROUP_PREFIX) for name in names)) or "none"
 
 
 def _lease(group: int) -> str:

@@ -117,7 +117,7 @@ class Reader:
         ``watch`` and ``feeder`` know why the live view cannot be trusted; the owner of ``watch`` starts it.
         """
         self.redis = redis
-        self._watch, self._feeder = watch, feeder or FeederCheck()
+        self._watch, self._feeder = watch, feeder or FeederCheck(0)
         self.progress = progress
         self.limits = limits or ReaderLimits()
         self.numbers_by_id: dict[str, int] = {}
@@ -174,6 +174,7 @@ class Reader:
         self._view, self.since = (None, 0) if found is None else (found.view, found.since)
         self._seen_at = now
         self._feeder.on_record(record)
+        self.progress.use(self._feeder.store)
         if found is not None:
             if self._watch is not None:
                 self._watch.expect(found.evicted)

@@ -21,7 +21,7 @@ from tests.support.breakable_servers import wait_until
 from tests.support.servers import NOT_DURABLE, Service, real_servers, running_service
 
 # The commit before versions could run side by side.
-BASE: Final = "230c91d"
+BASE: Final = "31bd5a1"
 # Processes up to BASE do not start on a newer schema, and say this.
 SAYS: Final = "development data is not migrated"
 # The processes of the second service in a folder.

@@ -20,6 +20,7 @@ from typing import Any, Final
 import uvloop
 
 from commands.errors import SettingsError
+from commands.process import log_to_stderr, name_owner, name_process
 from projections.loop import ProjectionLoop
 from projections.outages import Outage
 from projections.rebuild.evictions import keep_valid
@@ -34,13 +35,18 @@ from workers.sweeps import SWEEP_S, Sweeper
 LOOP_RESTART_S: Final = 0.2
 
 
+logger: Final = logging.getLogger("workers")
+
+
 async def project() -> None:
     """Project, sweep and run jobs until cancelled; raises SettingsError when the process must not start."""
     async with AsyncExitStack() as stack:
         connections = await open_connections(stack)
-        outage = Outage(logging.getLogger("workers"), "the worker works again")
+        outage = Outage(logger, "the worker works again")
         loop = ProjectionLoop(connections.engine, connections.views, connections.queue, outage=outage)
         stack.push_async_callback(loop.close)
+        name_owner(loop.leases.owner)
+        logger.info("the worker projects as owner %s", loop.leases.owner)
         wakeup = Wakeup(connections.queue)
         stack.push_async_callback(wakeup.close)
         sweeper = Sweeper(connections.engine, connections.views, wakeup)
@@ -79,11 +85,12 @@ async def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"), format="%(levelname)s %(name)s %(message)s")
+    log_to_stderr(os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"))
     logging.getLogger("arq").setLevel(logging.WARNING)  # each start of arq is a line
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if sys.argv[1:] not in ([], ["rebuilds"]):
         sys.exit("usage: python -m workers [rebuilds]")
+    name_process("rebuilder" if sys.argv[1:] else "worker")
     try:
         uvloop.run(run_until_stopped(rebuild_on_request() if sys.argv[1:] else project()))
     except SettingsError as error:

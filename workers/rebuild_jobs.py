@@ -27,6 +27,7 @@ from projections.rebuild.build import BUILD_LEASE_WAIT_S, BuildProgress
 from projections.rebuild.rebuild import Builder, RebuildOptions
 from projections.signals.job_queue import REBUILD_JOB
 from projections.signals.wakeups import Wakeup
+from projections.views.feeder_record import store_of
 from projections.views.server_watch import wait_for_answer
 from workers.connections import Connections
 
@@ -83,6 +84,8 @@ def running_note(names: LogNames) -> str:
 async def rebuild_views(ctx: dict[str, Any], options: dict[str, Any]) -> None:
     """Rebuild the views; after a failure that passes by itself, the next try resumes the same generation."""
     connections: Connections = ctx["connections"]
+    if options.get("store", "") not in ("", await store_of(connections.views)):
+        raise Retry(defer=REBUILD_RETRY_S)  # it is for another Redis, whose rebuilder has the same queue
     orphaned: OrphanedJob = ctx["orphaned"]
     orphaned.runs_here = True
     try:

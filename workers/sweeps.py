@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from commands import erasure, idempotency, profiles
-from commands.coordination.view_register import list_generations
+from commands.coordination import leases
 from commands.db.postgres import Engine
 from commands.errors import Unavailable
 from projections.client.client import RedisClient
@@ -17,6 +17,7 @@ from projections.keys import View
 from projections.signals.wakeups import Wakeup
 from projections.verify.retry_parked import retry_readable
 from projections.views import generations
+from projections.views.feeder_record import registered, store_of
 
 logger: Final = logging.getLogger(__name__)
 
@@ -82,10 +83,13 @@ class Sweeper:
         """Delete the answers and the released logins that are old and that every view has passed.
 
         A view that is kept for undo stays where it is, maybe for months. It is brought up to date before readers see
-        it, and needs the logins that were released since for that, but no answers.
+        it, and needs the logins that were released since for that, but no answers. While another Redis is fed, nothing
+        is deleted: how far its views have come is not known here.
         """
+        if await leases.fed_stores(self._engine) - {await store_of(self._redis)}:
+            return
         positions: dict[str, list[int]] = {"live": [], "building": [], "old": []}
-        for known in await list_generations(self._engine):
+        for known in await registered(self._engine, self._redis):
             position = await generations.view_position(self._redis, View(known.number, known.partitions))
             is_of_use = position is not None or known.state != "old"  # an old one must have all partitions
             if is_of_use and known.state != "kept":  # no reader ever returns to what the log has lost

@@ -64,6 +64,11 @@ class VerificationKeys:
         """Return True when the keys are to be read again."""
         return self._clock() >= self._due_at
 
+    def refresh_soon(self) -> None:
+        """Read the keys again in the background if that is due."""
+        if self.is_due():
+            self._read_once()
+
     async def refresh(self) -> None:
         """Read the keys again if that is due. A URL is read in the background, unless there are no keys yet."""
         if not self.is_due():

@@ -43,7 +43,7 @@ def run_start(testbed: Testbed) -> Iterator[Result]:
 def run_scale(testbed: Testbed) -> Iterator[Result]:
     """Compare two processes with one."""
     one = status.side(testbed)
-    server = testbed.web("web-two", "api.app:app", ready="/health/ready", workers=2)
+    server = testbed.web("web-two", "api.app:app", ready="/health/reads", workers=2)
     two = Side(server, status.side(testbed).requests, one.check, ["web-two", "worker"])
     compare(testbed, two, one)
     testbed.stop("web-two")
@@ -54,7 +54,7 @@ def run_limits(testbed: Testbed) -> Iterator[Result]:
     """Compare with and without limits."""
     without = status.side(testbed)
     environment = {"FOLLOWS_RATE_LIMIT": UNREACHED}
-    server = testbed.web("web-limited", "api.app:app", ready="/health/ready", environment=environment)
+    server = testbed.web("web-limited", "api.app:app", ready="/health/reads", environment=environment)
     limited = Side(server, status.side(testbed).requests, without.check, ["web-limited", "worker"])
     compare(testbed, limited, without)
     testbed.stop("web-limited")

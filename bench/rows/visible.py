@@ -36,7 +36,7 @@ def run(testbed: Testbed) -> Iterator[Result]:
     """Run each rate on both processes in alternation."""
     usual = testbed.service()
     at_commit = testbed.web(
-        "web-at-commit", "api.app:app", ready="/health/ready", environment={"FOLLOWS_VISIBLE_WAIT_MS": "0"}
+        "web-at-commit", "api.app:app", ready="/health/reads", environment={"FOLLOWS_VISIBLE_WAIT_MS": "0"}
     )
     callers = callers_of(testbed.graph)
     tokens = [testbed.token(testbed.graph.ids[place]) for place in callers]

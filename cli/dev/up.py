@@ -189,7 +189,8 @@ def _watch(children: Sequence[SupervisedProcess], stopping: Stopping) -> None:
 
 def _is_ready(client: httpx.Client) -> bool:
     try:
-        return client.get("/health/ready").status_code == 200
+        state = client.get("/health/ready").json()
+        return bool(state["reads"] and state["writes"])
     except httpx.TransportError:
         return False
 

@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import text
 
 from commands.db.postgres import Engine, execute, fetch
+from commands.process import this_process
 
 logger: Final = logging.getLogger(__name__)
 
@@ -34,9 +35,14 @@ BUILD_LEASE: Final = "rebuild"
 GROUP_PREFIX: Final = "group:"
 
 _ACQUIRE_SHARE: Final = text(
-    "SELECT held_name, held_fence FROM acquire_lease_share(CAST(:names AS text[]), :owner, :new_fences)"
+    """SELECT held_name, held_fence
+    FROM acquire_lease_share(:store, CAST(:names AS text[]), :owner, :new_fences, :runs)"""
 )
-_ACQUIRE: Final = text("SELECT acquire_lease(:name, :owner)")
+_ACQUIRE: Final = text("SELECT acquire_lease(:store, :name, :owner)")
+# A row that was deleted and made again lacks it.
+_NAME: Final = text(
+    "UPDATE lease_owners SET process = CAST(:process AS jsonb) WHERE owner = :owner AND process IS NULL"
+)
 _NEXT_FENCE: Final = text("SELECT nextval('fences')")
 # Not setval, which could take back a number that another process draws at the same moment.
 _ADVANCE_FENCES: Final = text(
@@ -49,38 +55,59 @@ _OWNERS: Final = text("SELECT owner, renewal FROM lease_owners")
 # An owner that has renewed meanwhile has another number and stays.
 _DELETE_DEAD: Final = text(
     """DELETE FROM lease_owners o USING unnest(CAST(:owners AS uuid[]), CAST(:renewals AS bigint[])) d (owner, renewal)
-    WHERE o.owner = d.owner AND o.renewal = d.renewal"""
+    WHERE o.owner = d.owner AND o.renewal = d.renewal
+    RETURNING o.owner, coalesce(
+        (o.process->>'kind') || ' ' || (o.process->>'pid') || ' on ' || (o.process->>'host'), 'a process')"""
 )
 _LEASES: Final = text(
-    "SELECT l.name, l.owner, l.fence, o.renewal FROM leases l JOIN lease_owners o USING (owner) ORDER BY l.name"
+    """SELECT l.name, l.owner, l.fence, o.renewal, l.store FROM leases l JOIN lease_owners o USING (owner)
+    ORDER BY l.store, l.name"""
+)
+_FED: Final = text("SELECT DISTINCT store FROM lease_owners WHERE projects AND store <> ''")
+_RUNS: Final = text(
+    "SELECT DISTINCT runs FROM lease_owners WHERE store = :store AND projects AND runs <> '' ORDER BY 1"
 )
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """A lease and its owner's latest renewal, a number that only grows. The owner may be dead: see ``LeaseWatch``."""
+    """A lease and its owner's latest renewal, a number that only grows. The owner may be dead: see ``LeaseWatch``.
+
+    ``store`` is the word of the Redis that the lease is about.
+    """
 
     name: str
     owner: UUID
     fence: int
     renewal: int
+    store: str
 
 
 async def acquire_share(
-    engine: Engine, names: Sequence[str], owner: UUID, *, new_fences: bool = False
+    engine: Engine, names: Sequence[str], owner: UUID, *, new_fences: bool = False, store: str = "", runs: str = ""
 ) -> dict[str, int]:
     """Renew the owner's leases and take free ones, up to its fair share of ``names``; return name -> fence of all held.
+
+    ``store`` is the word of the Redis that they are about, and ``runs`` names the servers that the owner reaches there.
 
     A lease that no other owner had meanwhile keeps its fence, unless ``new_fences``. Any other lease gets a fence
     higher than all before.
     """
-    parameters = {"names": list(names), "owner": owner, "new_fences": new_fences}
-    return {row[0]: row[1] for row in await fetch(engine, _ACQUIRE_SHARE, parameters)}
+    parameters = {"names": list(names), "owner": owner, "new_fences": new_fences, "store": store, "runs": runs}
+    held = {row[0]: row[1] for row in await fetch(engine, _ACQUIRE_SHARE, parameters)}
+    await _name_owner(engine, owner)
+    return held
 
 
-async def acquire(engine: Engine, name: str, owner: UUID) -> int | None:
+async def acquire(engine: Engine, name: str, owner: UUID, store: str = "") -> int | None:
     """Take or renew a lease that has one owner at a time; return its fence, or None when another owner holds it."""
-    fence: int | None = (await fetch(engine, _ACQUIRE, {"name": name, "owner": owner}))[0][0]
+    fence: int | None = (await fetch(engine, _ACQUIRE, {"name": name, "owner": owner, "store": store}))[0][0]
+    await _name_owner(engine, owner)
     return fence
+
+
+async def _name_owner(engine: Engine, owner: UUID) -> None:
+    """Note which process an owner is, for operators."""
+    await execute(engine, _NAME, {"owner": owner, "process": msgspec.json.encode(this_process()).decode()})
 
 
 async def next_fence(engine: Engine) -> int:
@@ -103,8 +130,18 @@ async def release(engine: Engine, owner: UUID) -> None:
 
 
 async def list_leases(engine: Engine) -> list[Lease]:
-    """Return the leases that are not free, by name."""
+    """Return the leases that are not free, of every Redis, by name."""
     return [Lease(*row) for row in await fetch(engine, _LEASES)]
+
+
+async def fed_stores(engine: Engine) -> set[str]:
+    """Return the words of all Redis that workers feed from this log, as far as their owners are not seen dead."""
+    return {row[0] for row in await fetch(engine, _FED)}
+
+
+async def list_runs(engine: Engine, store: str) -> list[str]:
+    """Return the servers of one Redis as each of its workers names them, each answer once."""
+    return [row[0] for row in await fetch(engine, _RUNS, {"store": store})]
 
 
 class LeaseWatch:
@@ -141,5 +178,5 @@ class LeaseWatch:
 
     async def _delete(self, dead: Sequence[tuple[UUID, int]]) -> None:
         columns = {"owners": [owner for owner, _ in dead], "renewals": [renewal for _, renewal in dead]}
-        if deleted := await execute(self._engine, _DELETE_DEAD, columns):
-            logger.warning("the leases of %d processes that stopped renewing them are free", deleted)
+        for owner, process in await fetch(self._engine, _DELETE_DEAD, columns):
+            logger.warning("%s of owner %s stopped renewing its leases: they are free", process, owner)

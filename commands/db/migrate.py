@@ -180,9 +180,9 @@ def _find_schema(connection: Connection) -> Schema | None:
         return None
     raise SettingsError(
         f"the database has tables that this version of Follows has not made ({', '.join(taken) or VERSION_TABLE}; "
-        f"revision {revision} is unknown here). They are another application's, or those of an older development "
-        f"version or a newer one, and development data is not migrated: start with an empty database (with `follows "
-        f"up`, use another --data folder or remove .follows), and the views are built by themselves"
+        f"revision {revision} is unknown here). They are another application's, or those of a newer version: give "
+        f"another DATABASE_URL, or run the version that made them. Those of an older development version are not "
+        f"migrated: start with an empty database (with `follows up`, use another --data folder)"
     )
 
 

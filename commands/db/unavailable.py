@@ -38,6 +38,14 @@ def _said(error: BaseException) -> str:
     return said or (str(cause) if isinstance(cause, OWN_ERRORS) else type(cause).__name__)
 
 
+def words_of(error: LogUnavailable) -> str:
+    """Return the reason for operators, in the words of Postgres or the driver. They may name hosts and users."""
+    cause = getattr(error.__cause__, "orig", None) or error.__cause__ or error
+    if isinstance(cause, TimeoutError):
+        return "it does not answer in time"
+    return next(iter(str(cause).splitlines()), "") or type(cause).__name__
+
+
 def _unavailable(error: Exception) -> LogUnavailable | None:
     """Return the error for callers when Postgres is away, too busy or takes no writes; None for any other error."""
     state = sqlstate(error)

@@ -51,7 +51,7 @@ _PAIR_STATES: Final = text(
     f"""SELECT EXISTS (SELECT FROM erasures WHERE number = p.s), EXISTS (SELECT FROM erasures WHERE number = p.o),
         CASE WHEN (SELECT EXISTS (SELECT FROM parked)) THEN (
             SELECT min(k.position) FROM parked k
-            WHERE k.subject = p.s AND k.object = p.o AND k.skipped_at IS NULL) END,
+            WHERE k.subject = p.s AND k.object = p.o AND is_set_aside(k.position, k.store)) END,
         CASE WHEN (SELECT EXISTS (SELECT FROM parked)) THEN EXISTS (
             SELECT FROM parked k WHERE k.position = e.position AND k.skipped_at IS NOT NULL) ELSE false END, e.*
     FROM unnest(CAST(:subjects AS bigint[]), CAST(:objects AS bigint[])) WITH ORDINALITY AS p (s, o, ord)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple, cast
 
@@ -27,7 +27,8 @@ DIRECTORY: Final = 0
 # Nothing here is prepared: behind a pooler, each statement may run on another session.
 _LOOK: Final = """SELECT h.position, word_at(h.position), word_at(%s), pg_is_in_recovery(),
         (SELECT system_identifier::text FROM pg_control_system()),
-        (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+        (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),
+        ARRAY(SELECT DISTINCT store FROM lease_owners WHERE projects AND store <> '')
     FROM (SELECT coalesce(max(position), 0) AS position FROM events) h"""
 _BATCHES: Final = """SELECT last_position, word, quiet, actors FROM batches
     WHERE last_position > %s
@@ -42,12 +43,15 @@ _EVENTS: Final = """SELECT e.position, u.id, e.subject, e.object
 class Look(NamedTuple):
     """The log's last position (0 when empty) with its word, and the word of the position that was asked about.
 
-    A word is None after the last batch: the position is beyond the head, or its event was inserted by hand.
+    A word is None after the last batch: the position is beyond the head, or its event was inserted by hand. ``origin``
+    is the database that has answered, and ``fed`` the words of all Redis that workers feed from this log.
     """
 
     position: int
     word: int | None
     word_asked: int | None
+    origin: Origin | None = None
+    fed: frozenset[str] = frozenset()
 
 
 class Mark(NamedTuple):
@@ -97,21 +101,17 @@ class LogLooks:
         self,
         settings: PostgresSettings,
         engine: Engine,
-        on_origin: Callable[[Origin], None] = lambda _: None,
         timeout_s: float = LOG_LOOK_TIMEOUT_S,
     ) -> None:
-        """``on_origin`` is called with each look, with the database that has answered."""
-        self._on_origin = on_origin
         self._own, self._engine, self._timeout_s = create_engine(settings, timeout_s=timeout_s), engine, timeout_s
 
     async def look(self, known: int) -> Look:
         """Look at the head, and for the word of ``known``. Raises LogUnavailable, also on a standby."""
         async with self._connected() as connection:
-            [(position, word, word_asked, is_standby, *origin)] = await _rows(connection, _LOOK, known)
+            [(position, word, word_asked, is_standby, system, oid, fed)] = await _rows(connection, _LOOK, known)
         if is_standby:
             raise LogUnavailable
-        self._on_origin(Origin(*origin))
-        return Look(position, word, word_asked)
+        return Look(position, word, word_asked, Origin(system, oid), frozenset(fed))
 
     async def written(self, after: int, up_to: int, *, older: bool = False) -> Written:
         """Return what was written after ``after`` and up to ``up_to``. Raises LogUnavailable.

@@ -89,9 +89,9 @@ def translated(error: Exception) -> Exception:
     """Return ViewsUnavailable for an error that means "Redis is not there or cannot serve", else the error itself."""
     if isinstance(error, exceptions.ResponseError) and not str(error).startswith(_CANNOT_SERVE):
         busy = isinstance(error, exceptions.OutOfMemoryError | exceptions.ReadOnlyError)
-        return ViewsUnavailable() if busy else error
+        return ViewsUnavailable(said=str(error)) if busy else error
     if isinstance(error, exceptions.RedisError | OSError | asyncio.TimeoutError):
-        return ViewsUnavailable()
+        return ViewsUnavailable(said=str(error) or type(error).__name__)
     return error
 
 
@@ -211,7 +211,7 @@ class Connection(asyncio.Protocol):
         self._connection._close()  # type: ignore[no-untyped-call]
         waiting, self._waiting = self._waiting, deque()
         for request in waiting:
-            self._listeners.on_failure(request, ConnectionLost())
+            self._listeners.on_failure(request, ConnectionLost("the connection ended before the reply"))
 
     def _tick(self) -> None:
         """Count the ticks since anything came while replies are due, and check the timeout each second."""

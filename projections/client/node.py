@@ -49,6 +49,7 @@ class Node:
         self._outage = Outage(logger, f"{self.name} answers again")
         self.connections = 0
         self.down = False
+        self._why_not = ""
 
     @property
     def name(self) -> str:
@@ -97,7 +98,8 @@ class Node:
                 self._connection = Connection(await self._connect(), self._of_connection, self._reply_timeout_s)
         except Exception as cause:  # each request gets its error, and a later one tries again
             self.down = True
-            self._outage.begin(cause, "%s does not answer: %s", self.name, str(cause) or type(cause).__name__)
+            self._why_not = str(cause) or type(cause).__name__
+            self._outage.begin(cause, "%s does not answer: %s", self.name, self._why_not)
         else:
             self.down = False
             self._outage.end()
@@ -112,7 +114,7 @@ class Node:
             self._connection.send(queued)
             return
         for request in queued:
-            self._on_failure(request, NotSent())
+            self._on_failure(request, NotSent(self._why_not))
 
     async def _connect(self) -> AbstractConnection:
         connection: AbstractConnection = self.client.connection_pool.make_connection()  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from commands.coordination.view_register import claim_rows, forget_store, list_generations
 from commands.db.identity import DatabaseIdentity, read_identity, read_server_run
 from commands.db.postgres import Engine
 from projections.client.client import RedisClient
@@ -50,6 +51,8 @@ class Feeding:
         """``read_words`` is what this process has read in the log: with that, it judges views by itself."""
         self._engine, self._redis, self._read_words = engine, redis, read_words or ReadWords()
         self._was_refused = False
+        # The words that this Redis has had, as far as what it had under them is not marked as deleted.
+        self._stores: set[str] = set()
         self._identity: DatabaseIdentity | None = None
         self._identity_until = 0.0
         # The run of the server when the views last fitted its log.
@@ -75,6 +78,9 @@ class Feeding:
             if not await swap_record(self._redis, raw, record):
                 return await self.require(await read_record(self._redis), view)
             logger.info("this Redis is %s from now on, and fed by %s", record.store, database.in_words())
+        if record.store not in self._stores:
+            await claim_rows(self._engine, record.store, 0 if view is None else view.generation)
+        await self._forget_emptied(record.store)
         self._was_refused = False
         return record
 
@@ -84,6 +90,15 @@ class Feeding:
             self._identity = await read_identity(self._engine)
             self._identity_until = time.monotonic() + IDENTITY_AGE_MAX_S
         return self._identity
+
+    async def _forget_emptied(self, store: str) -> None:
+        """Mark what this Redis had before it was emptied as deleted, once it has a view again."""
+        self._stores.add(store)
+        emptied = self._stores - {store}
+        if emptied and any(row.state == "live" for row in await list_generations(self._engine, store)):
+            for before in emptied:
+                await forget_store(self._engine, before)
+            self._stores = {store}
 
     async def confirm(self) -> None:
         """Note that the views fit the log of the server that answers now. Raises LogUnavailable."""

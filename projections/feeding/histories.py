@@ -15,6 +15,7 @@ from projections.client.client import RedisClient
 from projections.keys import View
 from projections.projector.history import is_same_history
 from projections.views import generations
+from projections.views.feeder_record import store_of
 
 logger: Final = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ async def keep(engine: Engine, redis: RedisClient, view: View, reason: str) -> b
     The register comes first: a process that dies here leaves a view that nothing deletes. The process that removes the
     pointer writes the line, before anything else can fail.
     """
-    await set_kept(engine, view.generation, view.partitions, f"kept: {reason}")
+    await set_kept(engine, view.generation, view.partitions, f"kept: {reason}", await store_of(redis))
     was_live = await generations.clear_pointer(redis, view)
     if was_live:
         logger.error(

@@ -1,6 +1,6 @@
 """Parking: events that cannot be projected, and later events of their pairs, are set aside.
 
-The table ``parked`` is shared by all workers. A projector holds the rows that it read last.
+The table ``parked`` is shared by all workers of a Redis. A projector holds the rows that it read last.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Final
 from commands.coordination import parked
 from commands.db.postgres import Engine
 from commands.events import Recorded, Unreadable
+from projections.client.client import RedisClient
+from projections.views.feeder_record import store_of
 
 logger: Final = logging.getLogger(__name__)
 
@@ -22,8 +24,10 @@ Rejected = tuple[Recorded, str]
 class ParkedPairs:
     """Parked pairs, each with the position of its first parked event, and the events that an operator skipped."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, redis: RedisClient, store: str | None = None) -> None:
+        """``store`` is the word of this Redis; it is read with the table when it is not given."""
+        self._engine, self._redis = engine, redis
+        self._known_store, self._store = store, store or ""
         self._pairs: dict[tuple[int, int], int] = {}
         self._skipped: frozenset[int] = frozenset()
         # The position up to which the log was read, with its word.
@@ -31,7 +35,9 @@ class ParkedPairs:
 
     async def refresh(self) -> None:
         """Read the table again."""
-        rows = await parked.read_parked(self._engine, skipped=True)
+        if self._known_store is None:
+            self._store = await store_of(self._redis)
+        rows = await parked.read_parked(self._engine, skipped=True, store=self._store)
         self._skipped = frozenset(row.position for row in rows if row.skipped)
         pairs = [((row.subject, row.object), row.position) for row in rows if not row.skipped]
         self._pairs = dict(reversed(pairs))  # the rows are oldest first, and the oldest must win
@@ -54,7 +60,7 @@ class ParkedPairs:
         logger.error(
             "parked %d events, the first at position %d (%s); see `follows parked`", len(rows), rows[0][0], rows[0][3]
         )
-        await parked.park(self._engine, rows, self.read_to)
+        await parked.park(self._engine, rows, self.read_to, self._store)
         for position, subject, object_, _ in rows:
             self._pairs[subject, object_] = min(position, self._pairs.get((subject, object_), position))
 
@@ -72,7 +78,7 @@ class ParkedPairs:
         if not waiting:
             return events
         rows = [(recorded.position, recorded.subject, recorded.object) for recorded in waiting]
-        kept = await parked.park_behind(self._engine, rows, self.read_to)
+        kept = await parked.park_behind(self._engine, rows, self.read_to, self._store)
         for recorded in waiting:
             if recorded.position not in kept:
                 self._pairs.pop((recorded.subject, recorded.object), None)

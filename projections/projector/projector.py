@@ -53,11 +53,12 @@ class Projector:
         fences: dict[int, int],
         parked_max: int = PARKED_MAX,
         read_words: ReadWords | None = None,
+        store: str | None = None,
     ) -> None:
         """``fences`` maps each partition to project, at least one, to the fence of its lease. ``read_words`` gets the
-        words of what is read."""
+        words of what is read. ``store`` is the word of this Redis; it is read when it is not given."""
         self._engine, self._redis, self._parked_max = engine, redis, parked_max
-        self._parked = ParkedPairs(engine)
+        self._parked = ParkedPairs(engine, redis, store)
         self._freezes = Freezes(engine, redis)
         # A partition has passed events that were not read here; another worker may have parked some of them.
         self._parked_outdated = False

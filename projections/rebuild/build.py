@@ -18,7 +18,7 @@ from uuid import uuid4
 import msgspec
 
 from commands.coordination import leases
-from commands.coordination.view_register import list_generations, register_generation, set_reason, set_state
+from commands.coordination.view_register import register_generation, set_reason, set_state
 from commands.db.postgres import Engine
 from commands.errors import Unavailable, ViewsUnavailable
 from commands.log import event_log as log
@@ -29,7 +29,9 @@ from projections.projector.history import is_of
 from projections.projector.projector import REBUILD_BATCH, Projector
 from projections.rebuild.throttle import Throttle
 from projections.views import generations
+from projections.views.feeder_record import registered, store_of
 from projections.views.freezes import FENCE_POINTER
+from projections.views.leftovers import leftovers
 from projections.views.server_watch import evicted_by_run, read_all_servers, wait_for_answer
 
 logger: Final = logging.getLogger(__name__)
@@ -50,16 +52,24 @@ class BuildLease:
     """
 
     def __init__(
-        self, engine: Engine, redis: RedisClient, wait_s: float = BUILD_LEASE_WAIT_S, renew_s: float = leases.RENEW_S
+        self,
+        engine: Engine,
+        redis: RedisClient,
+        wait_s: float = BUILD_LEASE_WAIT_S,
+        renew_s: float = leases.RENEW_S,
+        store: str | None = None,
     ) -> None:
-        self._engine, self._redis, self._owner = engine, redis, uuid4()
+        """``store`` is the word of this Redis; it is read when it is not given."""
+        self._engine, self._redis, self._owner, self._store = engine, redis, uuid4(), store
         self._wait_s, self._renew_s = wait_s, renew_s
         self._renewing: asyncio.Task[None] | None = None
         self.fence = 0
 
     async def __aenter__(self) -> BuildLease:
         until, watch = time.monotonic() + self._wait_s, leases.LeaseWatch(self._engine)
-        while (fence := await leases.acquire(self._engine, leases.BUILD_LEASE, self._owner)) is None:
+        if self._store is None:
+            self._store = await store_of(self._redis)
+        while (fence := await self._acquire()) is None:
             if time.monotonic() >= until:
                 raise BuildRunning
             with suppress(ViewsUnavailable):  # while Redis is away, no owner renews
@@ -67,6 +77,7 @@ class BuildLease:
                 await watch.look()
             await asyncio.sleep(BUILD_LEASE_RETRY_S)
         self.fence = fence
+        logger.info("this process has the build lease as owner %s", self._owner)
         self._renewing = asyncio.create_task(self._renew())
         try:
             highest = await self._redis.run(FENCE_POINTER, [POINTER], [fence])
@@ -91,6 +102,9 @@ class BuildLease:
             raise Fenced("the build lease", "a build that is started again goes on where this one stopped")
         await asyncio.sleep(0)
 
+    async def _acquire(self) -> int | None:
+        return await leases.acquire(self._engine, leases.BUILD_LEASE, self._owner, self._store or "")
+
     async def _release(self) -> None:
         assert self._renewing is not None
         self._renewing.cancel()
@@ -103,7 +117,7 @@ class BuildLease:
             await asyncio.sleep(self._renew_s)
             try:
                 await wait_for_answer(self._redis)
-                if await leases.acquire(self._engine, leases.BUILD_LEASE, self._owner) != self.fence:
+                if await self._acquire() != self.fence:
                     return
             except Unavailable as error:
                 logger.warning("the build lease could not be renewed: %s", error)
@@ -125,7 +139,7 @@ async def start_or_resume(engine: Engine, redis: RedisClient, partitions: int, f
     Raises ViewsUnavailable when a server does not return how many keys it has evicted.
     """
     await correct_register(engine, redis)
-    for known in reversed(await list_generations(engine)):
+    for known in reversed(await registered(engine, redis)):
         if known.state != "building":
             continue
         view = View(known.number, known.partitions)
@@ -139,7 +153,7 @@ async def start_or_resume(engine: Engine, redis: RedisClient, partitions: int, f
         await generations.delete(redis, view)
         await set_state(engine, view.generation, "deleted")
     highest = await generations.highest_number(redis)
-    view = View(await register_generation(engine, partitions, reason, above=highest), partitions)
+    view = View(await register_generation(engine, partitions, reason, highest, await store_of(redis)), partitions)
     evicted = evicted_by_run(await read_all_servers(redis))
     await generations.prepare(redis, view, (await log.words_at(engine, [0]))[0], fence, evicted)
     logger.info("building generation %d", view.generation)
@@ -152,7 +166,7 @@ async def correct_register(engine: Engine, redis: RedisClient) -> View | None:
     One that is kept is being taken away from readers, and stays kept.
     """
     live = await generations.live_view(redis)
-    known = {row.number: row.state for row in await list_generations(engine)}
+    known = {row.number: row.state for row in await registered(engine, redis)}
     if live is not None and known.get(live.generation, "live") not in ("live", "kept"):
         await set_state(engine, live.generation, "live")
     return live
@@ -204,9 +218,9 @@ async def delete_unusable(engine: Engine, redis: RedisClient) -> dict[int, int]:
     state, or is that of another database.
     """
     removed: dict[int, int] = {}
-    live, register = await generations.live_view(redis), await list_generations(engine)
+    live, register = await generations.live_view(redis), await registered(engine, redis)
     known = {row.number for row in register} | ({live.generation} if live else set())
-    for view in await generations.leftovers(redis):
+    for view in await leftovers(redis):
         if view.generation not in known:
             removed[view.generation] = await generations.delete(redis, view)
     for row in register:

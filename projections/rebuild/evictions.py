@@ -15,12 +15,12 @@ from typing import Final, NoReturn
 from msgspec import DecodeError
 from redis.exceptions import ResponseError
 
-from commands.coordination.view_register import list_generations
 from commands.db.postgres import Engine
 from commands.errors import Unavailable
 from projections.client.client import RedisClient
 from projections.keys import View
 from projections.views import generations
+from projections.views.feeder_record import registered
 from projections.views.server_watch import WATCH_INTERVAL_S, ServerState, evicted_since, read_servers, wrong_policy
 
 logger: Final = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ async def invalidate_evicted(engine: Engine, redis: RedisClient) -> None:
     never compared with a count from before it. Raises Unavailable when a view could not be invalidated.
     """
     await _clear_live(redis)
-    views = [View(row.number, row.partitions) for row in await list_generations(engine) if row.state != "kept"]
+    views = [View(row.number, row.partitions) for row in await registered(engine, redis) if row.state != "kept"]
     began = [await generations.evicted_at_begin(redis, view) for view in views]
     servers = await read_servers(redis)
     stale = [view for view, evicted in zip(views, began, strict=True) if evicted_since(servers, evicted)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 
 import msgspec
@@ -11,6 +10,7 @@ import uvloop
 
 from commands.db.postgres import PostgresSettings, create_engine
 from commands.errors import FollowsError
+from commands.process import log_to_stderr, name_process
 from projections.client.client import RedisClientSettings, open_redis
 from projections.projector.projector import Projector
 from projections.rebuild.build import BuildProgress, fill
@@ -56,7 +56,8 @@ async def _wait_for_parents_end() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s %(message)s")
+    name_process("filler")
+    log_to_stderr("WARNING")
     try:
         uvloop.run(fill_share(msgspec.json.decode(sys.argv[1], type=FillTask)))
     except FollowsError as error:

@@ -28,6 +28,7 @@ from projections.rebuild.evictions import invalidate_evicted, wait_for_policy
 from projections.rebuild.switch import switch_readers
 from projections.signals.wakeups import Wakeup
 from projections.views import generations
+from projections.views.feeder_record import registered
 
 logger: Final = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ async def heal(
     await projector.load()
     await fill(engine, redis, projector, after_batch, batch=batch)
     await switch_readers(engine, redis, wakeup, projector)
-    kept = [row.number for row in await list_generations(engine) if row.state == "kept"]
+    kept = [row.number for row in await registered(engine, redis) if row.state == "kept"]
     if lost is not None and lost != view and lost.generation not in kept:
         await generations.delete(redis, lost)
         await set_state(engine, lost.generation, "deleted")
@@ -141,13 +142,14 @@ async def _make_room(engine: Engine, redis: RedisClient, live: View | None) -> N
     While any partition of the live view can be read, this is left for later: its readers would wait for it.
     """
     if live is None or await generations.has_no_position(redis, live):
-        for row in await list_generations(engine):
+        for row in await registered(engine, redis):
             view = View(row.number, row.partitions)
             if row.state != "kept" and await generations.has_no_position(redis, view):
                 await generations.delete(redis, view)
 
 
 async def _usual_partitions(engine: Engine) -> int:
-    """Return the number of partitions of the last live view, which an operator may have chosen."""
+    """Return the number of partitions of the last live view, which an operator may have chosen, also of another Redis:
+    this one may have been emptied."""
     live = [known.partitions for known in await list_generations(engine) if known.state in ("live", "kept")]
     return live[-1] if live else PARTITIONS

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from commands.coordination.view_register import Generation, GenerationState, list_generations, set_reason, set_state
+from commands.coordination.view_register import Generation, GenerationState, set_reason, set_state
 from commands.db.postgres import Engine
 from commands.log import event_log as log
 from projections.client.client import RedisClient
@@ -22,6 +22,7 @@ from projections.signals.job_queue import QueueSettings
 from projections.signals.wakeups import Wakeup
 from projections.verify.compare import count_differences
 from projections.views import generations
+from projections.views.feeder_record import registered
 
 ShowProgress = Callable[[BuildProgress], None]
 
@@ -126,7 +127,9 @@ class Builder:
         """Return the generations in these states that are not live, the one that has been so for longest first."""
         view = await build.correct_register(self._engine, self._redis)
         live = None if view is None else view.generation
-        unused = [row for row in await list_generations(self._engine) if row.number != live and row.state in states]
+        unused = [
+            row for row in await registered(self._engine, self._redis) if row.number != live and row.state in states
+        ]
         return sorted(unused, key=lambda row: row.changed)
 
     async def _delete(self, unwanted: list[Generation]) -> dict[int, int]:
@@ -167,7 +170,7 @@ async def known_generations(engine: Engine, redis: RedisClient) -> list[tuple[Ge
     """Return each registered generation with its position (None: it lacks partitions) and whether it is live."""
     live = await generations.live_view(redis)
     known: list[tuple[Generation, int | None, bool]] = []
-    for generation in await list_generations(engine):
+    for generation in await registered(engine, redis):
         view = View(generation.number, generation.partitions)
         known.append((generation, await generations.view_position(redis, view), view == live))
     return known

@@ -27,6 +27,7 @@ from projections.projector.projector import Projector
 from projections.signals.progress import progress_message
 from projections.signals.wakeups import Wakeup
 from projections.views import generations
+from projections.views.feeder_record import store_of
 from projections.views.freezes import Freezes
 
 logger: Final = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ async def switch_readers(
     finally:
         await projector.close()
     await set_state(engine, view.generation, "live")
-    await _announce(wakeup, projector)
+    await _announce(redis, wakeup, projector)
     logger.info("generation %d is live", view.generation)
 
 
@@ -125,16 +126,18 @@ async def _freeze(freezes: Freezes, view: View, partition: int, token: str) -> i
         return 0
 
 
-async def _announce(wakeup: Wakeup, projector: Projector) -> None:
+async def _announce(redis: RedisClient, wakeup: Wakeup, projector: Projector) -> None:
     """Publish the new view's progress and wake the workers. If that fails, they find the new pointer within a second.
 
     Profiles that readers have cached were read from the old view at another moment, so none of them may be kept.
     """
     try:
         await projector.check()  # if this process was stopped since its last step, Redis may have lost writes
+        store = await store_of(redis)
     except (Fenced, ViewLost, Unavailable) as error:
         logger.info("generation %d is not announced: %s", projector.view.generation, error)
         return
-    message = progress_message(projector.position, range(LEASE_GROUPS), projector.view.generation, None)
+    generation = projector.view.generation
+    message = progress_message(projector.position, range(LEASE_GROUPS), generation, None, store=store)
     await wakeup.publish(LogNames.applied_channel, [message])
     wakeup.send(projector.position)

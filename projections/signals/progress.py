@@ -20,7 +20,8 @@ READS_THE_LOG: Final = b"0"
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
     """How far a worker is: ``position``, the lease ``groups`` that have reached it, the generation, the users whose
-    profiles changed (None: perhaps all), and partition -> checkpoint of all that the worker projects.
+    profiles changed (None: perhaps all), partition -> checkpoint of all that the worker projects, and the word of the
+    Redis that it projects into.
 
     A newer version may append fields, which are ignored here; a field that is missing has its default.
     """
@@ -30,6 +31,7 @@ class _Message(msgspec.Struct, array_like=True, gc=False):
     generation: int
     changed: list[int] | None = None
     partitions: dict[int, int] = {}
+    store: str = ""
 
 
 _messages: Final = msgspec.json.Decoder(_Message)
@@ -57,6 +59,8 @@ class Progress:
         self._watchers: list[Watcher] = []
         self._on_switch: list[Callable[[], None]] = []
         self._generation = 0
+        # The word of the Redis that this process reads, "" until it is known.
+        self._store = ""
         # When the last message came, of a worker that had just read the log.
         self.heard_at = clock()
         # The highest position that a worker has reported.
@@ -90,11 +94,11 @@ class Progress:
         self.heard_at = self._clock()
         if message == READS_THE_LOG:
             return
-        read = _messages.decode(message)
-        position, groups, generation, changed = read.position, read.groups, read.generation, read.changed
-        partitions = read.partitions
-        if self.reset(generation):
-            changed = None
+        told = _messages.decode(message)
+        if told.store != self._store and told.store and self._store:  # another Redis is fed from this log, too
+            return
+        position, groups, partitions = told.position, told.groups, told.partitions
+        changed = None if self.reset(told.generation) else told.changed
         high_waters = self._high_waters
         for partition, at in partitions.items():
             if at > high_waters.get(partition, 0):
@@ -115,6 +119,12 @@ class Progress:
             else:
                 still.append(waiting)
         self._waiting = still
+
+    def use(self, store: str) -> None:
+        """Take only messages about the Redis of this word from now on; what came before may be about another one."""
+        if store != self._store:
+            self._store = store
+            self.clear()
 
     def reset(self, generation: int) -> bool:
         """Start over with ``generation``; return False, with nothing changed, if it is the one known already."""
@@ -174,11 +184,13 @@ def progress_message(
     generation: int = 0,
     changed: Collection[int] | None = (),
     partitions: Mapping[int, int] | None = None,
+    store: str = "",
 ) -> bytes:
     """Return a ``_Message`` for ``Progress.on_message``, to be published on the log's ``applied_channel``.
 
     ``changed`` are the users with new profiles, None for too many to name; ``partitions`` the checkpoints of all
-    partitions that the worker projects.
+    partitions that the worker projects, in the Redis of the word ``store``.
     """
     numbers = None if changed is None or len(changed) > CHANGED_MAX else list(changed)
-    return msgspec.json.encode(_Message(position, list(groups), generation, numbers, dict(partitions or {})))
+    told = _Message(position, list(groups), generation, numbers, dict(partitions or {}), store)
+    return msgspec.json.encode(told)

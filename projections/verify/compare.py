@@ -72,7 +72,7 @@ async def verify(
     generation is compared while it is projected, any other while no process projects it. Raises ViewLost.
     """
     partitions = await check_partitions(engine, redis, view)
-    left_out = await read_left_out(engine)
+    left_out = await read_left_out(engine, redis)
     comparison = ViewComparison(engine, redis, view, partitions.comparable, left_out, on_differences, limits)
     await comparison.report(partitions.differences)
     await comparison.compare_users(_batches(engine, numbers, limits.users), on_progress)

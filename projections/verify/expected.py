@@ -24,6 +24,7 @@ from projections.client.client import RedisClient
 from projections.keys import View, score
 from projections.projector.fold import encode_profile
 from projections.verify.cells import Cell, Reading, other_of, read_command, read_partition, value_of
+from projections.views.feeder_record import store_of
 
 # Beyond every position: what only another version can judge stays pending.
 NEVER: Final = 2**63 - 1
@@ -63,9 +64,9 @@ class LeftOut(msgspec.Struct, frozen=True):
     skipped: list[int]
 
 
-async def read_left_out(engine: Engine) -> LeftOut:
+async def read_left_out(engine: Engine, redis: RedisClient) -> LeftOut:
     """Read what is parked and skipped now."""
-    rows = await parked.read_parked(engine, skipped=True)
+    rows = await parked.read_parked(engine, skipped=True, store=await store_of(redis))
     pairs = [(row.subject, row.object) for row in rows if not row.skipped or row.subject == row.object]
     return LeftOut(frozenset(pairs), [row.position for row in rows if row.skipped])
 
@@ -92,7 +93,7 @@ async def examine(
     readings = await read_partition(redis, view, partition, [read_command(cell) for cell in cells])
     position = readings[0].position
     assert readings[-1].position == position, "CELLS_MAX cells are read by one script call"
-    expectations = await expected_values(engine, cells, readings, left_out or await read_left_out(engine))
+    expectations = await expected_values(engine, cells, readings, left_out or await read_left_out(engine, redis))
     differences: list[Difference] = []
     pending: list[Difference] = []
     for cell, reading in zip(cells, readings, strict=True):

@@ -37,6 +37,7 @@ from projections.verify.cells import (
 from projections.verify.expected import Difference, LeftOut, examine, read_left_out
 from projections.verify.limits import CELLS_MAX
 from projections.verify.repair import rebuild_users, repair_partition
+from projections.views.feeder_record import store_of
 from projections.views.generations import live_view
 
 # A round takes some milliseconds; the next one handles what was parked meanwhile.
@@ -55,11 +56,11 @@ async def retry(engine: Engine, redis: RedisClient, view: View, subject: int, ob
 
     Events are unparked last, so a retry that was killed can be done again. Raises StillParked, ViewLost.
     """
-    count = 0
+    count, store = 0, await store_of(redis)
     for _ in range(RETRY_ROUNDS_MAX):
         position = await _repair_pair(engine, redis, view, (subject, object_))
-        count += await parked.unpark(engine, subject, object_, position)
-        if all(row.skipped for row in await parked.read_parked_of_pair(engine, subject, object_)):
+        count += await parked.unpark(engine, subject, object_, position, store)
+        if all(row.skipped for row in await parked.read_parked_of_pair(engine, subject, object_, store)):
             return count
     raise StillParked(f"events of pair ({subject}, {object_}) are parked faster than they can be unparked")
 
@@ -79,8 +80,9 @@ async def retry_readable(engine: Engine, redis: RedisClient, pairs_max: int = RE
     Nothing is done while the projection is paused, while there is no view, or while another one is built, which may
     have passed the events. Raises StillParked, ViewLost, LogUnavailable, ViewsUnavailable.
     """
-    rows = [row for row in await parked.read_parked(engine) if row.unreadable]
-    if not rows or await read_pause(engine) is not None:
+    store = await store_of(redis)
+    rows = [row for row in await parked.read_parked(engine, store=store) if row.unreadable]
+    if not rows or await read_pause(engine, store) is not None:
         return []
     events = await log.read_at(engine, [row.position for row in rows])
     pairs = dict.fromkeys((recorded.subject, recorded.object) for recorded in events)
@@ -88,7 +90,7 @@ async def retry_readable(engine: Engine, redis: RedisClient, pairs_max: int = RE
         if isinstance(recorded.event, Unreadable):
             pairs.pop((recorded.subject, recorded.object), None)
     view = await live_view(redis) if pairs else None
-    if view is None or any(known.state == "building" for known in await list_generations(engine)):
+    if view is None or any(known.state == "building" for known in await list_generations(engine, store)):
         return []
     retried = list(pairs)[:pairs_max]
     for pair in retried:
@@ -128,8 +130,8 @@ async def _repair_partition(
     """
 
     async def decide(position: int) -> list[Difference]:
-        skipped = (await read_left_out(engine)).skipped
-        await _check_readable(engine, pair, position, skipped)
+        skipped = (await read_left_out(engine, redis)).skipped
+        await _check_readable(engine, pair, position, skipped, await store_of(redis))
         examined = await examine(engine, redis, view, partition, some, LeftOut(frozenset(), skipped))
         return examined.differences + examined.pending
 
@@ -142,12 +144,12 @@ async def _repair_partition(
     return repaired.position
 
 
-async def _check_readable(engine: Engine, pair: ParkedPair, position: int, skipped: Sequence[int]) -> None:
+async def _check_readable(engine: Engine, pair: ParkedPair, position: int, skipped: Sequence[int], store: str) -> None:
     """Raise StillParked when this version cannot read a parked event of a pair up to ``position``, or its newest one.
 
     The projection would park the pair again.
     """
-    rows = await parked.read_parked_of_pair(engine, *pair)
+    rows = await parked.read_parked_of_pair(engine, *pair, store)
     waiting = [row.position for row in rows if not row.skipped and row.position <= position]
     events = await log.read_at(engine, waiting)
     last = await log.last_event_at(engine, *pair, position, skipped)

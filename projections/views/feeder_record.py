@@ -7,7 +7,9 @@ from typing import Final
 
 import msgspec
 
+from commands.coordination.view_register import Generation, list_generations
 from commands.db.identity import DatabaseIdentity
+from commands.db.postgres import Engine
 from projections.client.client import RedisClient, load_script
 from projections.keys import FEEDER
 
@@ -40,6 +42,20 @@ async def read_record(redis: RedisClient) -> bytes | None:
     """Return the record as it is in Redis, for ``decode_record`` and ``swap_record``; None when there is none."""
     raw: bytes | None = await redis.call("GET", FEEDER)
     return raw
+
+
+async def store_of(redis: RedisClient) -> str:
+    """Return the word of this Redis, "" before it has one. Raises ViewsUnavailable."""
+    record = decode_record(await read_record(redis))
+    return "" if record is None else record.store
+
+
+async def registered(engine: Engine, redis: RedisClient) -> list[Generation]:
+    """Return the generations that may have keys in this Redis, oldest first.
+
+    Raises LogUnavailable, ViewsUnavailable.
+    """
+    return await list_generations(engine, await store_of(redis))
 
 
 async def swap_record(redis: RedisClient, before: bytes | None, after: FeederRecord) -> bool:

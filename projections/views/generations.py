@@ -7,7 +7,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -16,12 +15,10 @@ from redis.exceptions import ResponseError
 from commands.errors import ViewsUnavailable
 from projections.client.client import RedisClient, load_script
 from projections.keys import (
-    ANY_CHECKPOINT,
     GENERATIONS,
     POINTER,
     View,
     checkpoint_of,
-    place_of_checkpoint,
     read_word,
     write_word,
 )
@@ -34,6 +31,7 @@ REMOVE: Final = load_script("projections.views", "remove.lua", reads=False)
 
 # Keys scanned in one step of a deletion: a fraction of a millisecond of the server's time.
 DELETE_STEP: Final = 500
+CHECKPOINT_FIELDS: Final = ("position", "fence", "word", "rows")
 # Higher than every fence: for changes that no owner of a view may prevent.
 FENCE_MAX: Final = 2**53
 
@@ -193,9 +191,13 @@ async def reachable(
 
 async def _checkpoint(redis: RedisClient, key: str) -> Checkpoint | None:
     try:
-        row = await redis.call("HMGET", key, "position", "fence", "word", "rows")
+        return checkpoint_of_row(await redis.call("HMGET", key, *CHECKPOINT_FIELDS))
     except ResponseError:  # a key of another type
         return None
+
+
+def checkpoint_of_row(row: Sequence[Any]) -> Checkpoint | None:
+    """Return the checkpoint that these CHECKPOINT_FIELDS are; None for a missing one."""
     if row[0] is None:
         return None
     position, fence, (rows_at, _, rows_word) = int(row[0]), int(row[1]), (row[3] or b"0").partition(b":")
@@ -230,17 +232,6 @@ async def highest_number(redis: RedisClient) -> int:
     No number is used twice: a process that still reads the old view would read the half-built new one instead.
     """
     return int(await redis.call("GET", GENERATIONS) or 0)
-
-
-async def leftovers(redis: RedisClient) -> list[View]:
-    """Return the generations that have a checkpoint in Redis, whether the register knows them or not."""
-    partitions: dict[int, int] = {}
-    async for keys in redis.scan(ANY_CHECKPOINT, DELETE_STEP):
-        for key in keys:
-            with suppress(ValueError):  # another program's key
-                generation, partition = place_of_checkpoint(key.decode())
-                partitions[generation] = max(partitions.get(generation, 0), partition + 1)
-    return [View(generation, count) for generation, count in sorted(partitions.items())]
 
 
 async def prepare(

@@ -26,6 +26,8 @@ WATCH_INTERVAL_S: Final = 0.4
 FIRST_LOOK_TIMEOUT_S: Final = 2.0
 # A process that renews leases waits this long for an answer: no script takes a tenth of it.
 ANSWER_TIMEOUT_S: Final = 1.0
+# A worker names the servers that it reaches with each renewal, which must not wait for a dead one.
+RUNS_TIMEOUT_S: Final = 0.05
 
 # Sent over the same connection as reads: a server that answers those also answers this.
 _INFO: Final = ("INFO", "server", "memory", "stats")
@@ -77,6 +79,13 @@ async def wait_for_answer(redis: RedisClient, timeout_s: float = ANSWER_TIMEOUT_
             await answer
             return
     raise ViewsUnavailable
+
+
+async def read_runs(redis: RedisClient) -> str:
+    """Return the run ids of all masters as one text, "" when one of them does not answer at once."""
+    servers = (await read_servers(redis, RUNS_TIMEOUT_S)).values()
+    found = [server.run_id for server in servers if server is not None]
+    return ",".join(sorted(found)) if len(found) == len(servers) else ""
 
 
 def evicted_by_run(servers: Mapping[str, ServerState]) -> dict[str, int]:

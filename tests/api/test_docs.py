@@ -129,7 +129,8 @@ async def test_document_has_every_call(document: dict[str, Any]) -> None:
         if path.startswith(("/v1", "/health"))
     }
     documented = {(method, path.replace("/x", "/{user_id}").replace("/me", "/{user_id}")) for method, path in CALLS}
-    assert found == documented | {("GET", "/health/live"), ("GET", "/health/ready")}
+    health = {("GET", f"/health/{name}") for name in ("live", "ready", "reads", "writes")}
+    assert found == documented | health
 
 
 async def test_document_has_every_refusal_of_every_call(document: dict[str, Any]) -> None:

@@ -3,53 +3,18 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 from redis import Redis
 
+from tests.support.beside import beside, client, start_web
 from tests.support.breakable_servers import wait_until
 from tests.support.database_copies import copied
-from tests.support.servers import Servers, Service, free_port, running_service
+from tests.support.servers import Servers, Service, running_service
 
 REFUSED = "the read store is fed by another database"
-ROUNDS = 10
-
-
-@contextmanager
-def beside(service: Service, folder: Path, **environment: str) -> Iterator[Service]:
-    """Yield a service with other settings than the first one's and with its key; the caller starts its processes."""
-    folder.mkdir()
-    port = str(free_port())
-    given = {**service.environment, **environment, "FOLLOWS_PORT": port}
-    other = Service(f"http://127.0.0.1:{port}", folder, given, {})
-    try:
-        yield other
-    finally:
-        for name in list(other.processes):
-            other.kill(name)
-        print(other.logs())
-
-
-def start_web(service: Service) -> None:
-    """Start a web process that need not become ready."""
-    service.start("web")
-
-    def is_live() -> bool:
-        try:
-            return httpx.get(f"{service.base_url}/health/live", trust_env=False).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    wait_until(is_live)
-
-
-def client(key: Service, at: Service, user: str, role: str = "user") -> httpx.Client:
-    """Return a client of ``user`` at another service than the one that has the key."""
-    headers = {"Authorization": f"Bearer {key.token(user, role)}"}
-    return httpx.Client(base_url=at.base_url, headers=headers, trust_env=False, timeout=30)
+ROUNDS = 4
 
 
 def register(service: Service, *ids: str) -> None:
@@ -119,8 +84,9 @@ def test_web_process_that_starts_before_any_worker_reads_once_there_is_one(
         with Redis.from_url(redis_url) as redis:
             redis.flushdb()
         start_web(service)
-        ready = httpx.get(f"{service.base_url}/health/ready", trust_env=False)
-        assert ready.status_code == 503 and ready.json()["redis"] == "ok"
+        reads = httpx.get(f"{service.base_url}/health/reads", trust_env=False)
+        codes = {problem["code"] for problem in reads.json()["details"]["problems"]}
+        assert reads.status_code == 503 and codes == {"no_view", "no_worker"}
         service.start("worker")
         service.wait_ready()
         with service.client("ann") as ann:

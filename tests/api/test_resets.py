@@ -8,9 +8,8 @@ import pytest
 from tests.support.in_process import in_process, running_loop
 from tests.support.resetting_server import resetting_server
 
-
-# uvloop warns of a connection that is open at the loop's end before it closes it. As an error the warning would keep the
-# loop from ever ending.
+# uvloop warns of a connection that is open at the loop's end, and closes it afterwards. As an error, the warning would
+# keep the loop from ever ending.
 pytestmark = pytest.mark.filterwarnings("default:unclosed resource:ResourceWarning")
 
 

@@ -41,8 +41,6 @@ def older(tools: Tools, sql: Sql) -> Tools:
 every_command = pytest.mark.parametrize(
     "words",
     [
-        ("status",),
-        ("status", "--watch"),
         ("rebuild",),
         ("rebuild", "--dry-run"),
         ("generations",),
@@ -67,6 +65,11 @@ def test_command_that_fails_on_an_older_database_says_so_in_one_line(older: Tool
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
     assert "older development version" in done.err and "start with an empty database" in done.err
     assert "--data" in done.err
+
+
+def test_status_of_an_older_database_reports_it(older: Tools) -> None:
+    done = older.follows("status")
+    assert done.code == 2 and "log_not_usable: the database has tables that this version of Follows" in done.out
 
 
 def test_commands_on_another_revision_with_the_same_tables_work(tools: Tools, sql: Sql) -> None:

@@ -48,7 +48,7 @@ def test_parked_events_are_listed_with_pair_time_and_reason(tools: Tools) -> Non
     assert lines[0].startswith("         6  20") and "  #1 and #2: UserFollowed cannot be read: " in lines[0]
     rows = tools.follows("parked", "--json").json
     assert [(row["position"], row["subject"], row["object"]) for row in rows] == [(6, 1, 2), (7, 3, 4)]
-    assert tools.follows("status", "--json").json["parked"] == 2
+    assert tools.follows("status", "--json").json["log"]["parked"] == 2
 
 
 def test_retry_of_readable_events_unparks_them(tools: Tools, database_url: str) -> None:

@@ -111,7 +111,8 @@ def test_status_shows_an_unfinished_rebuild(tools: Tools) -> None:
         await start_or_resume(engine, redis, 64, 1, "a test")
 
     tools.prepare(begin)
-    assert "build  generation 2, 0 % (a test)" in tools.follows("status").out.splitlines()
+    lines = tools.follows("status").out.splitlines()
+    assert "build  generation 2 at 0 of 210, 0 %, no process builds it (a test)" in lines
 
 
 def test_rebuild_job_is_queued_once(tools: Tools) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -28,7 +29,7 @@ from projections.signals.progress import Progress
 from projections.signals.wakeups import Listener, Wakeup
 from projections.views import generations
 from tests.support.fixtures import Plain
-from tests.support.live_view import FAST, ONLY_WOKEN, projecting, up_to_date_view
+from tests.support.live_view import FAST, ONLY_WOKEN, made_store, projecting, up_to_date_view
 from tests.support.log_writes import append, rows
 from tests.support.lost_tail import lose_tail
 from tests.support.queues import queue_of
@@ -36,6 +37,8 @@ from tests.support.small_world import populate
 from tests.support.view_model import actual, expected, positions
 from tests.support.waiting import until
 
+# The names of all leases that a worker takes.
+GROUPS = [f"{leases.GROUP_PREFIX}{group}" for group in range(LEASE_GROUPS)]
 Sql = psycopg.Connection[Any]
 
 
@@ -333,7 +336,7 @@ async def test_worker_that_can_read_the_log_publishes_a_message_at_least_once_a_
     if why == "paused":
         await pause.pause_projection(engine, "ann", "a test")
     elif why == "no lease":
-        await leases.acquire_share(engine, [f"{leases.GROUP_PREFIX}{group}" for group in range(LEASE_GROUPS)], uuid4())
+        await leases.acquire_share(engine, GROUPS, uuid4(), store=await made_store(engine, redis))
     await listener.start()
     async with projecting(engine, redis, queue):
         heard = list[float]()
@@ -357,7 +360,7 @@ async def test_worker_without_work_runs_few_statements(
     if why == "paused":
         await pause.pause_projection(engine, "ann", "a test")
     else:
-        await leases.acquire_share(engine, [f"group:{group}" for group in range(LEASE_GROUPS)], uuid4())
+        await leases.acquire_share(engine, GROUPS, uuid4(), store=await made_store(engine, redis))
     statements = listening(other_engine)
     loop = ProjectionLoop(other_engine, redis, queue, LoopTiming(renew_s=0.2))
     loop.wake()
@@ -365,7 +368,8 @@ async def test_worker_without_work_runs_few_statements(
         async with asyncio.timeout(0.3):
             await loop.run()
     await loop.close()
-    assert len(statements) < 30, f"{len(statements)} statements in 0.3 s"
+    [(statement, times)] = Counter(statements).most_common(1)  # a start has some thirty statements, few of them twice
+    assert times < 15, f"{times} times in 0.3 s: {statement}"
 
 
 async def test_refused_build_is_tried_again_after_a_pause_only(
@@ -374,6 +378,7 @@ async def test_refused_build_is_tried_again_after_a_pause_only(
     """Another process builds the view; the pause is longer than the test here."""
     refusal = "another process is building the view"
     caplog.set_level(logging.INFO)
+    await made_store(engine, redis)
     async with BuildLease(engine, redis), projecting(other_engine, redis, queue, ONLY_WOKEN):
         await until(lambda: refusal in caplog.messages)
         with pytest.raises(AssertionError, match="not true"):

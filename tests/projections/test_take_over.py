@@ -16,7 +16,7 @@ from projections.keys import LEASE_GROUPS
 from projections.loop import LoopTiming
 from projections.rebuild.build import BuildLease
 from tests.support.fixtures import Plain
-from tests.support.live_view import projecting, up_to_date_view
+from tests.support.live_view import made_store, projecting, up_to_date_view
 from tests.support.log_writes import append, rows
 from tests.support.proxy import Proxy, listening
 from tests.support.queues import queue_of
@@ -34,10 +34,11 @@ async def test_partitions_of_dead_workers_are_projected_whatever_the_clocks_say(
     engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain, queue_url: str
 ) -> None:
     """The rows of four dead workers and of a dead builder are all that is left of them."""
+    store = await made_store(engine, redis)
     for _ in range(2):
         for owner in (dead := [uuid4() for _ in range(4)]):
-            await leases.acquire_share(engine, NAMES, owner)
-    await leases.acquire(engine, leases.BUILD_LEASE, dead[0])
+            await leases.acquire_share(engine, NAMES, owner, store=store)
+    await leases.acquire(engine, leases.BUILD_LEASE, dead[0], store)
     await populate(engine)
     async with projecting(engine, redis, queue_of(queue_url), FAST_LOOKS):
         view = await up_to_date_view(engine, redis)
@@ -99,7 +100,7 @@ async def test_builder_that_has_lost_redis_loses_the_build_lease(
 
 async def test_waiting_builder_takes_the_lease_of_a_killed_one(engine: Engine, redis: RedisClient) -> None:
     """No worker is there that would see it."""
-    await leases.acquire(engine, leases.BUILD_LEASE, uuid4())
+    await leases.acquire(engine, leases.BUILD_LEASE, uuid4(), await made_store(engine, redis))
     async with BuildLease(engine, redis) as lease:
         assert lease.fence > 1
 

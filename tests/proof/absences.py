@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Final
 
-from tests.proof.outage_world import WEBS, WORKERS, Network, World
+from tests.proof.outage_world import WEBS, WORKERS, World
+from tests.support.network import Network
 from tests.support.resetting_server import ResettingServer
 
 # A worker that is cut off is replaced within this time.

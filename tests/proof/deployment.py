@@ -177,12 +177,19 @@ def running_services(
 
 
 def _is_caught_up(service: Service, behind: int) -> bool:
+    """Return whether the views are at most ``behind`` events behind what the log holds now.
+
+    The state is up to a second old, so it must have seen that.
+    """
     try:
+        with psycopg.connect(service.environment["DATABASE_URL"]) as connection:
+            [(head,)] = connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchall()
         state = httpx.get(f"{service.base_url}/health/ready", trust_env=False, timeout=5).json()
-    except (httpx.TransportError, ValueError):
+    except (httpx.TransportError, ValueError, psycopg.OperationalError):
         return False
-    lag = state["lag_events"]  # None until the web process has connected to Postgres again
-    return bool(state["ready"] and lag is not None and lag <= behind)
+    details = state["details"]
+    lag = details["lag_events"]  # None until the web process has connected to Postgres again
+    return bool(state["reads"] and lag is not None and lag <= behind and details["position"] >= head)
 
 
 def verify(service: Service) -> subprocess.CompletedProcess[str]:

@@ -23,8 +23,9 @@ from cli.dev.supervisor import LogFile, SupervisedProcess
 from cli.dev.unprivileged import become
 from tests.proof.absences import Fault, Readers
 from tests.proof.deployment import check_records
-from tests.proof.outage_world import WEBS, WORKERS, World, redis_socket
+from tests.proof.outage_world import WEBS, WORKERS, World
 from tests.support.breakable_servers import Breakable, answers_ping, answers_sql, wait_until
+from tests.support.network import redis_socket
 from tests.support.resetting_server import resetting_server
 
 # Acknowledged events that a promoted standby lacks, at least.

@@ -231,12 +231,14 @@ async def _released_logins(connection: LogConnection, numbers: Sequence[int]) ->
     return await connection.query(lambda: [entry for entry in connection.log.released_logins if entry[0] in numbers])
 
 
-async def _read_parked(connection: LogConnection, *, skipped: bool = False) -> list[ParkedEvent]:
+async def _read_parked(
+    connection: LogConnection, *, skipped: bool = False, store: str | None = None
+) -> list[ParkedEvent]:
     return await connection.query(lambda: [row for _, row in sorted(connection.log.parked.items())])
 
 
 async def _park(
-    connection: LogConnection, rows: Sequence[tuple[int, int, int, str]], read_to: tuple[int, int | None]
+    connection: LogConnection, rows: Sequence[tuple[int, int, int, str]], read_to: tuple[int, int | None], store: str
 ) -> None:
     def work() -> None:
         for row in rows if connection.log.has(*read_to) else ():
@@ -246,7 +248,7 @@ async def _park(
 
 
 async def _park_behind(
-    connection: LogConnection, rows: Sequence[tuple[int, int, int]], read_to: tuple[int, int | None]
+    connection: LogConnection, rows: Sequence[tuple[int, int, int]], read_to: tuple[int, int | None], store: str
 ) -> set[int]:
     def work() -> set[int]:
         found = connection.log

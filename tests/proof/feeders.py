@@ -1,4 +1,4 @@
-"""Faults of the part `outages`: a copy of the database uses the same Redis."""
+"""Faults of the part `outages`: a copy of the database uses the same Redis; a second Redis is fed and moved to."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ import httpx
 import psycopg
 
 from tests.proof.absences import Fault, Readers
-from tests.proof.outage_world import WEBS, WORKERS, World, network_to
+from tests.proof.deployment import verify
+from tests.proof.failovers import start_redis
+from tests.proof.outage_world import TOOLS, WEBS, WORKERS, World
 from tests.support.breakable_servers import BreakableServers, wait_until
+from tests.support.network import network_to, redis_socket
 from tests.support.servers import Service, free_port
 
 COPY: Final = "copied"
 # What a worker says that finds another database's views.
 REFUSED: Final = "follows adopt"
+LEVEL_TIMEOUT_S: Final = 120.0
 
 
 def copy_of_the_database(world: World, _: random.Random) -> Iterator[Readers]:
@@ -43,6 +47,25 @@ def copy_of_the_database(world: World, _: random.Random) -> Iterator[Readers]:
         _follow_in_copy(copied, world)
     with _administrator(world) as connection:
         connection.execute(f"DROP DATABASE {COPY} WITH (FORCE)".encode())
+
+
+def second_redis(world: World, _: random.Random) -> Iterator[Readers]:
+    """A second Redis is fed beside the first, the web processes move to it one by one, then the workers."""
+    first = world.servers
+    second = BreakableServers(first.postgres, start_redis(world, "second"), "")
+    with _more_processes(world, second, "follows") as feeding:
+        feeding.start("worker")
+        wait_until(lambda: verify(feeding).returncode == 0, LEVEL_TIMEOUT_S)
+        yield WEBS
+        path = redis_socket(second.valkey.url)
+        for name in (*WEBS, *WORKERS):
+            world.service(name).stop(name)
+            world.networks[name].redis.redirect(path)
+            world.service(name).start(name)
+            world.service(name).wait_ready()
+        world.networks[TOOLS].redis.redirect(path)
+        feeding.stop("worker")
+    first.valkey = second.valkey
 
 
 @contextmanager
@@ -106,4 +129,4 @@ def _is_live(service: Service) -> bool:
         return False
 
 
-FEEDERS: Final[tuple[Fault, ...]] = (copy_of_the_database,)
+FEEDERS: Final[tuple[Fault, ...]] = (copy_of_the_database, second_redis)

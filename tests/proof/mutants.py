@@ -46,6 +46,8 @@ FEEDERS: Final = "projections/feeding/feeders.py"
 ADOPT: Final = "projections/feeding/adopt.py"
 SWAP: Final = "projections/views/swap.lua"
 IDENTITY: Final = "commands/db/identity.py"
+PROGRESS: Final = "projections/signals/progress.py"
+LEASE_SHARES: Final = "commands/db/sql/leases.sql"
 FEEDER_CHECK: Final = "projections/feeding/feeder_check.py"
 LIVE_POINTER: Final = "projections/views/pointer.py"
 LEASED: Final = "projections/partition_leases.py"
@@ -53,6 +55,10 @@ COMMITTER: Final = "commands/group_commit.py"
 RETRY: Final = "projections/verify/retry_parked.py"
 MIGRATE: Final = "commands/db/migrate.py"
 SUPERVISE: Final = "workers/supervise.py"
+HEALTH: Final = "api/health.py"
+KRAKEN: Final = "api/kraken/middleware.py"
+JUDGE: Final = "projections/state/judge.py"
+OVERVIEW: Final = "commands/coordination/overview.py"
 
 # File -> the tests of which one must fail, quick ones first; pytest stops at the first that fails.
 TESTS: Final = {
@@ -102,6 +108,7 @@ TESTS: Final = {
     ),
     LEASED: ("tests/projections/test_take_over.py",),
     IDENTITY: ("tests/commands/db/test_identity.py",),
+    **dict.fromkeys((PROGRESS, LEASE_SHARES), ("tests/projections/feeding/test_two_redis.py",)),
     **dict.fromkeys((FEEDER_CHECK, LIVE_POINTER), ("tests/projections/feeding/test_feeder_check.py",)),
     **dict.fromkeys(
         (FEEDERS, ADOPT, SWAP),
@@ -138,6 +145,9 @@ TESTS: Final = {
     READER: ("tests/queries/test_reader.py", "tests/projections/rebuild/test_evictions.py"),
     LOOKS: ("tests/commands/log/test_looks.py",),
     **dict.fromkeys((KEY_SET, JWKS), ("tests/api/auth/test_algorithms.py", "tests/api/auth/test_jwks.py")),
+    HEALTH: ("tests/api/test_health.py",),
+    KRAKEN: ("tests/api/test_head.py",),
+    **dict.fromkeys((JUDGE, OVERVIEW), ("tests/cli/test_status.py",)),
     **dict.fromkeys(
         (TAIL, OWN_WRITES, VISIBLE, LOOK_UPS), ("tests/api/test_tail.py", "tests/api/test_read_your_writes.py")
     ),
@@ -464,8 +474,8 @@ MUTANTS: Final = (
     Mutant(
         LEASED,
         "no renewal without an answer of Redis",
-        "        await wait_for_answer(self._redis)\n        names",
-        "        names",
+        "        await wait_for_answer(self._redis)\n        runs",
+        "        runs",
     ),
     Mutant(
         HISTORY,
@@ -513,7 +523,12 @@ MUTANTS: Final = (
     Mutant(SWITCH, "only the feeder switches", "    await require_feeder(engine, redis)\n", ""),
     Mutant(IDENTITY, "an address in common", "return bool(common) and self", "return self"),
     Mutant(IDENTITY, "the same server and database", "return bool(common) and ", "return bool(common) or "),
-    Mutant(FEEDER_CHECK, "reads of a copy are refused", "own is not None and record.database.origin != own", "False"),
+    Mutant(FEEDER_CHECK, "reads of a copy are refused", "if record.database.origin != own:", "if 0:"),
+    Mutant(FEEDER_CHECK, "two Redis are not alone", "if len(fed) > 1:", "if len(fed) > 9:"),
+    Mutant(FEEDER_CHECK, "a Redis that is not fed is not read", "if self._fed - {self.store} and", "if 0 and"),
+    Mutant(PROGRESS, "reports about another Redis", "if told.store != self._store and told.store and", "if 0 and"),
+    Mutant(LEASE_SHARES, "shares are of one Redis", "WHERE projects AND store IN ('', the_store)", "WHERE projects"),
+    Mutant(SWEEPS, "another Redis may need it", "if await leases.fed_stores(self._engine) -", "if set() -"),
     Mutant(LIVE_POINTER, "a changed record is looked at", " and self.record == record if", " if"),
     Mutant(LEASED, "dead owners are looked for", "        await self._watch.look()\n", ""),
     Mutant(
@@ -728,4 +743,12 @@ MUTANTS: Final = (
     Mutant(
         JWKS, "a new key without kid is looked for", "(tried and kid in self._set.kids and kid is not None)", "tried"
     ),
+    Mutant(HEALTH, "a process without any server is not ready", "ready=not cut_off and not any(", "ready=not any("),
+    Mutant(HEALTH, "a process without a key is not ready", '"stopping", "no_key")', '"stopping")'),
+    Mutant(HEALTH, "keys are read again without traffic", "    keys.refresh_soon()", "    keys"),
+    Mutant(KRAKEN, "a command by HEAD does nothing", " and was_head(scope)", " and False"),
+    Mutant(
+        JUDGE, "a worker that stopped is none", "if not any(worker.is_alive for worker in workers)", "if not workers"
+    ),
+    Mutant(OVERVIEW, "the probe's write is taken back", "await connection.rollback()", "await connection.commit()"),
 )

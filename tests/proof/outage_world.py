@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
 from tests.proof.clients import Client, Record
 from tests.proof.clocks import Clocks
@@ -19,37 +18,14 @@ from tests.proof.deployment import CATCH_UP_TIMEOUT_S, Deployment, read_events, 
 from tests.proof.login_moves import LoginMoves
 from tests.proof.parts import Counts, PartContext
 from tests.support.breakable_servers import BreakableServers, breakable_servers
+from tests.support.network import Network, network_to, redis_socket
 from tests.support.proxy import postgres_socket
-from tests.support.resetting_server import ResettingServer, resetting_server
 from tests.support.servers import Service
 
 T = TypeVar("T")
 WEBS: Final = ("web", "web-2")
 WORKERS: Final = ("worker", "worker-2")
 TOOLS: Final = "tools"
-# The port of a host that all processes name and that refuses every connection.
-NOBODY: Final = 1
-
-
-@dataclass(frozen=True)
-class Network:
-    """What lies between one process and the servers."""
-
-    redis: ResettingServer
-    postgres: ResettingServer
-
-    def environment(self, database_url: str) -> dict[str, str]:
-        """Return the settings with which a process reaches the database and Redis through this network.
-
-        All processes of an installation name one host of Postgres. Here nobody listens there.
-        """
-        log, views = urlsplit(database_url), f"redis://127.0.0.1:{self.redis.port}"
-        hosts = f"host=127.0.0.1,127.0.0.1&port={self.postgres.port},{NOBODY}"
-        return {
-            "DATABASE_URL": f"postgresql://{log.username}@{log.path}?{hosts}",
-            "REDIS_URL": f"{views}/0",
-            "QUEUE_URL": f"{views}/1",
-        }
 
 
 @dataclass(frozen=True)
@@ -141,21 +117,6 @@ def running_world(context: PartContext, counts: Counts) -> Iterator[World]:
         world = World(servers, services, context, counts, networks, clocks, stack)
         world.clients_there.extend(world.clients(context.by_scale(6, 24), context, counts))
         yield world
-
-
-@contextmanager
-def network_to(servers: BreakableServers) -> Iterator[Network]:
-    """Yield a network that leads to these servers."""
-    redis, postgres = redis_socket(servers.valkey.url), postgres_socket(servers.postgres.url)
-    with resetting_server(redis, real=True) as to_redis, resetting_server(postgres) as to_postgres:
-        to_redis.forward()
-        to_postgres.forward()
-        yield Network(to_redis, to_postgres)
-
-
-def redis_socket(url: str) -> str:
-    """Return the path of the Unix socket of the Valkey at ``url``."""
-    return urlsplit(url).path
 
 
 def _of(user: str, events: dict[tuple[str, str], list[str]]) -> dict[str, int]:

@@ -217,11 +217,13 @@ class Schedule:
                 (
                     self._crash_workers,
                     self._crash_workers,
+                    self._stop_workers,
                     self._pause_workers,
                     self._pause_workers,
                     self._start_second_worker,
                     self._save_redis,
                     self._restore_redis,
+                    self._lose_last_writes,
                     self._empty_redis,
                     self._leave_partition_frozen,
                     self._lose_tail_of_log,
@@ -237,6 +239,13 @@ class Schedule:
         for task, _ in self._workers:
             task.cancel()
         await asyncio.sleep(self.rng.random() * IDLE_S)
+        self._start_worker()
+
+    async def _stop_workers(self) -> None:
+        """Leave the views without a worker for so long that commands are answered without them."""
+        for task, _ in self._workers:
+            task.cancel()
+        await asyncio.sleep(self.rng.random() * 2 * BUSY_S)
         self._start_worker()
 
     async def _pause_workers(self) -> None:
@@ -263,6 +272,12 @@ class Schedule:
             web.tail.on_connection()
         self.fake_redis.delete_keys(name for name in self.fake_redis.key_names() if _is_of(partition, name))
         self.fake_redis.restore({name: value for name, value in self._saved.items() if _is_of(partition, name)})
+
+    async def _lose_last_writes(self) -> None:
+        """Lose what all keys got in the last second at most."""
+        await self._save_redis()
+        await asyncio.sleep(self.rng.random())
+        await self._restore_redis()
 
     async def _empty_redis(self) -> None:
         """Delete all keys, or (as in a cluster) those of one partition."""
@@ -325,8 +340,8 @@ class Schedule:
     async def _call(self, caller: int) -> None:
         """Write, and read what was written, each through any web process."""
         told = dict[int, Write]()
-        for _ in range(self.rng.randrange(4, 10)):
-            await asyncio.sleep(self.rng.random() * BUSY_S / 3)
+        for _ in range(self.rng.randrange(5, 25)):
+            await asyncio.sleep(self.rng.random() * self.rng.choice((0.02, 0.2, 1.0)))
             other = self.rng.choice([number for number in USERS if number != caller])
             web = self.rng.choice(self._webs)
             try:

@@ -10,11 +10,12 @@ from typing import Final, NamedTuple, cast
 from api.context import Context, make_visible
 from api.own_writes import OwnWrites
 from api.services import Services
-from api.tail import Tail
+from api.tail import LOOK_AGE_MAX_S, Tail
 from commands.errors import LogUnavailable
 from commands.group_commit import Receipt
 from commands.log.looks import DIRECTORY, LOG_LOOK_TIMEOUT_S, Look, Mark, Written
 from projections.client.client import RedisClient
+from projections.feeding.feeder_check import FeederCheck
 from projections.signals.progress import Progress
 from queries.reader import Reader
 from tests.proof.fake_log import FakeLog, Pair
@@ -88,7 +89,9 @@ class SimulatedWeb:
         self.process, self._log = process, log
         self.progress = Progress(clock)
         self.reader = Reader(redis, self.progress, clock=clock)
-        self.tail = Tail(FakeLooks(log), self.progress, self.reader.invalidate_numbers, clock)
+        self.feeder = FeederCheck(LOOK_AGE_MAX_S)
+        looks = FakeLooks(log)
+        self.tail = Tail(looks, self.progress, self.reader.invalidate_numbers, clock, on_look=self.feeder.on_look)
 
     async def toggle_follow(self, pair: Pair, *, notifications: bool) -> Write:
         """Let the first of the pair follow the other, or end that; return when the caller may be told.
@@ -110,6 +113,7 @@ class SimulatedWeb:
             tail=self.tail,
             progress=self.progress,
             reader=self.reader,
+            feeder=self.feeder,
             visibility=SimpleNamespace(wait_ms=VISIBLE_WAIT_MS),
         )
         receipt = Receipt(write.position, None, write.word)

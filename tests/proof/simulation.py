@@ -23,7 +23,7 @@ from tests.proof.schedule import Schedule
 
 TITLE: Final = "7 simulation"
 SCHEDULES_SHORT: Final = 200
-SCHEDULES_LONG: Final = 1_000_000
+SCHEDULES_LONG: Final = 250_000
 # A schedule holds 16 MB until its cycles are collected.
 SCHEDULES_PER_COLLECTION: Final = 20
 # Schedules that a process runs before it reports their counts.

@@ -49,7 +49,7 @@ class ResourceMonitor:
             self._warm = {name: max(self._warm.get(name, 0), size) for name, size in self._last.items()}
         for service in self._deployment.services:
             state = httpx.get(f"{service.base_url}/health/ready", trust_env=False, timeout=30).json()
-            self.lag_max = max(self.lag_max, state["lag_events"])
+            self.lag_max = max(self.lag_max, state["details"]["lag_events"] or 0)
 
     def growth(self) -> list[str]:
         """Return a complaint for each process that has grown too much since the warm-up."""

@@ -17,7 +17,7 @@ from tests.proof.real_redis import RealRedis
 from tests.support.servers import Servers
 
 # A schedule with parked events, and one in which Redis loses its tail.
-PARKS, LOSES = 2, 512
+PARKS, LOSES = 0, 606
 BEHIND, OTHER_HISTORY = "if position < expected then", "at[3] ~= argv[4] and"
 
 

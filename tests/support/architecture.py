@@ -41,7 +41,7 @@ MEASURING = "bench"
 ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
     "commands": (
         ("errors",),
-        ("events", "users", "settings"),
+        ("events", "users", "settings", "process"),
         ("decide",),
         ("db",),
         ("log", "coordination"),
@@ -56,7 +56,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("verify",),
         ("rebuild",),
         ("partition_leases",),
-        ("loop",),
+        ("state", "loop"),
     ),
     "cli": (("errors",), ("dev",)),
 }

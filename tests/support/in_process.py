@@ -17,9 +17,11 @@ from api.services import Services
 from cli.dev.dev_key import DEV_ISSUER, JWKS_FILE, sign
 from commands import erasure
 from commands.db.postgres import PostgresSettings, create_engine
+from commands.errors import Unavailable
 from commands.log import event_log as log
 from projections.client.client import RedisClientSettings, open_redis
 from projections.signals.job_queue import QueueSettings
+from projections.views.generations import checkpoints
 from tests.support.live_view import projecting
 
 # Long enough for a slow machine that does something else as well; nothing waits for all of it.
@@ -97,11 +99,29 @@ class InProcess:
     async def ready(self) -> None:
         """Return when there is a view and it shows all that is in the log now."""
 
+        services = self.services
+
         async def is_ready() -> bool:
-            state = (await self.anybody.get("/health/ready")).json()
-            return bool(state["ready"] and state["lag_events"] == 0)
+            try:
+                services.require("log")
+                services.require("views")
+                view = await services.reader.view(refresh=True)
+                found = (await checkpoints(services.redis, view, range(view.partitions))).values()
+                head = await log.head(services.engine)
+            except Unavailable:
+                return False
+            return all(at is not None and at.position >= head.position for at in found)
 
         await soon(is_ready)
+
+    async def degraded(self, code: str, *, present: bool = True) -> httpx.Response:
+        """Return the answer of /health/ready as soon as it has a problem with this code, or no longer has it."""
+
+        async def has_it() -> bool:
+            return (code in (await self.anybody.get("/health/ready")).json()["degraded"]) == present
+
+        await soon(has_it)
+        return await self.anybody.get("/health/ready")
 
     async def caught_up(self) -> None:
         """Wake the projection loop, and return when the views show all that is in the log now."""

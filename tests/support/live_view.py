@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from commands.db.postgres import Engine
 from commands.log import event_log as log
 from projections.client.client import RedisClient
+from projections.feeding.feeders import require_feeder
 from projections.keys import View
 from projections.loop import LoopTiming, ProjectionLoop
 from projections.signals.job_queue import QueueSettings
@@ -33,6 +34,11 @@ async def projecting(
         task.cancel()
         await asyncio.wait({task})
         await loop.close()
+
+
+async def made_store(engine: Engine, redis: RedisClient) -> str:
+    """Return the word of this Redis, which the engine's database feeds from now on."""
+    return (await require_feeder(engine, redis)).store
 
 
 async def up_to_date_view(engine: Engine, redis: RedisClient) -> View:

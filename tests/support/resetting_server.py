@@ -28,7 +28,7 @@ class ResettingServer:
     between ``hold`` and ``release`` nothing passes in either direction: what was sent meanwhile arrives afterwards."""
 
     def __init__(self, path: str = "", *, real: bool = False, port: int = 0) -> None:
-        self._path, self._real = path, real
+        self.path, self._real = path, real
         self._flows = threading.Event()
         self._flows.set()
         self._forwards = False
@@ -49,7 +49,7 @@ class ResettingServer:
 
     def redirect(self, path: str) -> None:
         """Close the connections that are forwarded, and forward new ones to the server at another Unix socket."""
-        self._path = path
+        self.path = path
         self._cut()
 
     def hold(self) -> None:
@@ -96,7 +96,7 @@ class ResettingServer:
 
     def _pass_on(self, connection: socket.socket, commands: int) -> None:
         with socket.socket(socket.AF_UNIX) as server:
-            server.connect(self._path)
+            server.connect(self.path)
             answers = threading.Thread(target=self._copy, args=(server, connection), daemon=True)
             answers.start()
             while commands > 0 and (data := connection.recv(65_536)):

@@ -179,7 +179,7 @@ class Service:
         child.wait(STOP_TIMEOUT_S)
 
     def wait_ready(self) -> None:
-        """Return when /health/ready is 200; fail with the logs after READY_TIMEOUT_S."""
+        """Return when reads and commands are answered; fail with the logs after READY_TIMEOUT_S."""
         end = time.monotonic() + READY_TIMEOUT_S
         while not self._is_ready():
             dead = [name for name, child in self.processes.items() if child.poll() is not None]
@@ -194,7 +194,8 @@ class Service:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.base_url}/health/ready", trust_env=False, timeout=5).status_code == 200
+            state = httpx.get(f"{self.base_url}/health/ready", trust_env=False, timeout=5).json()
+            return bool(state["ready"] and state["reads"] and state["writes"])
         except httpx.TransportError:
             return False
 
@@ -231,6 +232,7 @@ def running_service(
         "FOLLOWS_ISSUER": "follows-dev",
         "FOLLOWS_ENV": "development",
         "FOLLOWS_RATE_LIMIT": "0",
+        "FOLLOWS_HEALTH_DETAILS": "1",
         "FOLLOWS_GRACE_S": "0",
     }
     settings = child_environment({**os.environ, **given, **(environment or {})})

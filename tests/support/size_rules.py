@@ -13,7 +13,7 @@ PRODUCT: Final = ("commands", "projections", "queries", "workers", "api", "cli")
 FILE_LINES_MAX: Final = 300
 FUNCTION_LINES_MAX: Final = 40
 # Names that Python, logging or Alembic look up in each module: not names of ours.
-EXPECTED_IN_MANY: Final = {"__all__", "logger", "upgrade", "revision", "down_revision"}
+EXPECTED_IN_MANY: Final = {"__all__", "logger", "upgrade", "revision", "down_revision", "compatible_with"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

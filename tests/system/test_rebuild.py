@@ -111,10 +111,11 @@ def running(command: str, environment: Mapping[str, str], folder: Path) -> Itera
         assert "Traceback" not in process.output()
 
 
-def follows(environment: Mapping[str, str], *words: object) -> Any:
-    """Run ``follows words... --json`` and return its output."""
+def follows(environment: Mapping[str, str], *words: object, code: int = 0) -> Any:
+    """Run ``follows words... --json``, which must exit with ``code``, and return its output."""
     command = [sys.executable, "-m", "cli", *map(str, words), "--json"]
-    done = subprocess.run(command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
 
 
@@ -287,7 +288,7 @@ async def test_pause_stops_every_worker_until_resume(
         await write(engine, (numbers[0], numbers[1]))
         await wait_for_renewals(engine, 2)  # a worker that is not paused would have seen it
         assert await generations.view_position(redis, view) == before
-        assert "by ann since" in follows(environment, "status")["paused"]
+        assert "by ann since" in follows(environment, "status", code=1)["log"]["paused"]
         assert follows(environment, "resume") == {"paused": False, "was_paused": True}
         assert await up_to_date_view(engine, redis) == view
 

@@ -14,7 +14,10 @@ from cli.dev.dev_key import ensure_dev_key, sign
 from tests.support.breakable_servers import BreakableServers, wait_until
 from tests.support.servers import Service
 
-LINE = re.compile(r"(?:DEBUG|INFO|WARNING|ERROR) [a-zA-Z0-9_.]+ \[([^ ]+)\] ?(.*)")
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (?:DEBUG|INFO|WARNING|ERROR) web@\S+\[\d+\] "
+    r"[a-zA-Z0-9_.]+ \[([^ ]+)\] ?(.*)"
+)
 # Lines of the HTTP server itself, which belong to no request.
 SERVER_LINE = re.compile(r"\[(?:INFO|WARNING)\] ")
 # Without the function, every append fails with an error that the code does not expect.

@@ -201,7 +201,7 @@ def test_stopping_web_process_serves_and_closes_connections(site: Site) -> None:
             found = client.get(f"{address}{path}")
             assert (found.status_code, found.headers["connection"]) == (status, "close"), path
         unready = new.get(f"{address}/health/ready")
-        assert unready.status_code == 503 and unready.json()["process"] == "stopping"
+        assert unready.status_code == 503 and unready.json()["degraded"][0] == "the process was told to stop"
         os.killpg(web.pid, signal.SIGTERM)  # systemd signals all processes; a second signal changes nothing
         assert new.get(f"{address}/health/live").status_code == 200
     assert web.wait(STOP_TIMEOUT_S) == 0

@@ -21,6 +21,7 @@ from projections.keys import View
 from projections.signals.job_queue import QueueSettings, enqueue_rebuild
 from projections.signals.wakeups import Wakeup
 from projections.views import generations
+from projections.views.leftovers import leftovers
 from tests.support.breakable_servers import Breakable
 from tests.support.evictions import evict_some, remove_ballast
 from tests.support.live_view import up_to_date_view
@@ -184,7 +185,7 @@ async def test_evicted_view_is_replaced(
             await until(lambda: _is_another(redis, before))
             view = await up_to_date_view(engine, redis)
             assert actual(raw_redis, view) == expected(sql, view)
-            assert await generations.leftovers(redis) == [view]
+            assert await leftovers(redis) == [view]
         remove_ballast(raw_redis)
         raw_redis.config_resetstat()
     await redis.close()

@@ -2,13 +2,14 @@
 
 import logging
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from sqlalchemy import text
 
 from commands import erasure
-from commands.coordination import parked
+from commands.coordination import leases, parked
 from commands.coordination.view_register import register_generation, set_state
 from commands.db.postgres import Engine
 from commands.directory import Directory
@@ -146,6 +147,19 @@ async def test_old_answers_and_released_logins_are_deleted_now_and_then(
     await _housekeeping(engine, redis)
     assert _left(sql) == (1, 1)
     assert rows(sql, "SELECT login FROM released_logins") == [("two",)]
+
+
+async def test_nothing_is_deleted_while_another_redis_is_fed(engine: Engine, redis: RedisClient, sql: Sql) -> None:
+    """How far its views have come is not known to a worker of this one."""
+    await _released(engine, sql)
+    await view_at(engine, redis, 100)
+    other = uuid4()
+    await leases.acquire_share(engine, ["group:0"], other, store="another")
+    await _housekeeping(engine, redis)
+    assert _left(sql) == (2, 3)
+    await leases.release(engine, other)
+    await _housekeeping(engine, redis)
+    assert _left(sql) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ BEGIN
                 ORDER BY b.version DESC LIMIT 1) ELSE e.type END AS type,
             some_parked AND EXISTS (
                 SELECT FROM parked k
-                WHERE k.subject = s.subject AND k.object = s.object AND k.skipped_at IS NULL) AS is_parked
+                WHERE k.subject = s.subject AND k.object = s.object AND is_set_aside(k.position, k.store)) AS is_parked
         FROM staged s
         LEFT JOIN LATERAL (
             SELECT e.position, e.version, e.type FROM events e

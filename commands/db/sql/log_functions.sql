@@ -32,6 +32,14 @@ CREATE OR REPLACE FUNCTION word_at(the_position bigint) RETURNS bigint LANGUAGE 
     SELECT word FROM batches WHERE last_position >= the_position ORDER BY last_position LIMIT 1
 $$;
 
+-- Whether a parked event keeps commands from its pair: it was skipped in no Redis, and workers feed this one, whose word
+-- the_store is. Where no Redis is fed, the workers may come back to any of them.
+CREATE OR REPLACE FUNCTION is_set_aside(the_position bigint, the_store text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT NOT EXISTS (SELECT FROM parked p WHERE p.position = the_position AND p.skipped_at IS NOT NULL) AND (
+        the_store = '' OR EXISTS (SELECT FROM lease_owners o WHERE o.projects AND o.store IN ('', the_store))
+        OR NOT EXISTS (SELECT FROM lease_owners o WHERE o.projects))
+$$;
+
 -- Skip one parked event; return false when it is not parked. Under the log's lock, since the count of the follower's
 -- follows may be another one without the event.
 CREATE OR REPLACE FUNCTION skip_parked(the_position bigint, who text, why text) RETURNS boolean

@@ -87,7 +87,7 @@ async def test_owner_that_renews_between_look_and_deletion_stays(
 ) -> None:
     """The statement names the number that was seen."""
     await leases.acquire_share(engine, NAMES, ALIVE)
-    deletions = before(engine, "DELETE", lambda: sql.execute("SELECT renew_lease_owner(%s, true)", [ALIVE]))
+    deletions = before(engine, "DELETE", lambda: sql.execute("SELECT renew_lease_owner('', %s, true, '')", [ALIVE]))
     await looks(watch, clock, LOOKS)
     assert owners(sql) == {ALIVE} and len(deletions) == 1
 

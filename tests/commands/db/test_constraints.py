@@ -25,7 +25,7 @@ _EVENT = "INSERT INTO events (position, subject, object, version, type, recorded
         "INSERT INTO pauses (who, why) VALUES ('a', 'a'), ('b', 'b')",
         "INSERT INTO erasures (number, position) VALUES (1, 1), (1, 2)",
         "INSERT INTO erasures (number, position) VALUES (99, 1)",
-        "INSERT INTO leases (name, owner, fence) VALUES ('x', gen_random_uuid(), 1)",
+        "INSERT INTO leases (store, name, owner, fence) VALUES ('', 'x', gen_random_uuid(), 1)",
         "INSERT INTO generations (partitions, reason, state) VALUES (64, 'a', 'live'), (64, 'b', 'live')",
         "INSERT INTO users (id, login, display_name) VALUES ('x', NULL, 'x')",
         "UPDATE users SET erased_at = now() WHERE number = 1",

@@ -16,7 +16,7 @@ from commands.events import UserFollowed
 from tests.support.log_writes import append, everything, rows
 from tests.support.servers import Servers
 
-REVISIONS = ["0001_initial", "0002_histories", "0003_parked", "0004_compatible"]
+REVISIONS = ["0001_initial", "0002_histories", "0003_parked", "0004_compatible", "0005_processes", "0006_stores"]
 
 
 @pytest.fixture
@@ -120,9 +120,14 @@ async def test_older_schema_is_refused_until_migrated(
     engine: Engine, database_url: str, sql: psycopg.Connection[Any]
 ) -> None:
     """The migrations that are missing are run then."""
-    sql.execute("ALTER TABLE follows_version DROP COLUMN compatible_with")
-    sql.execute("UPDATE follows_version SET version_num = '0003_parked'")
-    with pytest.raises(SettingsError, match=r"at revision 0003_parked, older than .*: run `follows migrate`"):
+    for table, key in (("leases", "name"), ("parked", "position")):
+        sql.execute(f"ALTER TABLE {table} DROP COLUMN store, ADD CONSTRAINT {table}_pkey PRIMARY KEY ({key})".encode())
+    sql.execute("ALTER TABLE generations DROP COLUMN store, ADD CONSTRAINT generations_one_live CHECK (true)")
+    sql.execute("ALTER TABLE lease_owners DROP COLUMN store, DROP COLUMN runs")
+    sql.execute("ALTER TABLE pauses DROP CONSTRAINT pauses_only_one_key, DROP COLUMN store")
+    sql.execute("ALTER TABLE pauses ADD CONSTRAINT pauses_pkey PRIMARY KEY (only_one)")
+    sql.execute("UPDATE follows_version SET version_num = '0005_processes'")
+    with pytest.raises(SettingsError, match=r"at revision 0005_processes, older than .*: run `follows migrate`"):
         await check_current(engine)
     assert upgrade_database(database_url) == newest_revision()
     await check_current(engine)

@@ -19,8 +19,8 @@ from tests.support.waiting import until
 TRIES = 60
 
 
-# uvloop warns of a connection that is open at the loop's end before it closes it. As an error the warning would keep the
-# loop from ever ending.
+# uvloop warns of a connection that is open at the loop's end, and closes it afterwards. As an error, the warning would
+# keep the loop from ever ending.
 pytestmark = pytest.mark.filterwarnings("default:unclosed resource:ResourceWarning")
 
 

@@ -22,6 +22,7 @@ from projections.projector.projector import Projector
 from projections.rebuild import build
 from projections.rebuild.build import BuildLease, start_or_resume
 from projections.views import generations
+from projections.views.leftovers import leftovers
 from tests.support.fixtures import Plain
 from tests.support.log_writes import append
 from tests.support.rebuilds import healed
@@ -126,7 +127,7 @@ async def test_generation_number_of_another_database_is_not_reused(
             await adopt(other, redis, *await look(other, redis))
             view = await healed(other, redis)
             assert view.generation > old.generation
-            assert [view.generation for view in await generations.leftovers(redis)] == [view.generation]
+            assert [view.generation for view in await leftovers(redis)] == [view.generation]
             assert not list(raw_redis.scan_iter(match=old.pattern(), count=1000))
             assert set(actual(raw_redis, view)) == {view.following(7), view.followers(8)}
 

@@ -268,13 +268,13 @@ async def test_server_restarted_after_the_eviction_still_has_no_view(
 async def test_pointer_is_cleared_although_postgres_is_away(
     engine: Engine, raw: Plain, redis: RedisClient, world: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(_: Engine) -> list[Generation]:
+    async def away(*_: object) -> list[Generation]:
         raise ViewsUnavailable
 
     live = await generations.live_view(redis)
     assert live is not None
     evict_some(raw)
-    monkeypatch.setattr(evictions, "list_generations", away)
+    monkeypatch.setattr(evictions, "registered", away)
     with pytest.raises(ViewsUnavailable):
         await invalidate_evicted(engine, redis)
     assert await generations.live_view(redis) is None
@@ -343,17 +343,16 @@ async def test_view_of_another_worker_that_was_faster_stays(
     await populate(engine)
     await healed(engine, redis, FENCE)
     evict_some(raw)
-    known = list_generations
 
-    async def overtaken(_: Engine) -> list[Generation]:
+    async def overtaken(*_: object) -> list[Generation]:
         monkeypatch.undo()
         evict_some(raw)
         remove_ballast(raw)
         await invalidate_evicted(engine, redis)
         await healed(engine, redis, FENCE)
-        return await known(engine)
+        return await list_generations(engine)
 
-    monkeypatch.setattr(evictions, "list_generations", overtaken)
+    monkeypatch.setattr(evictions, "registered", overtaken)
     await invalidate_evicted(engine, redis)
     view = await generations.live_view(redis)
     assert view is not None and await generations.view_position(redis, view) == (await log.head(engine)).position

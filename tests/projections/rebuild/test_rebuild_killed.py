@@ -11,6 +11,7 @@ from projections.client.client import RedisClient
 from projections.rebuild import build, rebuild, switch
 from projections.signals.job_queue import QueueSettings
 from projections.views import generations
+from projections.views.leftovers import leftovers
 from tests.support.fixtures import Plain
 from tests.support.live_view import FAST, projecting, up_to_date_view
 from tests.support.log_writes import Connection
@@ -70,7 +71,7 @@ async def test_rebuild_killed_at_a_step_leaves_a_whole_view(
     assert actual(raw_redis, last) == expected(sql, last)
     known = await register.list_generations(engine)
     assert [(row.number, row.state) for row in known] == [(seen.generation, "old"), (last.generation, "live")]
-    assert [view.generation for view in await generations.leftovers(redis)] == [seen.generation, last.generation]
+    assert [view.generation for view in await leftovers(redis)] == [seen.generation, last.generation]
     assert {key.split(b".")[0] for key in raw_redis.keys("{g*")} == {
         f"{{g{view.generation}".encode() for view in (seen, last)
     }

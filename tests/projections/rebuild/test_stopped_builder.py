@@ -109,7 +109,7 @@ async def test_builder_that_waits_while_redis_is_away_takes_no_owner_for_dead(en
     owner, away = uuid4(), unreachable()
     await leases.acquire(engine, leases.BUILD_LEASE, owner)
     with pytest.raises(BuildRunning):
-        async with BuildLease(engine, away, wait_s=leases.LOOKS * leases.LOOK_S):
+        async with BuildLease(engine, away, wait_s=leases.LOOKS * leases.LOOK_S, store=""):
             pass
     await away.close()
     assert [lease.owner for lease in await leases.list_leases(engine)] == [owner]
@@ -118,7 +118,7 @@ async def test_builder_that_waits_while_redis_is_away_takes_no_owner_for_dead(en
 async def test_lease_is_given_back_when_the_pointer_cannot_be_fenced(engine: Engine) -> None:
     away = unreachable()
     with pytest.raises(ViewsUnavailable):
-        async with BuildLease(engine, away):
+        async with BuildLease(engine, away, store=""):
             pass
     await away.close()
     assert await leases.list_leases(engine) == []

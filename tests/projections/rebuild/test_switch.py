@@ -26,6 +26,7 @@ from projections.signals.job_queue import QueueSettings
 from projections.signals.progress import READS_THE_LOG, Progress, progress_message
 from projections.signals.wakeups import Listener, Wakeup
 from projections.views import generations
+from projections.views.feeder_record import store_of
 from queries.follows import PageRequest, follow_state, page
 from queries.reader import Reader
 from tests.support.fixtures import Plain
@@ -241,7 +242,8 @@ async def test_position_that_redis_lost_before_the_announcement_is_not_published
     await switch_readers(engine, redis, wakeup, projector)
     await until(lambda: published)
     await listener.close()
-    assert published == [progress_message(left, range(LEASE_GROUPS), view.generation, None)]
+    store = await store_of(redis)
+    assert published == [progress_message(left, range(LEASE_GROUPS), view.generation, None, store=store)]
 
 
 async def test_switch_is_announced_to_readers_and_workers(

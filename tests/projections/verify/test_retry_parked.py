@@ -211,7 +211,7 @@ async def test_event_after_retry_is_not_parked_by_outdated_worker(world: World) 
     """The statement that would park the event checks in the table that its pair is still parked."""
     position = write_unreadable(world.sql, (1, 2), 1)
     await world.catch_up()
-    pairs = ParkedPairs(world.engine)
+    pairs = ParkedPairs(world.engine, world.redis)
     await pairs.refresh()
     make_readable(world.sql, position)
     await retry(world.engine, world.redis, VIEW, 1, 2)
