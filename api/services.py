@@ -11,8 +11,8 @@ from api.rate_limit import RateLimit, RateSettings
 from api.shutdown import GracefulShutdown, ShutdownSettings
 from api.tail import LOOK_AGE_MAX_S, Tail
 from commands.coordination.overview import Overview
-from commands.db.migrate import check_current
 from commands.db.postgres import POSTGRES_TIMEOUT_S, Engine, PostgresSettings, check_server, create_engine
+from commands.db.schema import check_current
 from commands.directory import Directory
 from commands.erasure_file import ErasureFile
 from commands.errors import FollowsError, LogUnavailable, Unavailable, ViewsUnavailable

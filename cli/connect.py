@@ -6,8 +6,8 @@ from typing import TypeVar
 import uvloop
 
 from cli.errors import plain_database_errors
-from commands.db.migrate import schema_errors_explained
 from commands.db.postgres import Engine, PostgresSettings, create_engine
+from commands.db.schema import schema_errors_explained
 from commands.errors import Invalid, SettingsError, ViewsUnavailable
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.keys import View

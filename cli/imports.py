@@ -24,8 +24,8 @@ from commands.bulk_follows import (
     import_follows,
 )
 from commands.bulk_users import ImportedUser, import_users
-from commands.db.migrate import check_current
 from commands.db.postgres import Engine, PostgresSettings
+from commands.db.schema import check_current
 from commands.errors import SettingsError
 from commands.log.export import USER_COLUMNS
 from projections.signals.job_queue import QueueSettings

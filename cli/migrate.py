@@ -3,8 +3,9 @@
 import click
 
 from cli.errors import plain_database_errors
-from commands.db.migrate import MIGRATION_TRIES, newest_revision, upgrade_database
+from commands.db.migrate import MIGRATION_TRIES, upgrade_database
 from commands.db.postgres import PostgresSettings
+from commands.db.schema import NEWEST_REVISION
 
 
 @click.command()
@@ -29,7 +30,7 @@ def migrate(tries: int) -> None:
     settings = PostgresSettings.from_env()
     with plain_database_errors():
         found = upgrade_database(settings.database_url, tries=tries, on_wait=lambda line: click.echo(line, err=True))
-    if found == newest_revision():
+    if found == NEWEST_REVISION:
         click.echo(f"the database is at revision {found}")
     else:
         click.echo(

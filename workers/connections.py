@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 from redis.exceptions import RedisError
 
-from commands.db.migrate import check_current
 from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine
+from commands.db.schema import check_current
 from commands.errors import Unavailable
 from projections.client.client import RedisClient, RedisClientSettings, check_redis, open_redis
 from projections.keys import LogNames

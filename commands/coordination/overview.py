@@ -12,8 +12,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from commands.db.migrate import check_current
 from commands.db.postgres import PostgresSettings, create_engine
+from commands.db.schema import check_current
 from commands.db.unavailable import translated_errors, words_of
 from commands.errors import LogUnavailable, SettingsError
 from commands.process import Process

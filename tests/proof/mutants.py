@@ -54,6 +54,7 @@ LEASED: Final = "projections/partition_leases.py"
 COMMITTER: Final = "commands/group_commit.py"
 RETRY: Final = "projections/verify/retry_parked.py"
 MIGRATE: Final = "commands/db/migrate.py"
+SCHEMA: Final = "commands/db/schema.py"
 SUPERVISE: Final = "workers/supervise.py"
 HEALTH: Final = "api/health.py"
 KRAKEN: Final = "api/kraken/middleware.py"
@@ -77,6 +78,7 @@ TESTS: Final = {
     COMMITTER: ("tests/commands/test_parked_pairs.py",),
     RETRY: ("tests/projections/verify/test_retry_parked.py",),
     MIGRATE: ("tests/commands/db/test_migrate.py", "tests/commands/db/test_migrate_locks.py"),
+    SCHEMA: ("tests/commands/db/test_migrate.py",),
     SUPERVISE: ("tests/workers/test_supervise.py",),
     BATCHES: (
         "tests/projections/projector/test_projector.py",
@@ -697,7 +699,10 @@ MUTANTS: Final = (
     ),
     Mutant(MIGRATE, "an older version changes nothing", "if found is not None and found.is_newer:", "if False:"),
     Mutant(
-        MIGRATE, "only versions that may run on it", "if ours is not None and oldest in known:", "if ours is not None:"
+        SCHEMA,
+        "only versions that may run on it",
+        "if ours is not None and oldest in REVISIONS:",
+        "if ours is not None:",
     ),
     Mutant(
         SUPERVISE,

@@ -64,9 +64,13 @@ def test_log_names_who_takes_leases_over(two_workers: Service) -> None:
     gone = (
         f"worker {second} on {os.uname().nodename} of owner {owners[second]} stopped renewing its leases: they are free"
     )
-    wait_until(lambda: gone in [line["text"] for line in lines(two_workers, "worker")])
     all_groups = "lease groups of this worker: 0, 1, 2, 3, 4, 5, 6, 7 (before: "
-    wait_until(lambda: any(line["text"].startswith(all_groups) for line in lines(two_workers, "worker")))
+
+    def has_taken_over() -> bool:
+        texts = [line["text"] for line in lines(two_workers, "worker")]
+        return gone in texts and any(text.startswith(all_groups) for text in texts[texts.index(gone) :])
+
+    wait_until(has_taken_over)
     two_workers.processes["worker"].send_signal(signal.SIGTERM)
     two_workers.processes["worker"].wait(30)
     ends = "this worker has given its leases back: lease groups 0, 1, 2, 3, 4, 5, 6, 7"

@@ -23,7 +23,7 @@ FANS = [f"fan-{n}" for n in range(12)]
 # After each command, every client makes so many more rounds.
 ROUNDS_AFTER_COMMAND = 5
 # A pause between a client's rounds, so that the clients do not take all the processor time.
-PAUSE_S = 0.01
+PAUSE_S = 0.05
 
 
 class Client:

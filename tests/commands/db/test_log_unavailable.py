@@ -10,7 +10,7 @@ from cli.dev.embedded import embedded
 from cli.dev.supervisor import SupervisedProcess
 from commands import erasure, idempotency, profiles
 from commands.coordination import leases, parked, pause, view_register
-from commands.db.migrate import check_current, upgrade_database
+from commands.db.migrate import upgrade_database
 from commands.db.postgres import (
     POSTGRES_TIMEOUT_S,
     Engine,
@@ -18,6 +18,7 @@ from commands.db.postgres import (
     check_server,
     create_engine,
 )
+from commands.db.schema import check_current
 from commands.decide import Follow, Unfollow
 from commands.directory import Directory
 from commands.errors import LogUnavailable

@@ -8,9 +8,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 
-from commands.db.migrate import check_current, newest_revision, upgrade_database
+from cli.dev.procfile import ROOT
+from commands.db import schema
+from commands.db.migrate import upgrade_database
 from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine, driver_url
+from commands.db.schema import NEWEST_REVISION, check_current
 from commands.errors import LogUnavailable, SettingsError
 from commands.events import UserFollowed
 from tests.support.log_writes import append, everything, rows
@@ -53,7 +57,7 @@ async def test_concurrent_migrations_of_empty_database_all_succeed(bare: Engine,
     await check_current(bare)
     with psycopg.connect(bare_url) as sql:
         assert rows(sql, "SELECT count(*) FROM log_identity") == [(1,)]
-        assert rows(sql, "SELECT version_num FROM follows_version") == [(newest_revision(),)]
+        assert rows(sql, "SELECT version_num FROM follows_version") == [(NEWEST_REVISION,)]
 
 
 def run_at_once(commands: list[list[str]]) -> list[tuple[int, bytes]]:
@@ -129,7 +133,7 @@ async def test_older_schema_is_refused_until_migrated(
     sql.execute("UPDATE follows_version SET version_num = '0005_processes'")
     with pytest.raises(SettingsError, match=r"at revision 0005_processes, older than .*: run `follows migrate`"):
         await check_current(engine)
-    assert upgrade_database(database_url) == newest_revision()
+    assert upgrade_database(database_url) == NEWEST_REVISION
     await check_current(engine)
 
 
@@ -195,3 +199,14 @@ async def test_missing_postgres_is_unavailable_not_a_settings_error() -> None:
     with pytest.raises(LogUnavailable):
         await check_server(engine)
     await engine.dispose()
+
+
+def test_revisions_are_those_of_the_migrations_in_order() -> None:
+    """They are read from the names of the files, so that a process that only checks the schema needs no alembic."""
+    scripts = ScriptDirectory(str(ROOT / "commands" / "db" / "migrations"))
+    assert [script.revision for script in scripts.walk_revisions()][::-1] == schema.REVISIONS == REVISIONS
+
+
+def test_web_and_worker_do_not_load_alembic() -> None:
+    script = "import sys, api.app, workers.__main__; sys.exit('alembic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -10,8 +10,9 @@ from sqlalchemy import text
 
 from commands.bulk_follows import connect_import
 from commands.coordination import leases, parked, pause, view_register
-from commands.db.migrate import check_current, upgrade_database
+from commands.db.migrate import upgrade_database
 from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine, fetch
+from commands.db.schema import check_current
 from commands.db.session import RELIED_ON
 from commands.errors import LogUnavailable, SettingsError
 from commands.events import UserFollowed
