@@ -36,3 +36,9 @@ def from_config(config: Config) -> ScriptDirectory:
 events.read_event = read_event
 events.FollowEvent = events.FollowEvent | UserMuted
 ScriptDirectory.from_config = from_config  # type: ignore[method-assign]
+
+from commands.db import schema  # noqa: E402 - it must find the new kind of event
+
+REVISION = "9001_newer"
+schema.REVISIONS.append(REVISION)
+schema.NEWEST_REVISION = REVISION  # type: ignore[misc]
