@@ -1,1 +1,1 @@
-"""The HTTP side: the app, who is calling and how often, health, and the two dialects v1/ and kraken/."""
+"""The HTTP side: the app, callers and their rate limit, health, and the two dialects v1/ and kraken/."""

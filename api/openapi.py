@@ -146,7 +146,7 @@ def complete_document(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
-    """Return a call whose 204 has no body (the framework writes null), and whose user ids have a pattern."""
+    """Return a call whose 204 has no body (the framework writes null), and user ids with a pattern."""
     answers = {status: _answer(status, answer) for status, answer in call["responses"].items()}
     parameters = [_parameter(parameter) for parameter in call.get("parameters", ())]
     return {**call, "responses": answers, "parameters": parameters}

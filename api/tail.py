@@ -30,7 +30,7 @@ LOOK_AGE_MAX_S: Final = 1.0
 TAIL_WAIT_S: Final = 1.0
 # How often it asks whether what it waits for has come: a look, or a worker's report.
 POLL_S: Final = 0.01
-# The log is away for everyone when so many looks in a row have failed and no worker has been heard for so long.
+# The log is away for all when this number of looks in a row have failed, and no worker has been heard for this time.
 FAILED_LOOKS: Final = 4
 SILENT_S: Final = 2.0
 # Events that are read at once: 10 ms of this process.

@@ -40,7 +40,7 @@ class ImportFile(NamedTuple):
 
 
 class CountingReader(io.RawIOBase):
-    """A file's bytes and their count; of a .gz the compressed ones, whose total is known beforehand."""
+    """A file's bytes and their count; of a .gz the compressed ones: their total is known beforehand."""
 
     def __init__(self, file: Any) -> None:
         self.file, self.count = file, 0

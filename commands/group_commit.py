@@ -154,7 +154,7 @@ class Committer:
         self._waiting.extendleft(reversed(later))
         self._in_progress.update(*(request.names for request in batch))
         if len(batch) < self._batch_max:
-            self._arrived.clear()  # the others wait for a batch in progress, whose end sets it again
+            self._arrived.clear()  # the others wait for a batch in progress: its end sets it again
         return batch
 
     async def _commit(self, batch: list[_Request]) -> None:

@@ -59,7 +59,7 @@ class ProcessFormatter(logging.Formatter):
         return "\n".join([front + line for line in super().format(record).splitlines() or [""]])
 
     def more(self, record: logging.LogRecord) -> str:
-        """Return what else stands in front of a line, with a space behind it."""
+        """Return what else a line begins with, and a space."""
         return ""
 
 

@@ -157,7 +157,7 @@ class ProjectionLoop:
             await projector.close()
 
     async def _require_feeder(self) -> View | None:
-        """Return the live view if this worker's database may feed this Redis, whoever does; raises OtherFeeder."""
+        """Return the live view if this worker's database may feed this Redis; raises OtherFeeder."""
         view = await self._pointer.view()
         self.leases.store = (await self._feeding.require(self._pointer.record, view)).store
         return view

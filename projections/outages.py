@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from commands.errors import FollowsError, SettingsError
 
-# A server that answers only now and then is still away: an outage has ended when nothing has failed for so long.
+# A server that answers only now and then is still away: an outage has ended when nothing has failed for this time.
 STEADY_S: Final = 2.0
 
 
@@ -44,7 +44,7 @@ class Outage:
             self._ending = None
 
     def end(self) -> None:
-        """Note that it works again; costs nothing while there is no outage."""
+        """Note that it works again; costs nothing without an outage."""
         if self._logged and self._ending is None:
             # In an empty context: the line must not name the request that happens to be the first.
             loop = asyncio.get_running_loop()

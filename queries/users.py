@@ -114,7 +114,7 @@ async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, min_
             return None
         return None if number is None else int(number), [(partition, DIRECTORY, int(position), word, False)]
 
-    # An id never leads to another user. A login does when it changes hands, and then the older one is no answer.
+    # An id never leads to another user. A login does when it changes hands, and then the older one is not an answer.
     return await reader.read(attempt, min_position, lambda number: kind == "id" and number is not None)
 
 

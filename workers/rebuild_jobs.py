@@ -85,7 +85,7 @@ async def rebuild_views(ctx: dict[str, Any], options: dict[str, Any]) -> None:
     """Rebuild the views; after a failure that passes by itself, the next try resumes the same generation."""
     connections: Connections = ctx["connections"]
     if options.get("store", "") not in ("", await store_of(connections.views)):
-        raise Retry(defer=REBUILD_RETRY_S)  # it is for another Redis, whose rebuilder has the same queue
+        raise Retry(defer=REBUILD_RETRY_S)  # it is for another Redis: its rebuilder has the same queue
     orphaned: OrphanedJob = ctx["orphaned"]
     orphaned.runs_here = True
     try:

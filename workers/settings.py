@@ -37,7 +37,7 @@ def make_rebuilder(context: dict[str, Any], names: LogNames, queue: ArqRedis) ->
 
 
 class _Worker(Worker):
-    """An arq worker that need not be able to tell the queue that a job has ended: the job runs again later.
+    """An arq worker that goes on when the queue cannot be told of a job's end: the job runs again later.
 
     arq notes the end in a task that outlives a cancelled job. A failure there would be nobody's, and asyncio would log
     its traceback at ERROR.

@@ -15,7 +15,7 @@ from api.auth.key_sources import InvalidKeys
 
 logger: Final = logging.getLogger(__name__)
 
-# The algorithms of each type of key, by `kty` and `crv`. Secrets (`oct`) are no type here, so HS256 has no key.
+# The algorithms of each type of key, by `kty` and `crv`. Secrets (`oct`) are not a type here, so HS256 has no key.
 ALGORITHMS_OF: Final = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256"),
     ("EC", "P-256"): ("ES256",),

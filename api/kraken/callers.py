@@ -27,7 +27,7 @@ _LOGIN: Final = re.compile(LOGIN_PATTERN)
 
 
 def admit(context: Context) -> None:
-    """Raise why a request must not be served. A bad token is no reason: most calls are public, and clients send old
+    """Raise why a request must not be served. A bad token is not a reason: most calls are public, and clients send old
     tokens to them."""
     if context.refusal is not None and not isinstance(context.refusal, Unauthenticated | KeysUnavailable):
         raise context.refusal
@@ -53,7 +53,7 @@ def require_scope(request: AnyRequest, scope: str) -> Caller:
 
 
 def require_editor(request: AnyRequest) -> Caller:
-    """Return the caller, who may change follows; raise as ``require_scope``, or GuestsMayNotAct."""
+    """Return the caller, which may change follows; raise as ``require_scope``, or GuestsMayNotAct."""
     caller = require_scope(request, USER_FOLLOWS_EDIT)
     if caller.role == "guest":
         raise GuestsMayNotAct

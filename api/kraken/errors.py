@@ -43,7 +43,7 @@ class ChannelNotFound(errors.UserNotFound):
 
 
 class FollowNotFound(errors.NotFollowing):
-    """Raised when there is no follow to show."""
+    """Raised when the follow to show does not exist."""
 
 
 class CommandByHead(errors.Invalid):

@@ -29,7 +29,7 @@ PREVIEW_SIZES: Final = {"small": (80, 45), "medium": (320, 180), "large": (640, 
 
 
 def name_of(profile: Profile) -> str:
-    """Return the login; a placeholder for an erased user, whose last follows are about to end."""
+    """Return the login; a placeholder for an erased user: the last follows are about to end."""
     return f"erased-{profile.number}" if profile.erased else profile.login
 
 

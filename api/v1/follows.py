@@ -125,7 +125,7 @@ def _link_header(path: str, at: Pagination) -> str:
 
 
 def _follower_and_target(call: FollowCall) -> tuple[Caller, str]:
-    """Return the caller, who may change follows, and the other user's id. Raises the refusal of such a request."""
+    """Return the caller, which may change follows, and the other user's id. Raises the refusal of such a request."""
     caller = call.context.require_caller()
     if caller.role == "guest":
         raise GuestsMayNotAct

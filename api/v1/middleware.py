@@ -1,4 +1,4 @@
-"""What happens to every /v1 request: the token is read, the pipeline runs, and the router gets what is no hot call."""
+"""What happens to every /v1 request: the token is read, the pipeline runs, and the router gets all but hot calls."""
 
 import re
 from collections.abc import Awaitable, Callable

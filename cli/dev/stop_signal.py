@@ -11,7 +11,7 @@ class Stopped(Exception):
 
 
 class Stopping:
-    """The request. It is no threading.Event: a signal handler that sets one could meet its lock held by a wait."""
+    """The request. It is not a threading.Event: a signal handler that sets one could meet its lock held by a wait."""
 
     def __init__(self) -> None:
         self.asked = False

@@ -62,7 +62,7 @@ class Since(msgspec.Struct, frozen=True):
 
 
 class PauseFact(msgspec.Struct, frozen=True):
-    """Who paused the projection, why, and when (us)."""
+    """A pause of the projection: the name and reason given, and its time (us)."""
 
     who: str
     why: str

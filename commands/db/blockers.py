@@ -32,7 +32,7 @@ class Blocker(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """Describe the session in one line."""
         name = self.application_name or "no application_name"
-        if self.since is None:  # of another role, whose sessions this one may not look into
+        if self.since is None:  # of another role: this one may not look into its sessions
             return f"session {self.pid} ({name}): {self.statement}"
         return f"session {self.pid} ({name}), {self.state} since {self.since:%Y-%m-%d %H:%M:%S} UTC: {self.statement}"
 

@@ -130,7 +130,7 @@ def _network_options(database_url: str) -> dict[str, Any]:
 
 
 def _replace_unusable(connection: AdaptedConnection, record: ConnectionPoolEntry, proxy: object) -> None:
-    """Have the pool connect anew instead of lending a connection that is of no use any more.
+    """Have the pool open a new connection instead of lending one that cannot be used any more.
 
     One that has just been opened is lent as it is: the pool would not open a third one, and fail with another error.
     """

@@ -29,7 +29,7 @@ _UNSKIPPED: Final = "e.position <> ALL (CAST(:skipped AS bigint[]))"
 # What this version cannot read does not count either: a pair is then as it was before.
 KNOWN_KIND: Final = f"""e.type IN ({", ".join(f"'{kind.__name__}'" for kind in FollowEvent.__args__)})"""
 _COUNTS: Final = f"{KNOWN_KIND} AND {_UNSKIPPED}"
-# The last event of each pair of u.number at u.position. Both sides use an index of the pair; (u, u) is no follow.
+# The last event of each pair of u.number at u.position. Both sides use an index of the pair; (u, u) is not a follow.
 _LAST_EVENTS: Final[dict[Side, str]] = {
     "following": f"""SELECT DISTINCT ON (e.object) e.object AS other, e.type, e.data, e.recorded_at FROM events e
         WHERE e.subject = u.number AND e.object <> u.number AND e.position <= u.position AND {_COUNTS}
@@ -192,7 +192,7 @@ async def follows_at(
 
 
 async def changed_others(engine: Engine, side: Side, number: int, after: int, up_to: int) -> set[int]:
-    """Return the others with whom one side of a user had an event after ``after``, up to ``up_to``."""
+    """Return the other users of events on one side of a user after ``after``, up to ``up_to``."""
     async with long_query(engine) as connection:
         parameters = {"after": after, "up_to": up_to, "number": number}
         return set((await connection.execute(_CHANGED[side], parameters)).scalars()) - {number}

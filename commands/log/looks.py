@@ -1,4 +1,4 @@
-"""Looks at the log's end, for a process that must know what others have committed: the head, and who wrote since."""
+"""Looks at the log's end, for a process that must know what others have committed: the head, and the writers since."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from commands.log import event_log as log
 LOG_LOOK_TIMEOUT_S: Final = 0.5
 # Batches whose words a process remembers; the log is asked for older ones.
 BATCHES_MAX: Final = 10_000
-# Stands for the directory: what an id or login leads to, and who exists.
+# Means the directory: what an id or login leads to, and which users exist.
 DIRECTORY: Final = 0
 
 # Nothing here is prepared: behind a pooler, each statement may run on another session.

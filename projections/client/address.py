@@ -64,7 +64,7 @@ def open_sentinels(address: Address, limits: dict[str, Any]) -> Sentinel:
 
 
 class _Malformed(ValueError):
-    """An error whose message repeats nothing of the URL."""
+    """An error with a message that repeats nothing of the URL."""
 
 
 def _reason(error: ValueError) -> str:

@@ -1,1 +1,1 @@
-"""Whose views a Redis holds: which database feeds it, and what is done with views of another history of the log."""
+"""The feeder of a Redis: which database its views are made from, and what is done with views of another history."""

@@ -82,7 +82,7 @@ def problem(code: str, message: str, since_us: int | None = None) -> StateProble
     return StateProblem(code, message, None if since_us is None else time_text(since_us), kind.do, kind.refuses)
 
 
-# While one of these is there, workers that run show no sign of life: starting more is no help.
+# While one of these is there, workers that run show no sign of life: starting more does not help.
 _WORKERS_WAIT: Final = {"other_feeder", "not_fed", "postgres_read_only", "postgres_refuses_writes"}
 _RANKS: Final = {code: rank for rank, code in enumerate(KINDS)}
 

@@ -12,7 +12,7 @@ from commands.coordination.overview import GenerationFact, LogFacts, OwnerFact
 from projections.keys import lease_group_of
 from projections.state.view_facts import ViewFacts
 
-# A worker renews each second. One that has not for so long is stopped, cut off or dead.
+# A worker renews each second. One that has not for longer than this is stopped, cut off or dead.
 WORKER_SILENT_S: Final = leases.TAKE_OVER_S
 
 

@@ -203,7 +203,7 @@ async def read_partition(
 
 
 def other_of(field: str) -> int | None:
-    """Return the number of the user whose ``member`` this is, None when it is no user's."""
+    """Return the number of the user whose ``member`` this is, None when it is not a user's."""
     try:
         number = number_of(field)
     except (ValueError, IndexError):

@@ -144,7 +144,7 @@ async def _ids(redis: RedisClient, view: View, numbers: Sequence[int]) -> dict[i
 
 
 async def _entries(redis: RedisClient, view: View, number: int) -> Entries:
-    """Return other number -> score of whom a user follows."""
+    """Return other number -> score of the follows of a user."""
     entries, start = Entries(), 0
     while True:
         rows = await redis.call("ZRANGE", view.following(number), start, start + ROWS_PER_READ - 1, "WITHSCORES")

@@ -36,7 +36,7 @@ class RepairLimits(msgspec.Struct, frozen=True):
     """Bounds of a repair."""
 
     cells: int = CELLS_MAX
-    # A partition that moved, or whose freeze was broken because deciding took too long, is tried again.
+    # A partition that moved, or lost its freeze because deciding took too long, is tried again.
     tries: int = 20
 
 

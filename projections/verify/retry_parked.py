@@ -173,7 +173,7 @@ async def _replace_other_types(
 
 
 async def _users_of(engine: Engine, view: View, partition: int) -> list[int]:
-    """Return the numbers of a partition's users, who share some of its keys."""
+    """Return the numbers of a partition's users. They share some of its keys."""
     numbers: list[int] = []
     after = 0
     while chunk := await user_search.numbers_after(engine, after, USERS_PER_QUERY):

@@ -1,4 +1,4 @@
-"""The record of who feeds this Redis: which database its views are made from, and the word of this Redis."""
+"""The feeder's record: which database the views of this Redis are made from, and the word of this Redis."""
 
 from __future__ import annotations
 

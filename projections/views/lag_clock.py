@@ -9,7 +9,7 @@ from projections.keys import View
 
 
 class LagClock:
-    """Times since when the live view has stayed where it is, and when it was last level with the log.
+    """Times since when the live view has stayed where it is, and when it last had all of the log.
 
     The age of the first event that a view lacks is the difference of two readings of Postgres' clock, which may have
     stepped in between.

@@ -18,7 +18,7 @@ POINTER_RETRY_S: Final = 1.0
 
 
 async def read_live(redis: RedisClient) -> tuple[Live | None, bytes | None]:
-    """Read the pointer, and the record of who feeds this Redis, at one moment."""
+    """Read the pointer and the feeder's record at one moment."""
     pointer, record = await redis.call("MGET", POINTER, FEEDER)
     return decode_pointer(pointer), record
 
@@ -29,7 +29,7 @@ class LivePointer:
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._last: View | None = None
-        # The record of who feeds this Redis, as it was last read.
+        # The feeder's record, as it was last read.
         self.record: bytes | None = None
         self._retry_at = 0.0
 

@@ -79,7 +79,7 @@ STATEMENTS = (
         reason text NOT NULL,
         started_at timestamptz NOT NULL DEFAULT now(),
         changed_at timestamptz NOT NULL DEFAULT now())""",
-    # A paused projection: who paused it, why, and when. Without a row it runs.
+    # A paused projection: the name and reason given, and the time. Without a row it runs.
     """CREATE TABLE pauses (
         only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
         who text NOT NULL,
