@@ -149,4 +149,5 @@ async def enqueue(settings: QueueSettings) -> None:
 
 
 async def _enqueue_wake(queue: ArqRedis, names: LogNames) -> bool:
-    return await queue.enqueue_job(WAKE_JOB, _job_id=names.job(WAKE_JOB), _queue_name=names.queue()) is not None
+    await queue.enqueue_job(WAKE_JOB, _job_id=names.job(WAKE_JOB), _queue_name=names.queue())
+    return True  # also if a try before, which was not answered in time, has enqueued it
