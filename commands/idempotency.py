@@ -170,7 +170,7 @@ async def run_once(
     if first is None:
         try:
             return await run()
-        except KeyAnswered:
+        except KeyAnswered:  # by another request, meanwhile: its answer counts
             pass
         except Refused as refusal:
             async with connected(engine) as connection:

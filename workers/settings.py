@@ -37,10 +37,10 @@ def make_rebuilder(context: dict[str, Any], names: LogNames, queue: ArqRedis) ->
 
 
 class _Worker(Worker):
-    """An arq worker that goes on when the queue cannot be told of a job's end: the job runs again later.
+    """An arq worker that goes on when the end of a job cannot be written to the queue: the job runs again later.
 
-    arq notes the end in a task that outlives a cancelled job. A failure there would be nobody's, and asyncio would log
-    its traceback at ERROR.
+    arq writes it in a task that outlives a cancelled job. Nothing else takes an error of that task, and asyncio would
+    log its traceback at ERROR.
     """
 
     async def finish_job(self, *args: Any) -> None:
@@ -57,7 +57,7 @@ class _Worker(Worker):
 
 
 def _log_unnoted(error: Exception) -> None:
-    logger.info("the queue could not be told that a job has ended (%s): it runs again later", type(error).__name__)
+    logger.info("the end of a job was not written to the queue (%s): it runs again later", type(error).__name__)
 
 
 def _worker(context: dict[str, Any], queue: ArqRedis, **settings: Any) -> Worker:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from commands.db.postgres import PostgresSettings, create_engine
+from commands.db.postgres import PostgresSettings, connected_within, create_engine
 from commands.db.schema import check_current
-from commands.db.unavailable import translated_errors, words_of
+from commands.db.unavailable import words_of
 from commands.errors import LogUnavailable, SettingsError
 from commands.process import Process
 
@@ -130,7 +127,7 @@ class Overview:
         """Return the facts, with the ``places`` of these positions; workers, builds and parked events are those of the
         Redis of the word ``store``. Raises LogUnavailable, with Postgres' words, after twice the time limit at most."""
         try:
-            async with self._connected() as connection:
+            async with connected_within(self.engine, self._timeout_s) as connection:
                 found = (await connection.execute(_READ, {"positions": list(positions), "store": store})).scalar_one()
         except DBAPIError:  # Postgres answers, and a table or a column is missing
             try:
@@ -146,7 +143,7 @@ class Overview:
     async def probe(self) -> str | None:
         """Try a write and take it back; return why it was refused, in Postgres' words, None when it was not."""
         try:
-            async with self._connected() as autocommitting:
+            async with connected_within(self.engine, self._timeout_s) as autocommitting:
                 connection = await autocommitting.execution_options(isolation_level="READ COMMITTED")
                 await connection.execute(_PROBE_LIMITS)
                 await connection.execute(_PROBE, {"rows": _FILLER_BYTES // 32})
@@ -160,13 +157,3 @@ class Overview:
     async def close(self) -> None:
         """Close the connection."""
         await self.engine.dispose()
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AsyncConnection]:
-        with translated_errors():
-            async with asyncio.timeout(self._timeout_s):  # the timeout of a statement does not hold for a connect
-                connection = await self.engine.connect()
-            try:
-                yield connection
-            finally:
-                await connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -152,6 +153,21 @@ async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     with translated_errors():
         async with engine.connect() as connection:
             yield connection
+
+
+@asynccontextmanager
+async def connected_within(engine: AsyncEngine, timeout_s: float) -> AsyncIterator[AsyncConnection]:
+    """Lend a connection as ``connected`` does; LogUnavailable also when opening one takes longer than ``timeout_s``.
+
+    The timeout of an engine's statements does not hold for a connect.
+    """
+    with translated_errors():
+        async with asyncio.timeout(timeout_s):
+            connection = await engine.connect()
+        try:
+            yield connection
+        finally:
+            await connection.close()
 
 
 @asynccontextmanager

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 import psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from commands.db.identity import Origin
-from commands.db.postgres import Engine, PostgresSettings, connected, create_engine
-from commands.db.unavailable import translated_errors
+from commands.db.postgres import Engine, PostgresSettings, connected, connected_within, create_engine
 from commands.errors import LogUnavailable
 from commands.log import event_log as log
 
@@ -107,7 +104,7 @@ class LogLooks:
 
     async def look(self, known: int) -> Look:
         """Look at the head, and for the word of ``known``. Raises LogUnavailable, also on a standby."""
-        async with self._connected() as connection:
+        async with connected_within(self._own, self._timeout_s) as connection:
             [(position, word, word_asked, is_standby, system, oid, fed)] = await _rows(connection, _LOOK, known)
         if is_standby:
             raise LogUnavailable
@@ -118,7 +115,7 @@ class LogLooks:
 
         ``older`` parts are read on the pool, so that looks need not wait for them.
         """
-        async with connected(self._engine) if older else self._connected() as connection:
+        async with connected(self._engine) if older else connected_within(self._own, self._timeout_s) as connection:
             batches = await _rows(connection, _BATCHES, after, up_to, up_to)
             begins, ends = _ranges(batches, after, up_to)
             events = await _rows(connection, _EVENTS, begins, ends) if begins else []
@@ -131,16 +128,6 @@ class LogLooks:
     async def close(self) -> None:
         """Close the own connection."""
         await self._own.dispose()
-
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[AsyncConnection]:
-        with translated_errors():
-            async with asyncio.timeout(self._timeout_s):  # the timeout of a statement does not hold for a connect
-                connection = await self._own.connect()
-            try:
-                yield connection
-            finally:
-                await connection.close()
 
 
 async def _rows(connection: AsyncConnection, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
