@@ -194,7 +194,10 @@ class Service:
 
     def _is_ready(self) -> bool:
         try:
-            state = httpx.get(f"{self.base_url}/health/ready", trust_env=False, timeout=5).json()
+            answer = httpx.get(f"{self.base_url}/health/ready", trust_env=False, timeout=5)
+            state = answer.json()
+            if "reads" not in state:  # a version before that field was there
+                return answer.status_code == 200
             return bool(state["ready"] and state["reads"] and state["writes"])
         except httpx.TransportError:
             return False
