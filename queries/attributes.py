@@ -15,7 +15,7 @@ from commands.errors import Invalid, UserNotFound, ViewUnavailable
 from commands.log.looks import DIRECTORY
 from projections.keys import View, number_of
 from queries.follows import PAGE
-from queries.long_lists import ROWS_AT_ONCE, STEP, ListKey, SortedList, sort_in_slices
+from queries.long_lists import ROWS_AT_ONCE, STEP, ListKey, Pauses, SortedList, sort_in_slices
 from queries.reader import AnswerPart, MinPosition, Reader
 
 # Members in one command, and in the commands of one turn of the event loop.
@@ -189,22 +189,22 @@ async def _read(query: _Query, view: View, first: _Rows) -> tuple[SortedList, li
 
 async def _sorted(users: FollowedUsers, rank: Rank, parts: list[AnswerPart], newest: bytes) -> SortedList:
     ranked, others = list[bytes](), list[bytes]()
-    rows = zip(users.numbers, users.attributes, users.scores.values(), strict=True)
+    rows, pauses = zip(users.numbers, users.attributes, users.scores.values(), strict=True), Pauses()
     for count, (number, attribute, score) in enumerate(rows, 1):
         place = rank(number, attribute, int(score))
         if place is not None:
             key, value = place
             (others if key is None else ranked).append((key or b"") + _ROW.pack(number, value))
         if count % STEP == 0:
-            await asyncio.sleep(0)
+            await pauses.take()
     numbers, values = array("q"), array("q")
-    for order in (await sort_in_slices(ranked), await sort_in_slices(others)):
+    for order in (await sort_in_slices(ranked, pauses), await sort_in_slices(others, pauses)):
         for start in range(0, len(order), STEP):
             for row in order[start : start + STEP]:
                 number, value = _ROW.unpack_from(row, len(row) - _ROW.size)
                 numbers.append(number)
                 values.append(value)
-            await asyncio.sleep(0)
+            await pauses.take()
     return SortedList(parts, len(users.numbers), newest, numbers, values, len(ranked))
 
 
@@ -265,10 +265,11 @@ async def _gather(
 async def _places(view: View, numbers: list[int]) -> dict[int, list[int]]:
     """Return partition -> the places of its users in ``numbers``."""
     places: defaultdict[int, list[int]] = defaultdict(list)
+    pauses = Pauses()
     for at, number in enumerate(numbers):
         places[view.partition_of(number)].append(at)
-        if at % ROWS_AT_ONCE == ROWS_AT_ONCE - 1:
-            await asyncio.sleep(0)
+        if at % STEP == 0:
+            await pauses.take()
     return places
 
 

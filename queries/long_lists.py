@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from array import array
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -17,8 +18,12 @@ from commands.errors import ListsBusy
 # Rows of a list that are handled in one turn of the event loop, about a millisecond, and that Redis reads in one
 # command. Shorter lists are read in one round trip, without a slot, and not kept.
 ROWS_AT_ONCE: Final = 1_000
-# Rows that are handled between two turns of the event loop where each takes longer.
+# Rows that are handled before the time is looked at.
 STEP: Final = 250
+# After this long a pause is due, and it takes so long. A pause of 0 is not enough: the HTTP server's thread passes a
+# request on only while the event loop waits for something.
+WORK_S: Final = 0.001
+PAUSE_S: Final = 0.001
 
 # Generation, the user's number, and the attribute that a list is sorted by.
 ListKey = tuple[int, int, str]
@@ -121,18 +126,30 @@ def _size(kept: SortedList) -> int:
     return 16 * len(kept.numbers) + 100 * len(kept.parts)
 
 
-async def sort_in_slices(items: list[_T]) -> list[_T]:
+class Pauses:
+    """The pauses of a long piece of work, in which other requests are handled."""
+
+    def __init__(self) -> None:
+        self._due_at = time.monotonic() + WORK_S
+
+    async def take(self) -> None:
+        """Pause if one is due."""
+        if time.monotonic() >= self._due_at:
+            await asyncio.sleep(PAUSE_S)
+            self._due_at = time.monotonic() + WORK_S
+
+
+async def sort_in_slices(items: list[_T], pauses: Pauses) -> list[_T]:
     """Return ``items`` sorted. Other requests go on between slices; ``list.sort`` would hold them, in a thread, too."""
     runs = []
     for start in range(0, len(items), ROWS_AT_ONCE):
         runs.append(sorted(items[start : start + ROWS_AT_ONCE]))  # type: ignore[type-var]
-        if start:
-            await asyncio.sleep(0)
+        await pauses.take()
     if len(runs) <= 1:
         return runs[0] if runs else []
     merged: list[_T] = []
     for count, item in enumerate(heapq.merge(*runs), 1):  # type: ignore[type-var]
         merged.append(item)
         if count % STEP == 0:
-            await asyncio.sleep(0)
+            await pauses.take()
     return merged
