@@ -20,26 +20,33 @@ def pause_command(why: str, name: str, as_json: bool) -> None:
     name, the reason and the time.
     """
 
-    async def work(engine: Engine) -> None:
-        await log_pause.pause_projection(engine, name, why, await store_or_all())
+    async def work(engine: Engine) -> str:
+        store = await store_or_all()
+        await log_pause.pause_projection(engine, name, why, store)
+        return store
 
-    run_on_log(work)
+    store = run_on_log(work)
     if as_json:
-        print_json({"paused": True, "who": name, "why": why})
+        print_json({"paused": True, "who": name, "why": why, "store": store})
     else:
-        click.echo("the projection is paused")
+        click.echo(f"the projection is paused for {_scope(store)}")
 
 
 @click.command("resume")
 @json_option
 def resume_command(as_json: bool) -> None:
-    """Start the projection again after `follows pause`."""
+    """Start the projection again after `follows pause`, for the same Redis as there."""
 
-    async def work(engine: Engine) -> bool:
-        return await log_pause.resume_projection(engine, await store_or_all())
+    async def work(engine: Engine) -> tuple[bool, str]:
+        store = await store_or_all()
+        return await log_pause.resume_projection(engine, store), store
 
-    was_paused = run_on_log(work)
+    was_paused, store = run_on_log(work)
     if as_json:
-        print_json({"paused": False, "was_paused": was_paused})
+        print_json({"paused": False, "was_paused": was_paused, "store": store})
     else:
-        click.echo("the projection is running again" if was_paused else "the projection was not paused")
+        click.echo(f"the projection {'is running again' if was_paused else 'was not paused'} for {_scope(store)}")
+
+
+def _scope(store: str) -> str:
+    return f"the Redis of REDIS_URL, {store}" if store else "every Redis that the log feeds"

@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.cli_runner import Tools, tools_on
 
+PAUSED = "the projection is paused for every Redis that the log feeds\n"
+
 
 @pytest.fixture
 def tools(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> Tools:
@@ -15,21 +17,22 @@ def tools(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> 
 
 def test_pause_is_shown_with_name_and_reason_until_resume(tools: Tools) -> None:
     """A second pause replaces name and reason, and the time stays that of the first."""
-    assert tools.follows_process("pause", "--why", "moving house", "--who", "kim").out == "the projection is paused\n"
+    assert tools.follows_process("pause", "--why", "moving house", "--who", "kim").out == PAUSED
     first = tools.follows("status", "--json").json["log"]["paused"]
     assert first.startswith("by kim since 20") and first.endswith(" (moving house)")
     assert tools.follows("pause", "--why", "still moving", "--who", "lee", "--json").json == {
         "paused": True,
         "who": "lee",
         "why": "still moving",
+        "store": "",
     }
     assert tools.follows("status", "--json").json["log"]["paused"] == first.replace("kim", "lee").replace(
         "moving house", "still moving"
     )
-    assert tools.follows("resume").out == "the projection is running again\n"
+    assert tools.follows("resume").out == "the projection is running again for every Redis that the log feeds\n"
     assert tools.follows("status", "--json").json["log"]["paused"] is None
-    assert tools.follows("resume").out == "the projection was not paused\n"
-    assert tools.follows("resume", "--json").json == {"paused": False, "was_paused": False}
+    assert tools.follows("resume").out == "the projection was not paused for every Redis that the log feeds\n"
+    assert tools.follows("resume", "--json").json == {"paused": False, "was_paused": False, "store": ""}
 
 
 def test_pause_without_a_reason_is_wrong_usage(tools: Tools) -> None:

@@ -222,14 +222,14 @@ async def test_other_requests_go_on_while_a_list_is_read(world: World) -> None:
     )
 
 
-class _WaitCounter(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _WaitCounter(selectors.DefaultSelector):
     """Counts how often the event loop waits."""
 
     waits = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         self.waits += timeout is None or timeout > 0
-        return super().select(timeout)  # type: ignore[no-any-return]
+        return super().select(timeout)
 
 
 def test_sort_lets_the_server_pass_on_other_requests() -> None:

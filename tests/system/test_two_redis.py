@@ -57,7 +57,9 @@ def moving(servers: Servers, database_url: str, redis_url: str, queue_url: str, 
 def test_own_follow_is_shown_through_either_redis_or_503(moving: tuple[Service, Service]) -> None:
     """The second Redis stands still, so its web process knows of a follow by its looks only."""
     one, two = moving
-    follows(two, "pause", "--why", "a test")
+    store = follows(two, "pause", "--why", "a test")["store"]
+    other_store = follows(one, "resume")["store"]  # ends nothing, and says which Redis it is for
+    assert store and other_store and store != other_store
     with client(one, two, "probe") as probe:
         methods = itertools.cycle((probe.post, probe.delete))
 
@@ -73,7 +75,7 @@ def test_own_follow_is_shown_through_either_redis_or_503(moving: tuple[Service, 
         assert other.status_code == 503 or other.json()["is_following"], f"u{number}: {other.text}"
         own = read(one, one, f"u{number}")
         assert own.status_code == 200 and own.json()["is_following"], own.text
-    follows(two, "resume")
+    assert follows(two, "resume") == {"paused": False, "was_paused": True, "store": store}
     wait_until(lambda: read(one, two, "u1").status_code == 200)
     assert all(read(one, two, f"u{number}").json()["is_following"] for number in range(1, USERS))
 
