@@ -48,6 +48,7 @@ format: $(STAMP)
 lock: $(STAMP)
 	@$(PIP) install uv
 	@$(LOCK) pyproject.toml --extra dev --output-file requirements.lock $(ARGS)
+	@$(LOCK) pyproject.toml --extra build --constraint requirements.lock --output-file deploy/requirements.lock
 	@$(LOCK) bench/requirements.in --output-file bench/requirements.lock $(ARGS)
 
 bench: $(STAMP) $(PEERS_STAMP)

@@ -4,10 +4,11 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final
 
 import msgspec
-import swagger_ui_bundle  # type: ignore[import-untyped]
 from litestar import Request, Response, Router
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
@@ -85,12 +86,16 @@ class OpenApiDocument(JsonRenderPlugin):
 
 
 def assets() -> list[Any]:
-    """Return the handlers that serve Swagger UI's files."""
-    return [
-        create_static_files_router(
-            path=ASSETS_PATH, directories=[swagger_ui_bundle.swagger_ui_path], include_in_schema=False
-        )
-    ]
+    """Return the handlers that serve Swagger UI's files; none without the extra ``docs``."""
+    if not has_page():
+        return []
+    folder = import_module("swagger_ui_bundle").swagger_ui_path
+    return [create_static_files_router(path=ASSETS_PATH, directories=[folder], include_in_schema=False)]
+
+
+def has_page() -> bool:
+    """Return whether the page can be shown: its files come with the extra ``docs``. The document is always there."""
+    return find_spec("swagger_ui_bundle") is not None
 
 
 def guard_page(response: Response[Any]) -> Response[Any]:
@@ -112,6 +117,13 @@ def operation_id(handler: HTTPRouteHandler, *_: object) -> str:
 
 def config() -> OpenAPIConfig:
     """Return the settings of the document at /docs/openapi.json and of the page at /docs."""
+    page = SwaggerPage(
+        js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
+        css_url=f"{ASSETS_PATH}/swagger-ui.css",
+        standalone_preset_js_url=f"{ASSETS_PATH}/swagger-ui-standalone-preset.js",
+        favicon=f'<link rel="icon" href="{ASSETS_PATH}/favicon-32x32.png">',
+        path="/",
+    )
     return OpenAPIConfig(
         title="Follows",
         version="1",
@@ -119,16 +131,7 @@ def config() -> OpenAPIConfig:
         path="/docs",
         openapi_router=Router("/docs", route_handlers=[], include_in_schema=False, after_request=guard_page),
         operation_id_creator=operation_id,
-        render_plugins=[
-            OpenApiDocument(),
-            SwaggerPage(
-                js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
-                css_url=f"{ASSETS_PATH}/swagger-ui.css",
-                standalone_preset_js_url=f"{ASSETS_PATH}/swagger-ui-standalone-preset.js",
-                favicon=f'<link rel="icon" href="{ASSETS_PATH}/favicon-32x32.png">',
-                path="/",
-            ),
-        ],
+        render_plugins=[OpenApiDocument(), *([page] if has_page() else [])],
         components=Components(
             security_schemes={
                 "bearer": SecurityScheme(type="http", scheme="bearer", bearer_format="JWT"),

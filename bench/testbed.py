@@ -1,4 +1,4 @@
-"""The testbed: embedded servers with the settings of `follows up`, and processes with the Procfile's commands."""
+"""The testbed: embedded servers as of `follows up`, and the processes of the service and of its peers."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,8 +22,8 @@ from bench.graph import Graph, generate_graph, read
 from bench.settings import BenchSettings
 from cli.dev.dev_key import DEV_ISSUER, ensure_dev_key, sign
 from cli.dev.embedded import embedded
-from cli.dev.procfile import child_environment, commands, program
-from cli.dev.supervisor import start_program
+from cli.dev.processes import PROCESS_STOP_TIMEOUT_S
+from cli.dev.supervisor import Program, start_program
 from cli.service_status import StatusReader, ViewStatus
 from commands.bulk_follows import IMPORT_BATCH, connect_import, import_follows
 from commands.bulk_users import import_users
@@ -34,6 +35,11 @@ from projections.signals.job_queue import QueueSettings
 ROOT: Final = Path(__file__).resolve().parents[1]
 READY_TIMEOUT_S: Final = 120.0
 STOP_TIMEOUT_S: Final = 20.0
+# As `follows web` serves; the peers are not part of it, and have another Python.
+GRANIAN: Final = (
+    "-m granian --interface asgi --loop uvloop --no-ws --http 1 --backlog 4096 --backpressure 16384 "
+    "--respawn-failed-workers --workers-kill-timeout 15 --host 127.0.0.1"
+)
 PEERS: Final = ROOT / ".bench" / "venv" / "bin" / "python"
 
 
@@ -62,21 +68,20 @@ class Testbed:
         self.made_follows: set[tuple[int, int]] = set()
         upgrade_database(self.database)
         jwks = ensure_dev_key(folder / "data")
-        self.environment = child_environment(
-            {
-                **os.environ,
-                "DATABASE_URL": self.database,
-                "REDIS_URL": self.views,
-                "QUEUE_URL": self.queue,
-                "FOLLOWS_DATA": str(folder / "data"),
-                "FOLLOWS_JWKS": str(jwks),
-                "FOLLOWS_ISSUER": DEV_ISSUER,
-                "FOLLOWS_ENV": "development",
-                "FOLLOWS_RATE_LIMIT": "0",
-                "FOLLOWS_GRACE_S": "0",
-                "FOLLOWS_LOG_LEVEL": "WARNING",
-            }
-        )
+        self.environment = {
+            **os.environ,
+            "DATABASE_URL": self.database,
+            "REDIS_URL": self.views,
+            "QUEUE_URL": self.queue,
+            "FOLLOWS_DATA": str(folder / "data"),
+            "FOLLOWS_JWKS": str(jwks),
+            "FOLLOWS_ISSUER": DEV_ISSUER,
+            "FOLLOWS_ENV": "development",
+            "FOLLOWS_RATE_LIMIT": "0",
+            "FOLLOWS_GRACE_S": "0",
+            "FOLLOWS_LOG_LEVEL": "WARNING",
+            "PYTHONUNBUFFERED": "1",
+        }
         os.environ |= {name: self.environment[name] for name in ("DATABASE_URL", "REDIS_URL", "QUEUE_URL")}
 
     @property
@@ -110,37 +115,36 @@ class Testbed:
         python: Path | None = None,
         flags: tuple[str, str] = ("", ""),
     ) -> Server:
-        """Return a web process started with the Procfile's command line, ``app`` and ``python`` replaced.
+        """Return a web process that runs ``app`` with ``python``.
 
-        The first of ``flags`` in that line is replaced by the second.
+        The first of ``flags`` in its command line is replaced by the second.
         """
         if name not in self._made:
             port = free_port()
-            command = commands()["web"].replace("api.app:app", f"--workers {workers} {app}")
-            command = command.replace(*flags)
-            if python is not None:
-                command = command.replace("python ", f"{shlex.quote(str(python))} ", 1)
-            variables = {
-                **self.environment,
-                **(environment or {}),
-                "FOLLOWS_HOST": "127.0.0.1",
-                "FOLLOWS_PORT": str(port),
-            }
-            child, log = self.start(name, command, variables)
+            python_quoted = shlex.quote(str(python or sys.executable))
+            command = f"{python_quoted} {GRANIAN.replace(*flags)} --port {port} --workers {workers} {app}"
+            child, log = self.start(name, command, {**self.environment, **(environment or {})})
             self._made[name] = Server(name, port, child, log)
             wait_until(lambda: _answers(self._made[name], ready), READY_TIMEOUT_S)
         return self._made[name]
 
     def worker(self, name: str = "worker") -> None:
-        """Start a worker process with the Procfile's command line."""
+        """Start a worker process."""
         if name not in self.pids:
-            self.start(name, commands()["worker"], self.environment)
+            self.start(name, f"{shlex.quote(sys.executable)} -m cli worker", self.environment)
 
     def start(self, name: str, command: str, environment: Mapping[str, str]) -> "tuple[subprocess.Popen[bytes], Path]":
         """Run a command until `stop` or the end; its CPU time is measured as ``name``."""
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
-            child = start_program(program(name, command, environment), output)
+            wanted = Program(
+                name=name,
+                command=["sh", "-c", f"exec {command}"],
+                cwd=ROOT,
+                environment=environment,
+                stop_timeout_s=PROCESS_STOP_TIMEOUT_S,
+            )
+            child = start_program(wanted, output)
         self._stack.callback(_stop, child)
         self.pids[name] = child.pid
         self._children[name] = child

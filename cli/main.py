@@ -17,6 +17,12 @@ from commands.errors import FollowsError
 # tests/cli/test_main.py compares it with the commands' own.
 COMMANDS = {
     "up": ("cli.dev.up:up", "Run the whole product on this machine until Ctrl-C."),
+    "web": ("cli.serve:web", "Serve both dialects until SIGTERM; a process that dies is replaced."),
+    "worker": ("cli.serve:worker", "Project the log into the views until SIGTERM."),
+    "rebuilder": (
+        "cli.serve:rebuilder",
+        "Do the rebuilds that `follows rebuild --job` asks for, until SIGTERM.",
+    ),
     "migrate": ("cli.migrate:migrate", "Bring the database's schema up to date."),
     "token": ("cli.token:token", "Print a token signed with the development key."),
     "import": ("cli.imports:imports", "Import users or follows from a file."),
@@ -29,7 +35,10 @@ COMMANDS = {
     "generations": ("cli.generations:generations", "Show the generations of views."),
     "adopt": ("cli.adopt:adopt_command", "Let this database feed this Redis."),
     "pause": ("cli.pause:pause_command", "Stop the projection within two seconds."),
-    "resume": ("cli.pause:resume_command", "Start the projection again after `follows pause`."),
+    "resume": (
+        "cli.pause:resume_command",
+        "Start the projection again after `follows pause`, for the same Redis as there.",
+    ),
     "parked": (
         "cli.parked:parked_command",
         "Show events that could not be projected, and later events of their pairs.",
@@ -70,7 +79,13 @@ class LazyCommands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(import_module(module), attribute)
+        try:
+            command = getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if cmd_name != "up":
+                raise
+            reason = f"`follows up` needs the package {error.name}, which comes with the extra: follows[embedded]"
+            raise click.ClickException(reason) from None
         assert isinstance(command, click.Command)
         return command
 
@@ -96,7 +111,7 @@ def follows(context: click.Context) -> None:
     `follows up` runs everything, and the other commands find its servers by themselves. DATABASE_URL, REDIS_URL and
     QUEUE_URL name other servers.
     """
-    if context.invoked_subcommand != "up":
+    if context.invoked_subcommand not in ("up", "web", "worker", "rebuilder"):
         adopt_running_servers()
 
 

@@ -69,7 +69,7 @@ def rebuild_command(
     nothing that readers see, and the next call resumes it. Reads and projection go on, and take precedence.
 
     With --user, the live views of these users are rewritten in place. USER is an id, a login, or '#' and a number
-    (quoted, for the shell). With --job, the process `python -m workers rebuilds` does the work, and `follows
+    (quoted, for the shell). With --job, the process `follows rebuilder` does the work, and `follows
     generations` shows its progress.
     """
     if users:

@@ -12,16 +12,13 @@ OURS = re.compile(r"(?:FOLLOWS_[A-Z_]+|DATABASE_URL|REDIS_URL|QUEUE_URL)\Z")
 
 
 def read_in_code() -> dict[str, str]:
-    """Return variable -> place, for names in string constants of the code and the Procfile's $NAMES."""
+    """Return variable -> place, for names in string constants of the code."""
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for line, text in _constants(ast.parse(path.read_text())):
                 if OURS.match(text):
                     found[text] = f"{path.relative_to(ROOT)}:{line}"
-    for name in re.findall(r"\$\{?([A-Z_]+)", (ROOT / "Procfile").read_text()):
-        if OURS.match(name):
-            found.setdefault(name, "Procfile:1")
     return found
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from tests.support.breakable_servers import wait_until
 from tests.support.servers import NOT_DURABLE, Service, real_servers, running_service
 

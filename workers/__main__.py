@@ -1,97 +1,10 @@
-"""The worker process: ``python -m workers`` projects, ``python -m workers rebuilds`` does the rebuilds asked for as
-jobs.
+"""`python -m workers [rebuilds]`: what `follows worker` and `follows rebuilder` run."""
 
-The projection loop runs for the whole life of the process. arq runs beside it, and starts again around outages of its
-Redis.
-"""
-
-from __future__ import annotations
-
-import asyncio
-import logging
-import os
-import signal
 import sys
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack, suppress
-from functools import partial
-from typing import Any, Final
 
-import uvloop
-
-from commands.errors import SettingsError
-from commands.process import log_to_stderr, name_owner, name_process
-from projections.loop import ProjectionLoop
-from projections.outages import Outage
-from projections.rebuild.evictions import keep_valid
-from projections.signals.wakeups import Wakeup
-from workers.connections import open_connections
-from workers.rebuild_jobs import ORPHAN_CHECK_S, OrphanedJob
-from workers.settings import make_rebuilder, make_worker
-from workers.supervise import repeat, run_arq
-from workers.sweeps import SWEEP_S, Sweeper
-
-# After a bug has ended the loop; outages it survives by itself.
-LOOP_RESTART_S: Final = 0.2
-
-
-logger: Final = logging.getLogger("workers")
-
-
-async def project() -> None:
-    """Project, sweep and run jobs until cancelled; raises SettingsError when the process must not start."""
-    async with AsyncExitStack() as stack:
-        connections = await open_connections(stack)
-        outage = Outage(logger, "the worker works again")
-        loop = ProjectionLoop(connections.engine, connections.views, connections.queue, outage=outage)
-        stack.push_async_callback(loop.close)
-        name_owner(loop.leases.owner)
-        logger.info("the worker projects as owner %s", loop.leases.owner)
-        wakeup = Wakeup(connections.queue)
-        stack.push_async_callback(wakeup.close)
-        sweeper = Sweeper(connections.engine, connections.views, wakeup)
-        context = {"engine": connections.engine, "loop": loop, "wakeup": wakeup, "outage": outage}
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(repeat("the projection", loop.run, LOOP_RESTART_S, outage))
-            tasks.create_task(repeat("the sweep", sweeper.sweep, SWEEP_S, outage))
-            tasks.create_task(keep_valid(connections.engine, connections.views))
-            tasks.create_task(run_arq(connections.queue, partial(make_worker, context, connections.names)))
-
-
-async def rebuild_on_request() -> None:
-    """Run rebuild jobs until cancelled; raises SettingsError when the process must not start."""
-    async with AsyncExitStack() as stack:
-        connections = await open_connections(stack)
-        wakeup = Wakeup(connections.queue)
-        stack.push_async_callback(wakeup.close)
-        orphaned = OrphanedJob(connections.engine, connections.views, wakeup)
-        context = {"connections": connections, "orphaned": orphaned}
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(repeat("the check for an orphaned rebuild", orphaned.check, ORPHAN_CHECK_S))
-            tasks.create_task(run_arq(connections.queue, partial(make_rebuilder, context, connections.names)))
-
-
-async def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` until SIGTERM or SIGINT cancels it, or it raises."""
-    stopping = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stopping.set)
-    working, stopped = asyncio.create_task(work), asyncio.create_task(stopping.wait())
-    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    working.cancel()
-    with suppress(asyncio.CancelledError):
-        await working
-
+from workers.process import run_rebuilder, run_worker
 
 if __name__ == "__main__":
-    log_to_stderr(os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"))
-    logging.getLogger("arq").setLevel(logging.WARNING)  # each start of arq is a line
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     if sys.argv[1:] not in ([], ["rebuilds"]):
         sys.exit("usage: python -m workers [rebuilds]")
-    name_process("rebuilder" if sys.argv[1:] else "worker")
-    try:
-        uvloop.run(run_until_stopped(rebuild_on_request() if sys.argv[1:] else project()))
-    except SettingsError as error:
-        sys.exit(f"error: {error.message}")
+    run_rebuilder() if sys.argv[1:] else run_worker()

@@ -1,4 +1,4 @@
-"""Child processes that are restarted when they die: embedded servers and the Procfile's processes alike."""
+"""Child processes that are restarted when they die: embedded servers and the service's processes alike."""
 
 import contextlib
 import os

@@ -15,7 +15,7 @@ from cli.dev.console import Console, ConsoleLog
 from cli.dev.embedded import embedded, make_data_folder
 from cli.dev.folder_lock import FolderLock, locked
 from cli.dev.orphans import stop_orphans
-from cli.dev.procfile import commands, programs
+from cli.dev.processes import PROCESSES, programs
 from cli.dev.server_note import data_folder, remove_note, write_note
 from cli.dev.stop_signal import Stopped, Stopping
 from cli.dev.supervisor import SupervisedProcess
@@ -80,7 +80,7 @@ def serve(folder: Path, host: str, port: int, demo: bool, stopping: Stopping, lo
 
     Raises Stopped at the regular end, and FollowsError when something does not start or ends by itself.
     """
-    console = Console(width=max(map(len, commands())))
+    console = Console(width=max(map(len, PROCESSES)))
     with ExitStack() as stack:
         click.echo(f"Starting Follows with its data in {folder}")
         environment, servers = _servers(folder, stopping, stack, console)
@@ -118,8 +118,8 @@ def _servers(
 def _start(
     folder: Path, environment: Mapping[str, str], stack: ExitStack, console: Console
 ) -> Iterator[SupervisedProcess]:
-    """Start the Procfile's processes, each with its lines on the console in a colour of its own."""
-    colours = dict(zip(commands(), get_colours(), strict=False))
+    """Start the processes, each with its lines on the console in a colour of its own."""
+    colours = dict(zip(PROCESSES, get_colours(), strict=False))
     for program in programs(environment):
         log = ConsoleLog(console, program.name, colours[program.name])
         yield stack.enter_context(SupervisedProcess(program, folder, log, console.say))

@@ -52,7 +52,7 @@ KINDS: Final[dict[str, Kind]] = {
     "other_feeder": Kind("correct DATABASE_URL or REDIS_URL; if both are right, `follows adopt`", ("reads",)),
     "not_fed": Kind("use the Redis that is fed, in REDIS_URL; or start workers for this one", ("reads",)),
     # Workers and what waits
-    "no_worker": Kind("start `python -m workers`"),
+    "no_worker": Kind("start `follows worker`"),
     "redis_copied": Kind("look again in some seconds, after a failover; then stop the workers of one of the servers"),
     "worker_silent": Kind("restart that process on its host, or end it"),
     "paused": Kind("`follows resume` when the work is done"),

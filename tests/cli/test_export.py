@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from cli.export import csv_cell
 from cli.import_files import csv_records, lines, open_import
 from commands.db.postgres import Engine, PostgresSettings, create_engine

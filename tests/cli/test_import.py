@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from cli.import_run import BAD_SHOWN_MAX
 from cli.imports import ImportSettings, imports
 

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from cli import main as main_module
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from cli.main import COMMANDS, follows, main
 from commands.errors import SettingsError
 

@@ -35,7 +35,7 @@ NO_VIEW = [
     "ERROR  no_view: there is no view, and none is being built; reads are 503",
     "       do: wait for the build; if none runs, start a worker",
 ]
-NO_WORKER = ["WARN   no_worker: no worker projects the log", "       do: start `python -m workers`"]
+NO_WORKER = ["WARN   no_worker: no worker projects the log", "       do: start `follows worker`"]
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_empty_log_without_view_refuses_reads(tools: Tools) -> None:
         "code": "no_worker",
         "message": "no worker projects the log",
         "since": None,
-        "do": "start `python -m workers`",
+        "do": "start `follows worker`",
         "refuses": [],
     }
 

@@ -23,7 +23,7 @@ import msgspec
 import psycopg
 from redis import Redis
 
-from cli.dev.procfile import child_environment, commands, program
+from cli.dev.processes import program
 from cli.dev.supervisor import start_program
 from commands.coordination.leases import GROUP_PREFIX
 from projections.keys import LEASE_GROUPS, POINTER, View, lease_group_of
@@ -230,7 +230,7 @@ def _world(database_url: str, views_url: str, queue_url: str, folder: Path) -> I
     """Yield a world whose workers have started; they are killed at the end of the block."""
     folder.mkdir()
     urls = {"DATABASE_URL": database_url, "REDIS_URL": views_url, "QUEUE_URL": queue_url}
-    settings = child_environment({**os.environ, **urls})
+    settings = {**os.environ, **urls}
     with ExitStack() as stack:
         sql = stack.enter_context(psycopg.connect(database_url, autocommit=True))
         raw_redis, queue = (stack.enter_context(Redis.from_url(url)) for url in (views_url, queue_url))
@@ -238,7 +238,7 @@ def _world(database_url: str, views_url: str, queue_url: str, folder: Path) -> I
         for number in range(ZOMBIES + 1):
             log = folder / f"{number}.log"
             with log.open("wb") as output:
-                process = start_program(program("worker", commands()["worker"], settings), output)
+                process = start_program(program("worker", settings), output)
             stack.callback(_end, process)
             world.workers.append(Worker(process, log))
         wait_until(lambda: raw_redis.exists(POINTER) == 1, TAKE_OVER_TIMEOUT_S)

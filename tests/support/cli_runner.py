@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from cli.main import main
 from commands.db.postgres import Engine, PostgresSettings, create_engine
 from projections.client.client import RedisClient, RedisClientSettings, open_redis

@@ -15,7 +15,7 @@ import httpx
 
 from cli.dev.dev_key import sign
 from cli.dev.orphans import RECORD, stop_orphans
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from tests.support.servers import free_port
 
 SERVERS = (

@@ -1,9 +1,11 @@
 """Real servers for the tests, one PostgreSQL and one Valkey per run, and the service as processes."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +18,11 @@ from queue import SimpleQueue
 import httpx
 import msgspec
 import psycopg
+from honcho.environ import parse_procfile
 from redis import Redis
 
 from cli.dev.embedded import embedded
-from cli.dev.procfile import child_environment, commands, program
+from cli.dev.processes import program
 from cli.dev.supervisor import start_program
 from tests.support.queues import LOG_ID
 
@@ -160,12 +163,13 @@ class Service:
         return httpx.Client(base_url=self.base_url, headers=headers, trust_env=False, timeout=30)
 
     def start(self, name: str) -> None:
-        """Start a process of the Procfile by its name, or another one of it, as ``worker-2``."""
-        command = commands()[name.partition("-")[0]]
+        """Start a process of the service by its name, or another one of it, as ``worker-2``."""
+        kind = name.partition("-")[0]
         with (self.folder / f"{name}.log").open("ab") as log:
-            environment = {**self.environment, **self.own.get(name, {})}
-            wanted = program(name, command, environment)
-            self.processes[name] = start_program(msgspec.structs.replace(wanted, cwd=self.root or wanted.cwd), log)
+            wanted = program(kind, {**self.environment, **self.own.get(name, {})}, name)
+            if self.root is not None:
+                wanted = msgspec.structs.replace(wanted, cwd=self.root, command=_command_of(self.root, kind))
+            self.processes[name] = start_program(wanted, log)
 
     def kill(self, name: str) -> None:
         """Send SIGKILL to a process and its children, and wait for it."""
@@ -217,7 +221,7 @@ def running_service(
 ) -> Iterator[Service]:
     """Yield the service on the given servers, ready; its logs are printed at the end, for a failing test.
 
-    ``folder`` gets the key and the logs. ``processes`` are names of the Procfile, as in ``Service.start``; ``own`` has
+    ``folder`` gets the key and the logs. ``processes`` are names as in ``Service.start``; ``own`` has
     what differs from ``environment`` for one of them.
     """
     from cli.dev.dev_key import ensure_dev_key
@@ -238,7 +242,7 @@ def running_service(
         "FOLLOWS_HEALTH_DETAILS": "1",
         "FOLLOWS_GRACE_S": "0",
     }
-    settings = child_environment({**os.environ, **given, **(environment or {})})
+    settings = {**os.environ, **given, **(environment or {})}
     service = Service(f"http://127.0.0.1:{port}", folder, settings, {}, own or {}, root)
     with ExitStack() as stack:
         stack.callback(lambda: print(service.logs()))
@@ -247,6 +251,13 @@ def running_service(
             service.start(name)
         service.wait_ready()
         yield service
+
+
+def _command_of(root: Path, kind: str) -> list[str]:
+    """Return the command of a process of another version, whose Procfile may say ``python`` instead of ``follows``."""
+    command = parse_procfile((root / "Procfile").read_text()).processes[kind]
+    python = shlex.quote(sys.executable)
+    return ["sh", "-c", "exec " + command.replace("follows", f"{python} -m cli", 1).replace("python ", f"{python} ", 1)]
 
 
 def _stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:

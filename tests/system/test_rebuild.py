@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import psycopg
 import pytest
 from redis import Redis
 
-from cli.dev.procfile import ROOT, child_environment, commands, program
+from cli.dev.processes import ROOT, program
 from cli.dev.supervisor import start_program
 from commands.coordination import leases
 from commands.coordination.view_register import list_generations
@@ -59,7 +58,7 @@ def raw_redis(redis_url: str) -> Iterator[Plain]:
 def environment(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> dict[str, str]:
     """The environment of the processes."""
     urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url, "QUEUE_URL": queue_url}
-    return child_environment({**os.environ, **urls, "FOLLOWS_DATA": str(tmp_path / "none")})
+    return {**os.environ, **urls, "FOLLOWS_DATA": str(tmp_path / "none")}
 
 
 class Process:
@@ -97,10 +96,10 @@ class Process:
 
 @contextmanager
 def running(command: str, environment: Mapping[str, str], folder: Path) -> Iterator[Process]:
-    """Run a command in its own session until the block ends, and print its output for a failing test."""
+    """Run a command of ``follows`` in its own session until the block ends, and print its output for a failing test."""
     log = folder / f"{time.monotonic_ns()}.log"
     with log.open("wb") as output:
-        process = Process(start_program(program(log.stem, command, environment), output), log)
+        process = Process(start_program(program(command, environment), output), log)
     try:
         yield process
     finally:
@@ -117,10 +116,6 @@ def follows(environment: Mapping[str, str], *words: object, code: int = 0) -> An
     done = subprocess.run(command, env=dict(environment), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
-
-
-WORKER = commands()["worker"]
-REBUILDER = f"{WORKER} rebuilds"
 
 
 async def shared(engine: Engine, workers: int) -> bool:
@@ -149,7 +144,7 @@ async def test_killed_worker_is_replaced_within_seconds(
 ) -> None:
     """The other worker takes its partitions over; a third worker then gets its share."""
     await populate(engine)
-    with running(WORKER, environment, tmp_path) as one, running(WORKER, environment, tmp_path):
+    with running("worker", environment, tmp_path) as one, running("worker", environment, tmp_path):
         await until(lambda: shared(engine, 2))
         await up_to_date_view(engine, redis)
         one.send(signal.SIGKILL)
@@ -158,7 +153,7 @@ async def test_killed_worker_is_replaced_within_seconds(
         view = await up_to_date_view(engine, redis)
         assert time.monotonic() - began < TAKEOVER_TIMEOUT_S
         assert actual(raw_redis, view) == expected(sql, view)
-        with running(WORKER, environment, tmp_path):
+        with running("worker", environment, tmp_path):
             await until(lambda: shared(engine, 2))
             await write(engine, *[(fan, star) for fan in range(1, 9) for star in range(9, 12)])
             assert await up_to_date_view(engine, redis) == view
@@ -170,12 +165,12 @@ async def test_worker_stopped_beyond_its_leases_changes_no_view(
 ) -> None:
     """It is stopped in the middle of its work and continued when another worker has its partitions; it gets a share."""
     await populate(engine)
-    with running(WORKER, environment, tmp_path) as zombie:
+    with running("worker", environment, tmp_path) as zombie:
         await up_to_date_view(engine, redis)
         for fan in range(1, 9):
             await write(engine, (fan, 11))
         zombie.send(signal.SIGSTOP)
-        with running(WORKER, environment, tmp_path):
+        with running("worker", environment, tmp_path):
             await write(engine, *[(fan, star) for fan in range(1, 9) for star in range(9, 12)])
             view = await up_to_date_view(engine, redis)
             zombie.send(signal.SIGCONT)
@@ -189,7 +184,7 @@ async def test_terminated_worker_releases_its_leases(
     engine: Engine, redis: RedisClient, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """At once, so that no other worker waits."""
-    with running(WORKER, environment, tmp_path) as worker:
+    with running("worker", environment, tmp_path) as worker:
         await up_to_date_view(engine, redis)
         assert len(await leases.list_leases(engine)) >= LEASE_GROUPS
         assert worker.end() == 0
@@ -201,8 +196,8 @@ async def test_killed_rebuild_is_continued_by_the_same_command(
 ) -> None:
     """Also with filler processes: those of the killed command end by themselves, and readers see the old view."""
     await populate(engine, 24)
-    rebuild = f"{shlex.quote(sys.executable)} -m cli rebuild --workers 2 --partitions {LEASE_GROUPS}"
-    with running(WORKER, environment, tmp_path):
+    rebuild = f"rebuild --workers 2 --partitions {LEASE_GROUPS}"
+    with running("worker", environment, tmp_path):
         old = await up_to_date_view(engine, redis)
         new = View(old.generation + 1, LEASE_GROUPS)
         with running(f"{rebuild} --rate {SLOW_RATE}", environment, tmp_path) as killed:
@@ -228,8 +223,8 @@ async def test_rebuild_stopped_beyond_its_lease_changes_nothing_and_fails(
 ) -> None:
     """Meanwhile a second rebuild fills the generation and makes it live; the first one then reports an error."""
     await populate(engine, 24)
-    rebuild = f"{shlex.quote(sys.executable)} -m cli rebuild --partitions {LEASE_GROUPS}"
-    with running(WORKER, environment, tmp_path):
+    rebuild = f"rebuild --partitions {LEASE_GROUPS}"
+    with running("worker", environment, tmp_path):
         old = await up_to_date_view(engine, redis)
         new = View(old.generation + 1, LEASE_GROUPS)
         with running(f"{rebuild} --rate {SLOW_RATE}", environment, tmp_path) as zombie:
@@ -251,19 +246,19 @@ async def test_rebuild_job_of_killed_worker_is_continued_by_the_next(
 ) -> None:
     """It is queued once; the next worker continues it as soon as the lease has expired."""
     await populate(engine, 24)
-    with running(WORKER, environment, tmp_path):
+    with running("worker", environment, tmp_path):
         old = await up_to_date_view(engine, redis)
         new = View(old.generation + 1, 16)
         words = ("rebuild", "--job", "--partitions", 16, "--rate", SLOW_RATE)
         assert follows(environment, *words) == {"queued": True}
         assert follows(environment, *words) == {"queued": False}
-        with running(REBUILDER, environment, tmp_path) as killed:
+        with running("rebuilder", environment, tmp_path) as killed:
             await until(lambda: _has_begun(redis, new))
             shown = {row["number"]: row for row in follows(environment, "generations")}[new.generation]
             assert (shown["state"], shown["live"]) == ("building", False) and 0 < shown["position"] < shown["head"]
             killed.send(signal.SIGKILL)
         assert await generations.live_view(redis) == old
-        with running(REBUILDER, environment, tmp_path) as rebuilder:
+        with running("rebuilder", environment, tmp_path) as rebuilder:
             assert await until(lambda: _is_live(redis, new), 60)
             assert await up_to_date_view(engine, redis) == new
             assert actual(raw_redis, new) == expected(sql, new)
@@ -279,7 +274,7 @@ async def test_pause_stops_every_worker_until_resume(
 ) -> None:
     """As soon as each worker has checked for it; `follows status` shows who paused, why and since when."""
     numbers = await people(engine, 4)
-    with running(WORKER, environment, tmp_path), running(WORKER, environment, tmp_path):
+    with running("worker", environment, tmp_path), running("worker", environment, tmp_path):
         await until(lambda: shared(engine, 2))
         view = await up_to_date_view(engine, redis)
         follows(environment, "pause", "--who", "ann", "--why", "a test")
@@ -289,7 +284,7 @@ async def test_pause_stops_every_worker_until_resume(
         await wait_for_renewals(engine, 2)  # a worker that is not paused would have seen it
         assert await generations.view_position(redis, view) == before
         assert "by ann since" in follows(environment, "status", code=1)["log"]["paused"]
-        assert follows(environment, "resume") == {"paused": False, "was_paused": True}
+        assert follows(environment, "resume")["was_paused"] is True
         assert await up_to_date_view(engine, redis) == view
 
 
@@ -307,7 +302,7 @@ async def test_log_restored_from_backup_leaves_no_later_follow_in_the_view(
         numbers = await people(engine, 4)
         await append(engine, numbers[0], numbers[1], UserFollowed())
     database.save()
-    with running(WORKER, environment, tmp_path):
+    with running("worker", environment, tmp_path):
         async with _opened(database_url) as engine:
             await append(engine, numbers[2], numbers[3], UserFollowed())
             newer = await up_to_date_view(engine, redis)
@@ -366,11 +361,11 @@ async def test_rebuild_job_survives_restarts_of_both_servers(
     engine, redis = own
     urls = (breakable.postgres.url, breakable.valkey.url, breakable.queue_url)
     given = dict(zip(("DATABASE_URL", "REDIS_URL", "QUEUE_URL"), urls, strict=True))
-    environment = child_environment({**os.environ, **given, "FOLLOWS_DATA": str(tmp_path / "none")})
+    environment = {**os.environ, **given, "FOLLOWS_DATA": str(tmp_path / "none")}
     if (end := (await log.head(engine)).position) < 1_000:
         await populate(engine, 24)
         end = (await log.head(engine)).position
-    with running(WORKER, environment, tmp_path), running(REBUILDER, environment, tmp_path):
+    with running("worker", environment, tmp_path), running("rebuilder", environment, tmp_path):
         old = await up_to_date_view(engine, redis)
         words = ("rebuild", "--job", "--partitions", LEASE_GROUPS, "--rate", end // 8)
         assert follows(environment, *words) == {"queued": True}

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.dev.dev_key import JWKS_FILE
-from cli.dev.procfile import child_environment, program
-from cli.dev.procfile import commands as procfile
+from cli.dev.processes import program
 from cli.dev.supervisor import start_program
 from tests.support.servers import free_port
 
@@ -19,9 +18,8 @@ EXIT_TIMEOUT_S = 60
 
 
 def run_to_exit(name: str, settings: Mapping[str, str]) -> tuple[int, str]:
-    """Run a process of the Procfile until it exits; return its code and output."""
-    environment = child_environment({**os.environ, **settings})
-    child = start_program(program(name, procfile()[name], environment), subprocess.PIPE)
+    """Run a process of the service until it exits; return its code and output."""
+    child = start_program(program(name, {**os.environ, **settings}), subprocess.PIPE)
     try:
         output, _ = child.communicate(timeout=EXIT_TIMEOUT_S)
     finally:

@@ -17,7 +17,7 @@ import pytest
 from redis import Redis
 
 from cli.dev.dev_key import JWKS_FILE, KEY_FILE, ensure_dev_key
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from tests.support.breakable_servers import BreakableServers, wait_until
 from tests.support.servers import Service, running_service
 

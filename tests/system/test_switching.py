@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from tests.support.breakable_servers import wait_until
 from tests.support.servers import Service, running_service
 

@@ -21,7 +21,7 @@ from redis.asyncio import Redis as AsyncRedis
 
 from cli.dev import orphans
 from cli.dev.embedded import Embedded, embedded
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from cli.dev.stop_signal import Stopped, Stopping
 from cli.dev.supervisor import ProcessFailed
 from cli.dev.unprivileged import account_for, become, keeps_reach

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from tests.support.breakable_servers import wait_until
 from tests.support.running_up import SERVERS, STOP_TIMEOUT_S, Up, output_of, up
 from tests.support.servers import free_port

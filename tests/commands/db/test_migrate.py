@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from alembic.script import ScriptDirectory
 
-from cli.dev.procfile import ROOT
+from cli.dev.processes import ROOT
 from commands.db import schema
 from commands.db.migrate import upgrade_database
 from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine, driver_url

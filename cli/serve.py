@@ -1,0 +1,77 @@
+"""`follows web`, `worker` and `rebuilder`: the processes of the service, each until SIGTERM.
+
+Their code is found where `follows` is installed: a folder named `api` or `commands` in the current one is not imported.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+APP: Final = "api.app:app"
+# Connections that wait to be accepted, and those that a process has at once: clients beyond these wait.
+BACKLOG: Final = 4_096
+BACKPRESSURE: Final = 16_384
+# After FOLLOWS_GRACE_S, for requests that are under way; then the process is killed.
+WEB_KILL_TIMEOUT_S: Final = 15
+
+
+@click.command("web")
+@click.option("--host", envvar="FOLLOWS_HOST", default="127.0.0.1", show_default=True, help="Listen on this address.")
+@click.option("--port", envvar="FOLLOWS_PORT", default=8000, show_default=True, help="Listen on this port.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Run so many processes.")
+@click.option(
+    "--head-timeout",
+    envvar="FOLLOWS_HEAD_TIMEOUT_S",
+    default=30,
+    show_default=True,
+    type=click.IntRange(1, 60),
+    metavar="SECONDS",
+    help="Close connections on which a request's head takes longer.",
+)
+def web(host: str, port: int, workers: int, head_timeout: int) -> None:
+    """Serve both dialects until SIGTERM; a process that dies is replaced."""
+    from granian.constants import HTTPModes, Interfaces, Loops
+    from granian.http import HTTP1Settings
+    from granian.server import Server
+
+    Server(
+        APP,
+        host,
+        port,
+        interface=Interfaces.ASGI,
+        workers=workers,
+        loop=Loops.uvloop,
+        http=HTTPModes.http1,
+        websockets=False,
+        backlog=BACKLOG,
+        backpressure=BACKPRESSURE,
+        http1_settings=HTTP1Settings(header_read_timeout=head_timeout * 1_000),
+        respawn_failed_workers=True,
+        workers_kill_timeout=WEB_KILL_TIMEOUT_S,
+    ).serve(target_loader=load)
+
+
+def load(target: str) -> Any:
+    """Return the application that ``target`` names, as ``module:attribute``; the server's own loader would look for it
+    in the current folder first."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
+
+
+@click.command("worker")
+def worker() -> None:
+    """Project the log into the views until SIGTERM."""
+    from workers.process import run_worker
+
+    run_worker()
+
+
+@click.command("rebuilder")
+def rebuilder() -> None:
+    """Do the rebuilds that `follows rebuild --job` asks for, until SIGTERM."""
+    from workers.process import run_rebuilder
+
+    run_rebuilder()
