@@ -17,19 +17,25 @@ from commands.db.schema import NEWEST_REVISION
     metavar="N",
     help="Give up after N tries, three seconds each.",
 )
-def migrate(tries: int) -> None:
+@click.option("--grant", "roles", multiple=True, metavar="ROLE", help="Let ROLE run processes and tools; repeatable.")
+def migrate(tries: int, roles: tuple[str, ...]) -> None:
     """Bring the database's schema up to date.
 
     Safe to run twice, from several places at once, and while the service is running. DATABASE_URL names the database.
 
     A database that is newer than this version is left as it is. The exit code is 0 when this version may run on it.
 
+    ROLE must exist, and gets no more than it needs: it cannot change the schema, nor an event. Without it, processes
+    run as the role that owns the tables, or with rights that were granted otherwise.
+
     A table's lock is waited for one second at most, so that commands do not queue up behind the migration. Then it
     is tried again; a line names the session that holds the lock. The exit code is 1 when all tries were in vain.
     """
     settings = PostgresSettings.from_env()
     with plain_database_errors():
-        found = upgrade_database(settings.database_url, tries=tries, on_wait=lambda line: click.echo(line, err=True))
+        found = upgrade_database(
+            settings.database_url, grant_to=roles, tries=tries, on_wait=lambda line: click.echo(line, err=True)
+        )
     if found == NEWEST_REVISION:
         click.echo(f"the database is at revision {found}")
     else:

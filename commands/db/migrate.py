@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
 from typing import Any, Final, cast
@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from commands.db.blockers import Blockers
 from commands.db.postgres import PostgresSettings, connect_once
+from commands.db.rights import grant_rights
 from commands.db.schema import FORMER_VERSION_TABLE, VERSION_TABLE, find_schema, revision_in
 from commands.db.session import SessionNeeds
 from commands.db.unavailable import refused_in_words, sqlstate, translated_errors
@@ -47,9 +48,15 @@ def _config() -> Config:
 
 
 def upgrade_database(
-    database_url: str, *, tries: int = MIGRATION_TRIES, on_wait: Callable[[str], None] = logger.warning
+    database_url: str,
+    *,
+    grant_to: Sequence[str] = (),
+    tries: int = MIGRATION_TRIES,
+    on_wait: Callable[[str], None] = logger.warning,
 ) -> str:
     """Run the missing migrations and replace the SQL functions; return the revision that the database is at.
+
+    Give the roles ``grant_to`` what processes and tools need.
 
     It is another one than this version's when the database is newer; nothing is changed then.
 
@@ -62,7 +69,7 @@ def upgrade_database(
         for tried in range(1, tries + 1):
             blockers = Blockers()
             try:
-                return _upgrade(settings, blockers)
+                return _upgrade(settings, blockers, grant_to)
             except DBAPIError as error:
                 if sqlstate(error) not in _LOCK_STATES:
                     raise
@@ -78,7 +85,7 @@ def upgrade_database(
     )
 
 
-def _upgrade(settings: PostgresSettings, blockers: Blockers) -> str:
+def _upgrade(settings: PostgresSettings, blockers: Blockers, grant_to: Sequence[str]) -> str:
     """Migrate in one transaction, while ``blockers`` looks for the session that it waits for; return the revision."""
     connect = partial(connect_once, settings, MIGRATION_NEEDS)
     engine = create_engine("postgresql+psycopg://", creator=partial(connect, autocommit=False), poolclass=NullPool)
@@ -99,5 +106,7 @@ def _upgrade(settings: PostgresSettings, blockers: Blockers) -> str:
                 compatible_with=head.module.compatible_with,
             )
             command.upgrade(config, "head")
+            for role in grant_to:
+                grant_rights(connection, role)
             connection.commit()
             return head.revision
