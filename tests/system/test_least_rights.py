@@ -8,7 +8,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg import errors
-from psycopg.conninfo import make_conninfo
 
 from commands.db.postgres import PostgresSettings, create_engine
 from commands.db.rights import may_change_the_log, missing_rights
@@ -38,7 +37,9 @@ def migrate(url: str) -> None:
 
 
 def test_service_and_tools_need_no_more(app_url: str, redis_url: str, queue_url: str, service_folder: Path) -> None:
-    with running_service(app_url, redis_url, queue_url, service_folder, processes=("web", "worker", "rebuilder")) as service:
+    with running_service(
+        app_url, redis_url, queue_url, service_folder, processes=("web", "worker", "rebuilder")
+    ) as service:
         use(service)
         tools = tools_on(app_url, redis_url, queue_url, service_folder)
         users, edges = service_folder / "users.csv", service_folder / "follows.csv"
