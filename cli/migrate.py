@@ -29,7 +29,12 @@ def migrate(tries: int) -> None:
     """
     settings = PostgresSettings.from_env()
     with plain_database_errors():
-        found = upgrade_database(settings.database_url, tries=tries, on_wait=lambda line: click.echo(line, err=True))
+        found = upgrade_database(
+            settings.database_url,
+            transaction_pooling=settings.transaction_pooling,
+            tries=tries,
+            on_wait=lambda line: click.echo(line, err=True),
+        )
     if found == NEWEST_REVISION:
         click.echo(f"the database is at revision {found}")
     else:

@@ -7,15 +7,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "settings.md"
+LIST = ROOT / "commands" / "settings.py"
 PACKAGES = ("commands", "projections", "queries", "workers", "api", "cli")
 OURS = re.compile(r"(?:FOLLOWS_[A-Z_]+|DATABASE_URL|REDIS_URL|QUEUE_URL)\Z")
 
 
 def read_in_code() -> dict[str, str]:
-    """Return variable -> place, for names in string constants of the code and the Procfile's $NAMES."""
+    """Return variable -> place, for names in string constants of the code (but its list) and the Procfile's $NAMES."""
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
+            if path == LIST:
+                continue
             for line, text in _constants(ast.parse(path.read_text())):
                 if OURS.match(text):
                     found[text] = f"{path.relative_to(ROOT)}:{line}"
