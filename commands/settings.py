@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -81,9 +82,15 @@ def unknown_settings(env: Mapping[str, str] = os.environ) -> list[str]:
     found = []
     for name in sorted(env):
         if name.startswith("FOLLOWS_") and name not in NAMES:
-            alike = get_close_matches(name, NAMES, 1)
+            alike = get_close_matches(name, NAMES, 1, cutoff=0.8)
             found.append(f"{name} (did you mean {alike[0]}?)" if alike else name)
     return found
+
+
+def log_unknown_settings(logger: logging.Logger) -> None:
+    """Log one line with all unknown settings, if there are any."""
+    if found := unknown_settings():
+        logger.warning("unknown settings are ignored: %s", ", ".join(found))
 
 
 def number_from_env(name: str, default: int, highest: int, expected: str, env: Mapping[str, str] = os.environ) -> int:

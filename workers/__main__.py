@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -21,6 +20,7 @@ import uvloop
 
 from commands.errors import SettingsError
 from commands.process import log_to_stderr, name_owner, name_process
+from commands.settings import log_unknown_settings, setting
 from projections.loop import ProjectionLoop
 from projections.outages import Outage
 from projections.rebuild.evictions import keep_valid
@@ -85,12 +85,13 @@ async def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
 
 
 if __name__ == "__main__":
-    log_to_stderr(os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"))
+    log_to_stderr(setting("FOLLOWS_LOG_LEVEL") or "INFO")
     logging.getLogger("arq").setLevel(logging.WARNING)  # each start of arq is a line
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if sys.argv[1:] not in ([], ["rebuilds"]):
         sys.exit("usage: python -m workers [rebuilds]")
     name_process("rebuilder" if sys.argv[1:] else "worker")
+    log_unknown_settings(logger)
     try:
         uvloop.run(run_until_stopped(rebuild_on_request() if sys.argv[1:] else project()))
     except SettingsError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
@@ -16,6 +15,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from commands.errors import SettingsError, ViewsUnavailable
+from commands.settings import secret
 from projections.client.address import open_sentinels, parse_address
 from projections.client.checked import checked, open_client
 from projections.client.cluster import Cluster, slot_of
@@ -51,10 +51,7 @@ class RedisClientSettings(msgspec.Struct, frozen=True):
     def from_env(cls) -> RedisClientSettings:
         """Read REDIS_URL; raises SettingsError when it is missing, or FOLLOWS_NAMESPACE cannot be used."""
         check_namespace()
-        url = os.environ.get("REDIS_URL", "")
-        if not url:
-            raise SettingsError("REDIS_URL is not set")
-        return cls(url)
+        return cls(secret("REDIS_URL"))
 
 
 class Script(msgspec.Struct, frozen=True):

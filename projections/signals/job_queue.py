@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from redis.exceptions import RedisError
 from commands.db.postgres import Engine
 from commands.errors import SettingsError
 from commands.log import event_log as log
+from commands.settings import setting
 from projections.client.address import Address, open_sentinels, parse_address
 from projections.client.checked import checked, open_client
 from projections.errors import QueueUnavailable
@@ -51,8 +51,8 @@ class QueueSettings(msgspec.Struct):
     @classmethod
     def from_env(cls) -> QueueSettings:
         """Read QUEUE_URL, else REDIS_URL; raises SettingsError when both are missing or it is a cluster's."""
-        given = os.environ.get("QUEUE_URL", "")
-        url = given or os.environ.get("REDIS_URL", "")
+        given = setting("QUEUE_URL")
+        url = given or setting("REDIS_URL")
         if not url:
             raise SettingsError("neither QUEUE_URL nor REDIS_URL is set")
         if parse_address(url, "QUEUE_URL" if given else "REDIS_URL").kind == "cluster":
