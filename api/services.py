@@ -18,11 +18,12 @@ from commands.errors import FollowsError, LogUnavailable, Unavailable, ViewsUnav
 from commands.group_commit import Committer
 from commands.log.looks import LogLooks
 from commands.settings import FollowSettings, log_unknown_settings, number_from_env, switch_from_env
-from projections.client.client import RedisClient, RedisClientSettings, check_redis, open_redis
+from projections.client.client import RedisClient, RedisClientSettings, open_redis
+from projections.client.server_check import check_redis
 from projections.feeding.feeder_check import FeederCheck
 from projections.keys import LogNames
 from projections.outages import Outage
-from projections.signals.job_queue import QueueSettings
+from projections.signals.job_queue import QueueSettings, check_queue
 from projections.signals.progress import Progress
 from projections.signals.wakeups import Listener, Wakeup
 from projections.state.problems import StateProblem, problem
@@ -131,6 +132,7 @@ class Services:
         log_unknown_settings(logger)
         await self.verifier.start()
         await self._check_servers()
+        await check_queue(self.listener.settings)
         self.committer.start()
         await asyncio.gather(self.listener.start(), self.tail.start())
         await self.state.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from commands.log import event_log as log
 from commands.settings import setting
 from projections.client.address import Address, open_sentinels, parse_address
 from projections.client.checked import checked, open_client
+from projections.client.server_check import QUEUE_COMMANDS, check_one_redis
 from projections.errors import QueueUnavailable
 from projections.keys import LogNames
 
@@ -82,6 +84,20 @@ async def open_queue(settings: QueueSettings) -> ArqRedis:
             await queue.aclose()
             raise
         return queue
+
+
+async def check_queue(settings: QueueSettings) -> None:
+    """Check the queue's Redis as ``check_one_redis`` does; raises SettingsError.
+
+    A queue that is away is used when it is back, and what uses it logs that it is away.
+    """
+    queue = _client(parse_address(settings.queue_url, "QUEUE_URL"))
+    try:
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(QUEUE_OPEN_TIMEOUT_S):
+                await check_one_redis(queue, "the Redis of the queue", QUEUE_COMMANDS)
+    finally:
+        await queue.aclose()
 
 
 def _client(address: Address) -> ArqRedis:
