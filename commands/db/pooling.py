@@ -27,8 +27,18 @@ REFUSED: Final = (
 )
 
 
-def local_settings(relied_on: Mapping[str, str], limits: Mapping[str, int], server_version: int) -> bytes:
-    """Return the statement that gives the transaction it runs in these settings."""
+# psycopg reads times by what the server has reported last, which is when the transaction is over. So these are set for
+# the session: poolers know them, as they are reported, and give each client its own.
+REPORTED: Final = ("client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings")
+
+
+def local_settings(
+    relied_on: Mapping[str, str], limits: Mapping[str, int], server_version: int, isolation: str
+) -> list[bytes]:
+    """Return the statements that give these settings to the transaction that they begin.
+
+    ``isolation`` is that of transactions as they begin by themselves; a transaction can change it before any query.
+    """
     needed = [
         f"CASE WHEN pg_catalog.current_setting('{name}') <> '{value}' "
         f"THEN pg_catalog.set_config('{name}', '{value}', true) END"
@@ -36,13 +46,14 @@ def local_settings(relied_on: Mapping[str, str], limits: Mapping[str, int], serv
         if name != "transaction_timeout" or server_version >= 170_000
     ]
     needed += [f"pg_catalog.set_config('{name}', '{value}', true)" for name, value in limits.items()]
-    return f"SELECT {', '.join(needed)}".encode()
+    first = [] if isolation == "read committed" else [b"SET transaction_isolation = 'read committed'"]
+    return [*first, f"SELECT {', '.join(needed)}".encode()]
 
 
 class TransactionCursor(psycopg.Cursor[Any]):
     """A cursor whose first statement of each transaction is sent together with the settings of its connection."""
 
-    settings: bytes
+    settings: list[bytes]
 
     def execute(self, query: Any, params: Params | None = None, **options: Any) -> TransactionCursor:
         connection = self.connection
@@ -50,10 +61,12 @@ class TransactionCursor(psycopg.Cursor[Any]):
             before = psycopg.Cursor(connection)
             if connection.autocommit:
                 with connection.pipeline():
-                    before.execute(self.settings)
+                    for statement in self.settings:
+                        before.execute(statement)
                     super().execute(query, params, **options)
                 return self
-            before.execute(self.settings)
+            for statement in self.settings:
+                before.execute(statement)
         super().execute(query, params, **options)
         return self
 
@@ -61,7 +74,7 @@ class TransactionCursor(psycopg.Cursor[Any]):
 class AsyncTransactionCursor(psycopg.AsyncCursor[Any]):
     """``TransactionCursor`` for asyncio."""
 
-    settings: bytes
+    settings: list[bytes]
 
     async def execute(self, query: Any, params: Params | None = None, **options: Any) -> AsyncTransactionCursor:
         connection = self.connection
@@ -69,10 +82,12 @@ class AsyncTransactionCursor(psycopg.AsyncCursor[Any]):
             before = psycopg.AsyncCursor(connection)
             if connection.autocommit:
                 async with connection.pipeline():
-                    await before.execute(self.settings)
+                    for statement in self.settings:
+                        await before.execute(statement)
                     await super().execute(query, params, **options)
                 return self
-            await before.execute(self.settings)
+            for statement in self.settings:
+                await before.execute(statement)
         await super().execute(query, params, **options)
         return self
 

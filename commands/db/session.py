@@ -19,7 +19,14 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.pq.abc import PGconn
 
 from commands.db.address import hosts_of
-from commands.db.pooling import REFUSED, AsyncTransactionCursor, TransactionCursor, local_settings, shares_sessions
+from commands.db.pooling import (
+    REFUSED,
+    REPORTED,
+    AsyncTransactionCursor,
+    TransactionCursor,
+    local_settings,
+    shares_sessions,
+)
 
 _T = TypeVar("_T")
 
@@ -46,7 +53,10 @@ FROM (VALUES {values}) AS w (name, value, is_limit) JOIN pg_catalog.pg_settings 
 WHERE CASE WHEN w.is_limit THEN s.source <> 'client' ELSE s.context <> 'superuser' OR s.setting <> w.value END"""
 _READ: Final = "SELECT pg_catalog.pg_backend_pid(), " + ", ".join(
     f"pg_catalog.current_setting('{name}')"
-    for name in ("server_encoding", "transaction_read_only", "fsync", "full_page_writes", "synchronous_commit")
+    for name in (
+        *("transaction_isolation", "server_encoding", "transaction_read_only"),
+        *("fsync", "full_page_writes", "synchronous_commit"),
+    )
 )
 # The arguments of connects that have been found to lead to a session each.
 _checked_arguments: Final = set[str]()
@@ -86,12 +96,14 @@ class SessionNeeds(msgspec.Struct, frozen=True):
         """Return the SQL of two statements: one sets the session up, one returns the row for ``check``."""
         rows = [f"('{name}', '{value}', false)" for name, value in self.relied_on.items()]
         rows += [f"('{name}', '{value}', true)" for name, value in self.limits.items()]
-        return f"{_SET.format(values=', '.join(rows), is_local=self.transaction_pooling)};\n{_READ}"
+        is_local = f"s.name NOT IN {REPORTED}" if self.transaction_pooling else "false"
+        return f"{_SET.format(values=', '.join(rows), is_local=is_local)};\n{_READ}"
 
-    def check(self, row: Sequence[Any] | None) -> int:
-        """Raise UnusableServer or TakesNoWrites unless the server fits the needs; return its process id."""
+    def check(self, row: Sequence[Any] | None) -> tuple[int, str]:
+        """Raise UnusableServer or TakesNoWrites unless the server fits the needs; return the process id of the session,
+        and the isolation in which transactions begin by themselves."""
         assert row is not None
-        process_id, encoding, read_only, *durability = row
+        process_id, isolation, encoding, read_only, *durability = row
         if encoding != "UTF8":
             raise UnusableServer(
                 f"the database's encoding is {encoding}, which cannot hold every name: "
@@ -105,7 +117,7 @@ class SessionNeeds(msgspec.Struct, frozen=True):
             )
         if self.writes and read_only == "on":
             raise TakesNoWrites("the server takes no writes: it is a standby, or set to be read-only")
-        return int(process_id)
+        return int(process_id), isolation
 
     def may_share_sessions(self, pgconn: PGconn, process_id: int, arguments: Mapping[str, Any]) -> bool:
         """Return whether a pooler is in between that must be asked how it gives out sessions.
@@ -119,9 +131,9 @@ class SessionNeeds(msgspec.Struct, frozen=True):
             and repr(arguments) not in _checked_arguments
         )
 
-    def local(self, pgconn: PGconn) -> dict[str, bytes]:
+    def local(self, pgconn: PGconn, isolation: str) -> dict[str, list[bytes]]:
         """Return the members of a class of cursors that sets up each transaction."""
-        return {"settings": local_settings(self.relied_on, self.limits, pgconn.server_version)}
+        return {"settings": local_settings(self.relied_on, self.limits, pgconn.server_version, isolation)}
 
 
 def refuse_shared_sessions(arguments: Mapping[str, Any]) -> None:
@@ -137,12 +149,12 @@ def connect(needs: SessionNeeds, *, autocommit: bool, **arguments: Any) -> psyco
     try:
         cursor = connection.execute(needs.statement().encode())
         cursor.nextset()
-        process_id = needs.check(cursor.fetchone())
+        process_id, isolation = needs.check(cursor.fetchone())
         if needs.may_share_sessions(connection.pgconn, process_id, arguments):
             refuse_shared_sessions(arguments)
         if needs.transaction_pooling:
             connection.prepare_threshold = None
-            connection.cursor_factory = type("Cursor", (TransactionCursor,), needs.local(connection.pgconn))
+            connection.cursor_factory = type("Cursor", (TransactionCursor,), needs.local(connection.pgconn, isolation))
         connection.autocommit = autocommit
     except BaseException:
         connection.close()
@@ -174,14 +186,14 @@ class LogConnection(psycopg.AsyncConnection[Any]):
         """Set the session up, on a connection in autocommit. Raises psycopg.Error, also as ``needs.check`` does."""
         cursor = await self.execute(needs.statement().encode())
         cursor.nextset()
-        process_id = needs.check(await cursor.fetchone())
+        process_id, isolation = needs.check(await cursor.fetchone())
         if needs.may_share_sessions(self.pgconn, process_id, arguments):
             await asyncio.to_thread(refuse_shared_sessions, arguments)
         # What a pooler has reported is of the session that it opened first.
         self.must_write = needs.writes and not needs.transaction_pooling
         if needs.transaction_pooling:
             self.prepare_threshold = None
-            self.cursor_factory = type("AsyncCursor", (AsyncTransactionCursor,), needs.local(self.pgconn))
+            self.cursor_factory = type("AsyncCursor", (AsyncTransactionCursor,), needs.local(self.pgconn, isolation))
 
     def is_usable(self) -> bool:
         """Return False when the server has closed this idle connection, or has said that it takes no more writes.
