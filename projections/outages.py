@@ -7,6 +7,7 @@ import logging
 from contextvars import Context
 from typing import Final
 
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import (
     AuthenticationError,
     ConnectionError,
@@ -32,6 +33,8 @@ def reason(error: BaseException) -> str:
     That is the error's text where it names no more than hosts, commands and keys, else its class: another text could
     repeat what was sent.
     """
+    if isinstance(error, MasterNotFoundError):  # redis-py's text has the whole client
+        return "no sentinel answers that it knows a master of this name"
     safe = FollowsError | OSError | ConnectionError | NoPermissionError | OutOfMemoryError | ReadOnlyError
     return str(error) if isinstance(error, safe) and str(error) else type(error).__name__
 

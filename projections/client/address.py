@@ -20,7 +20,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
 from commands.errors import SettingsError
-from projections.client.checked import checked
+from projections.client.checked import checked, shared_tls
 
 _CLUSTER_PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
@@ -138,7 +138,7 @@ def _tls(options: dict[str, Any], is_used: bool) -> dict[str, Any]:
     elif "ssl_keyfile" in tls:
         raise _Malformed("ssl_keyfile needs ssl_certfile")
     try:
-        SSLConnection(**tls).ssl_context.get()
+        shared_tls(SSLConnection(**tls).ssl_context).get()
     except (RedisError, OSError, ssl.SSLError) as error:
         raise _Malformed(f"TLS cannot be set up with its ssl_ options: {error}") from error
     return tls

@@ -1,5 +1,6 @@
 """TLS to the views and to the queue: the name in the certificate counts, and a client may have a certificate, too."""
 
+import os
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -58,6 +59,27 @@ async def test_certificate_for_another_name_is_refused(
         with pytest.raises((RedisError, OSError)):
             await open_queue(queue_of(url))
     await redis.close()
+
+
+async def test_context_is_made_once_until_a_certificate_is_renewed(
+    port: int, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To make one takes a tenth of a second, in which a web process answers nothing."""
+    made = list[ssl.SSLContext]()
+    make = ssl.create_default_context
+
+    def counted() -> ssl.SSLContext:
+        made.append(make())
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    queue = queue_of(f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={certificate}&ssl_certfile={certificate}")
+    for _ in range(2):
+        await (await open_queue(queue)).aclose()
+    assert len(made) == 1
+    os.utime(certificate, (1, 1))
+    await (await open_queue(queue)).aclose()
+    assert len(made) == 2
 
 
 async def test_client_without_a_certificate_is_refused_by_the_server(port: int, certificate: Path) -> None:
