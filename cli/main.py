@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _exit_with_unexpected(error: Exception) -> NoReturn:
     """Exit with one line about an error that no command has words for: PostgreSQL refused a statement, or a bug."""
-    if setting("FOLLOWS_LOG_LEVEL") == "DEBUG":
+    if setting("FOLLOWS_LOG_LEVEL").upper() == "DEBUG":
         traceback.print_exception(error)
     cause = getattr(error, "orig", None) or error  # SQLAlchemy's own text has the whole statement
     words = next(iter(str(cause).splitlines()), "")

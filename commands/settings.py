@@ -15,9 +15,10 @@ from commands.errors import SettingsError
 
 # A higher limit is a mistake: there are not so many users.
 FOLLOWING_MAX: Final = 10**12
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # Addresses may hold passwords, so NAME_FILE may name a file that has the value.
 SECRETS: Final = ("DATABASE_URL", "REDIS_URL", "QUEUE_URL")
-# All others, with what docs/reference/settings.md says of them.
+# All others; docs/reference/settings.md describes them.
 NAMES: Final = (
     "FOLLOWS_ALLOW_ASYNC_COMMIT",
     "FOLLOWS_AUDIENCE",
@@ -107,6 +108,14 @@ def number_from_env(name: str, default: int, highest: int, expected: str, env: M
 def switch_from_env(name: str) -> bool:
     """Return whether the setting is 1, which switches something on; raises SettingsError unless it is 1, 0 or unset."""
     return number_from_env(name, 0, 1, "0 or 1") == 1
+
+
+def log_level() -> str:
+    """Read FOLLOWS_LOG_LEVEL; raises SettingsError unless it is the name of a level, in upper or lower case."""
+    level = setting("FOLLOWS_LOG_LEVEL").upper() or "INFO"
+    if level not in LOG_LEVELS:
+        raise SettingsError(f"FOLLOWS_LOG_LEVEL must be one of {', '.join(LOG_LEVELS)}, not {level[:40]!r}")
+    return level
 
 
 class FollowSettings(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ import uvloop
 
 from commands.errors import SettingsError
 from commands.process import log_to_stderr, name_owner, name_process
-from commands.settings import log_unknown_settings, setting
+from commands.settings import log_level, log_unknown_settings
 from projections.loop import ProjectionLoop
 from projections.outages import Outage
 from projections.rebuild.evictions import keep_valid
@@ -85,7 +85,10 @@ async def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
 
 
 if __name__ == "__main__":
-    log_to_stderr(setting("FOLLOWS_LOG_LEVEL") or "INFO")
+    try:
+        log_to_stderr(log_level())
+    except SettingsError as error:
+        sys.exit(f"error: {error.message}")
     logging.getLogger("arq").setLevel(logging.WARNING)  # each start of arq is a line
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if sys.argv[1:] not in ([], ["rebuilds"]):

@@ -62,6 +62,13 @@ def test_proxy_that_cannot_be_used_ends_the_start_in_one_line(settings: dict[str
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
+def test_unknown_log_level_ends_the_start_in_one_line(settings: dict[str, str], name: str) -> None:
+    code, output = run_to_exit(name, {**settings, "FOLLOWS_LOG_LEVEL": "verbose"})
+    assert code == 1
+    assert "error: FOLLOWS_LOG_LEVEL must be one of DEBUG, INFO" in output and "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
 def test_start_without_database_url_is_refused(settings: dict[str, str], name: str) -> None:
     code, output = run_to_exit(name, {**settings, "DATABASE_URL": ""})
     assert code == 1
