@@ -12,7 +12,7 @@ STAMP := .venv/installed
 PEERS_STAMP := .bench/venv/installed
 PEERS_PIP := .bench/venv/bin/python -m pip --disable-pip-version-check --no-input -qq
 
-.PHONY: up test test-versions proof check format lock bench bench-large clean
+.PHONY: up test test-servers test-versions proof check format lock bench bench-large clean
 .DEFAULT_GOAL := up
 
 # An installation remembers the folder it was made in: a moved or copied checkout gets a new one.
@@ -26,6 +26,10 @@ up: $(STAMP)
 # In three processes, each with servers of its own, as the tests wait more than they compute; ARGS=-n0 keeps to one.
 test: $(STAMP)
 	@$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
+
+# On servers as Debian packages them: it names those that are missing, and installs none.
+test-servers: $(STAMP)
+	@$(PY) -m pytest -n0 tests/servers $(ARGS)
 
 # This checkout beside another commit, which git must have: make test-versions BASE=COMMIT.
 test-versions: $(STAMP)

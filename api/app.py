@@ -1,7 +1,6 @@
 """The web application: both dialects, health and documentation; ``api.app:app`` is what the server runs."""
 
 import gc
-import os
 import sys
 from typing import Any
 
@@ -26,6 +25,7 @@ from api.v1.errors import handle_v1_error
 from api.v1.middleware import is_v1, v1_middleware
 from api.v1.routes import v1_router
 from commands.errors import SettingsError
+from commands.settings import log_level
 
 # No body of either dialect comes near this size; a larger one is refused before it is read.
 BODY_MAX = 64 * 1024
@@ -87,8 +87,8 @@ def _like_get(scope: HTTPScope, send: Send) -> tuple[Scope, Send]:
 def __getattr__(name: str) -> Any:
     """Make ``app`` when the server asks for it: importing this module needs no settings."""
     if name == "app":
-        configure_logging(os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"))
         try:
+            configure_logging(log_level())
             app = create_app(Services.from_env())
         except SettingsError as error:
             sys.exit(f"error: {error.message}")

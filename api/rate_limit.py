@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from api.auth.tokens import Caller
 from commands.errors import SettingsError, Unavailable, ViewsUnavailable
-from commands.settings import number_from_env
+from commands.settings import number_from_env, setting
 from projections import keys
 from projections.client.client import RedisClient, ignore_failure
 from projections.outages import Outage
@@ -48,7 +48,7 @@ class RateSettings:
 
         FOLLOWS_RATE_LIMIT=0 also removes the other limits that are not set.
         """
-        fail = env.get("FOLLOWS_RATE_LIMIT_FAIL") or "open"
+        fail = setting("FOLLOWS_RATE_LIMIT_FAIL", env) or "open"
         if fail not in ("open", "closed"):
             raise SettingsError(f"FOLLOWS_RATE_LIMIT_FAIL must be open or closed, not {fail!r}")
         per_user = _limit(env, "FOLLOWS_RATE_LIMIT", cls.per_user)

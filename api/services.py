@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,12 +17,13 @@ from commands.erasure_file import ErasureFile
 from commands.errors import FollowsError, LogUnavailable, Unavailable, ViewsUnavailable
 from commands.group_commit import Committer
 from commands.log.looks import LogLooks
-from commands.settings import FollowSettings, number_from_env
-from projections.client.client import RedisClient, RedisClientSettings, check_redis, open_redis
+from commands.settings import FollowSettings, log_unknown_settings, number_from_env, switch_from_env
+from projections.client.client import RedisClient, RedisClientSettings, open_redis
+from projections.client.server_check import check_redis
 from projections.feeding.feeder_check import FeederCheck
 from projections.keys import LogNames
 from projections.outages import Outage
-from projections.signals.job_queue import QueueSettings
+from projections.signals.job_queue import QueueSettings, check_queue
 from projections.signals.progress import Progress
 from projections.signals.wakeups import Listener, Wakeup
 from projections.state.problems import StateProblem, problem
@@ -120,7 +120,7 @@ class Services:
             visibility=VisibilitySettings.from_env(),
             shutdown=GracefulShutdown(ShutdownSettings.from_env()),
             state=_state_watch(postgres, redis, watch, listener, reader),
-            health_details=os.environ.get("FOLLOWS_HEALTH_DETAILS", "") == "1",
+            health_details=switch_from_env("FOLLOWS_HEALTH_DETAILS"),
         )
 
     async def start(self) -> None:
@@ -129,8 +129,10 @@ class Services:
         A server that is down does not prevent the start: it is checked when it is back, and calls that need it return
         503 until then.
         """
+        log_unknown_settings(logger)
         await self.verifier.start()
         await self._check_servers()
+        await check_queue(self.listener.settings)
         self.committer.start()
         await asyncio.gather(self.listener.start(), self.tail.start())
         await self.state.start()

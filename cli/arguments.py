@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import re
 from typing import Any, Final
 
@@ -21,8 +22,18 @@ limit_option = click.option(
     "--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Print at most this many; 0 for all."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def user_name() -> str:
+    """Return the name of the user who runs this; "uid N" where no name belongs to the number, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return f"uid {os.getuid()}"
+
+
 who_option = click.option(
-    "--who", "name", default=getpass.getuser, show_default="you", metavar="NAME", help="Name the person to ask."
+    "--who", "name", default=user_name, show_default="you", metavar="NAME", help="Name the person to ask."
 )
 
 

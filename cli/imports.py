@@ -102,6 +102,7 @@ def import_users_file(file: str, strict: bool, database_url: str | None) -> None
 def _settings(database_url: str | None) -> PostgresSettings:
     without_log_lines()
     if database_url:
+        os.environ.pop("DATABASE_URL_FILE", None)
         os.environ["DATABASE_URL"] = database_url
     return PostgresSettings.from_env()
 

@@ -12,6 +12,7 @@ import click
 
 from cli.dev.server_note import adopt_running_servers
 from commands.errors import FollowsError
+from commands.settings import setting
 
 # Name -> (module:attribute, short help). The help is repeated here so that `follows --help` imports no command;
 # tests/cli/test_main.py compares it with the commands' own.
@@ -140,7 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _exit_with_unexpected(error: Exception) -> NoReturn:
     """Exit with one line about an error that no command has words for: PostgreSQL refused a statement, or a bug."""
-    if os.environ.get("FOLLOWS_LOG_LEVEL") == "DEBUG":
+    if setting("FOLLOWS_LOG_LEVEL").upper() == "DEBUG":
         traceback.print_exception(error)
     cause = getattr(error, "orig", None) or error  # SQLAlchemy's own text has the whole statement
     words = next(iter(str(cause).splitlines()), "")

@@ -34,7 +34,11 @@ def migrate(tries: int, roles: tuple[str, ...]) -> None:
     settings = PostgresSettings.from_env()
     with plain_database_errors():
         found = upgrade_database(
-            settings.database_url, grant_to=roles, tries=tries, on_wait=lambda line: click.echo(line, err=True)
+            settings.database_url,
+            transaction_pooling=settings.transaction_pooling,
+            grant_to=roles,
+            tries=tries,
+            on_wait=lambda line: click.echo(line, err=True),
         )
     if found == NEWEST_REVISION:
         click.echo(f"the database is at revision {found}")

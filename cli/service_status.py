@@ -1,7 +1,6 @@
 """The status of the service as ``follows status`` shows it: the state, and whether each server takes a write."""
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Literal
@@ -13,6 +12,7 @@ from api.auth.key_sources import key_source_of
 from commands.coordination.overview import LogFacts, Overview
 from commands.db.postgres import PostgresSettings
 from commands.errors import SettingsError, Unavailable
+from commands.settings import setting
 from projections.client.client import RedisClient
 from projections.feeding.feeders import why_refused
 from projections.keys import LogNames
@@ -213,12 +213,10 @@ def _refused_writes(state: State, postgres: str | None, redis: str | None) -> li
 
 async def _read_keys() -> KeysStatus | None:
     """Read the keys that this environment names, as a web process with it would."""
-    jwks = os.environ.get("FOLLOWS_JWKS", "")
+    jwks = setting("FOLLOWS_JWKS")
     if not jwks:
         return None
-    keys = VerificationKeys(
-        key_source_of(jwks), production=os.environ.get("FOLLOWS_ENV", "").strip().lower() != "development"
-    )
+    keys = VerificationKeys(key_source_of(jwks), production=setting("FOLLOWS_ENV").strip().lower() != "development")
     try:
         async with asyncio.timeout(KEYS_TIMEOUT_S):
             await keys.start()

@@ -1,6 +1,5 @@
 """`follows token`: a token for trying out the service, signed with the development key."""
 
-import os
 from pathlib import Path
 from typing import get_args
 
@@ -9,6 +8,7 @@ import click
 from api.auth.tokens import USER_ID, Role
 from cli.dev.dev_key import DEV_TOKEN_TTL_S, JWKS_FILE, expected_claims, sign
 from commands.errors import Invalid, SettingsError
+from commands.settings import setting
 
 ROLES = get_args(Role)
 TTL_MAX_S = 10 * 365 * 24 * 3600  # ten years, for a machine whose token is never renewed
@@ -64,8 +64,8 @@ def _check(user: str, scopes: tuple[str, ...], role: str, ttl_s: int) -> None:
 
 def _check_key_is_in_use(folder: Path) -> None:
     """Raise SettingsError where the service uses other keys, or accepts no development key."""
-    if os.environ.get("FOLLOWS_ENV", "").strip().lower() not in ("", "development"):
+    if setting("FOLLOWS_ENV").strip().lower() not in ("", "development"):
         raise SettingsError("FOLLOWS_ENV is not development: development tokens are not valid there")
-    configured, ours = os.environ.get("FOLLOWS_JWKS"), folder / JWKS_FILE
+    configured, ours = setting("FOLLOWS_JWKS"), folder / JWKS_FILE
     if configured and Path(configured).expanduser().resolve() != ours.resolve():
         raise SettingsError(f"FOLLOWS_JWKS is not {ours}: the service does not accept tokens of the development key")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -33,9 +33,10 @@ LOGIN_ATTEMPTS: Final = 3
 
 is_id: Final = re.compile(ID_PATTERN).match
 
-_STAGING: Final = "CREATE TEMP TABLE staged_follows (ord integer, subject bigint, object bigint, data jsonb)"
+_STAGING: Final = """CREATE TEMP TABLE staged_follows (ord integer, subject bigint, object bigint, data jsonb)
+    ON COMMIT DROP"""
 _COPY: Final = "COPY staged_follows (ord, subject, object, data) FROM STDIN"
-_IMPORT: Final = "SELECT added, last_position, erased, set_aside FROM import_follows()"
+_IMPORT: Final = "SELECT added, last_position, erased, set_aside FROM import_follows(); COMMIT"
 _FIND: Final = "SELECT id, number, erased_at IS NOT NULL FROM users WHERE id = ANY(%s)"
 _REGISTER: Final = "SELECT new_id, new_number FROM register_users(%s, %s, %s, %s::jsonb[])"
 
@@ -79,7 +80,6 @@ class ImportConnection:
         self.connection = connection
         self.numbers: dict[str, int] = {}
         self._numbers_max = numbers_max
-        connection.execute(_STAGING)
 
     def find(self, ids: Iterable[str]) -> set[str]:
         """Cache the numbers of the ids that exist; return the ids that are erased."""
@@ -151,6 +151,21 @@ def import_follows(
     return ImportResult(added, 0, read - added - len(bad), sorted(bad), position)
 
 
+@contextmanager
+def staging(connection: psycopg.Connection[Any], table: str) -> Iterator[psycopg.Cursor[Any]]:
+    """Lend a cursor in a transaction that has a table of its own. The block ends with a statement that also commits:
+    the log's lock is not held while the client is waited for."""
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute("BEGIN")
+            cursor.execute(table)
+            yield cursor
+        except BaseException:
+            with suppress(psycopg.Error):
+                connection.rollback()
+            raise
+
+
 def _sort_rows(
     target: ImportConnection, rows: Sequence[ImportedFollow], create_users: bool, strict: bool
 ) -> tuple[list[ImportedFollow], list[str], list[BadLine]]:
@@ -217,8 +232,7 @@ def _append(
         f"{ord_}\t{subject}\t{object_}\t{_data(row)}\n"
         for ord_, ((subject, object_), row) in enumerate(pairs.items(), 1)
     )
-    with connection.cursor() as cursor:
-        cursor.execute("TRUNCATE staged_follows")
+    with staging(connection, _STAGING) as cursor:
         with cursor.copy(_COPY) as copy:
             copy.write("".join(lines))
         added, position, erased, set_aside = cursor.execute(_IMPORT).fetchone() or (0, None, None, None)

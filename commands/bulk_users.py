@@ -7,16 +7,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from commands.bulk_follows import BadLine, ImportConnection, ImportResult, is_id, shown
+from commands.bulk_follows import BadLine, ImportConnection, ImportResult, is_id, shown, staging
 from commands.directory import default_login, spare_login
 from commands.users import UserChanges, given
 
-_STAGING: Final = """CREATE TEMP TABLE IF NOT EXISTS staged_users (
+_STAGING: Final = """CREATE TEMP TABLE staged_users (
     ord integer, id text, login text, default_login text, spare_login text, display_name text, default_name text,
-    profile jsonb, number bigint, old_login text, verdict text)"""
+    profile jsonb, number bigint, old_login text, verdict text) ON COMMIT DROP"""
 _COPY: Final = """COPY staged_users (ord, id, login, default_login, spare_login, display_name, default_name, profile)
     FROM STDIN"""
-_IMPORT: Final = "SELECT added, changed, last_position, erased, taken FROM import_users(%s)"
+_IMPORT: Final = "SELECT added, changed, last_position, erased, taken FROM import_users({}); COMMIT"
 
 
 class ImportedUser(NamedTuple):
@@ -32,7 +32,6 @@ def import_users(target: ImportConnection, rows: Sequence[ImportedUser], *, stri
 
     An erased user or a taken login makes a line bad. ``strict`` leaves out all lines from the first bad one on.
     """
-    target.connection.execute(_STAGING)
     outcome = ImportResult(0, 0, 0, [], None)
     for part in _parts(rows):
         one = _import(target, part, strict)
@@ -55,9 +54,8 @@ def _parts(rows: Sequence[ImportedUser]) -> Iterator[list[ImportedUser]]:
 
 def _import(target: ImportConnection, rows: list[ImportedUser], strict: bool) -> ImportResult:
     bad: list[BadLine] = []
-    staged: list[ImportedUser] = []
-    with target.connection.cursor() as cursor:
-        cursor.execute("TRUNCATE staged_users")
+    good: list[ImportedUser] = []
+    with staging(target.connection, _STAGING) as cursor:
         with cursor.copy(_COPY) as copy:
             for row in rows:
                 if reason := _reason(row):
@@ -65,14 +63,14 @@ def _import(target: ImportConnection, rows: list[ImportedUser], strict: bool) ->
                     if strict:
                         break
                     continue
-                staged.append(row)
-                copy.write_row((len(staged), *_columns(row)))
-        found = cursor.execute(_IMPORT, [strict]).fetchone()
+                good.append(row)
+                copy.write_row((len(good), *_columns(row)))
+        found = cursor.execute(_IMPORT.format(strict)).fetchone()
     added, changed, position, erased, taken = found or (0, 0, None, None, None)
-    bad += [BadLine(row.line, f"user {shown(row.id)} was erased") for row in _at(staged, erased)]
+    bad += [BadLine(row.line, f"user {shown(row.id)} was erased") for row in _at(good, erased)]
     bad += [
         BadLine(row.line, f"the username {shown(given(row.changes.username) or '')} is taken")
-        for row in _at(staged, taken)
+        for row in _at(good, taken)
     ]
     bad.sort()
     read = len(rows)

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from commands.db.postgres import Engine, fetch
 from commands.errors import ErasureNotNoted, SettingsError
+from commands.settings import setting
 
 logger: Final = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class ErasureFile:
     @classmethod
     def from_env(cls) -> ErasureFile:
         """Read FOLLOWS_ERASURE_FILE; raises SettingsError when the file cannot be written."""
-        name = os.environ.get("FOLLOWS_ERASURE_FILE", "")
+        name = setting("FOLLOWS_ERASURE_FILE")
         if not name:
             return cls(None)
         try:

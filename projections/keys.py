@@ -6,7 +6,6 @@ unit.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Final
 from zlib import crc32
@@ -14,6 +13,7 @@ from zlib import crc32
 import msgspec
 
 from commands.errors import SettingsError
+from commands.settings import setting
 
 # Enough for 64 cluster nodes, few enough to read all checkpoints in one round trip.
 PARTITIONS: Final = 64
@@ -22,7 +22,7 @@ LEASE_GROUPS: Final = 8
 
 # In front of every name, so that installations can share a Redis. ``check_namespace`` refuses what a pattern or a hash
 # tag would read in another way.
-NAMESPACE: Final = os.environ.get("FOLLOWS_NAMESPACE", "")
+NAMESPACE: Final = setting("FOLLOWS_NAMESPACE")
 PREFIX: Final = f"{NAMESPACE}:" if NAMESPACE else ""
 _is_namespace: Final = re.compile(r"[0-9A-Za-z_-]{0,32}").fullmatch
 

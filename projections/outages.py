@@ -7,12 +7,36 @@ import logging
 from contextvars import Context
 from typing import Final
 
-from redis.exceptions import RedisError
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import (
+    AuthenticationError,
+    ConnectionError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 
 from commands.errors import FollowsError, SettingsError
 
 # A server that answers only now and then is still away: an outage has ended when nothing has failed for this time.
 STEADY_S: Final = 2.0
+
+
+# They do not pass by themselves, so each is worth a line of its own in an outage.
+_LASTING: Final = (AuthenticationError, NoPermissionError)
+
+
+def reason(error: BaseException) -> str:
+    """Return why something failed, for a log line.
+
+    That is the error's text where it names no more than hosts, commands and keys, else its class: another text could
+    repeat what was sent.
+    """
+    if isinstance(error, MasterNotFoundError):  # redis-py's text has the whole client
+        return "no sentinel answers that it knows a master of this name"
+    safe = FollowsError | OSError | ConnectionError | NoPermissionError | OutOfMemoryError | ReadOnlyError
+    return str(error) if isinstance(error, safe) and str(error) else type(error).__name__
 
 
 class Outage:
@@ -31,7 +55,7 @@ class Outage:
         """
         self.interrupt()
         passes = isinstance(error, FollowsError | RedisError | OSError) and not isinstance(error, SettingsError)
-        kind = getattr(error, "problem", "") if passes else type(error).__name__
+        kind = getattr(error, "problem", "") if passes and not isinstance(error, _LASTING) else type(error).__name__
         if kind not in self._logged:
             self._logged.add(kind)
             bug = None if passes or isinstance(error, FollowsError) else error

@@ -13,10 +13,11 @@ from redis.exceptions import RedisError
 from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine
 from commands.db.schema import check_current
 from commands.errors import Unavailable
-from projections.client.client import RedisClient, RedisClientSettings, check_redis, open_redis
+from projections.client.client import RedisClient, RedisClientSettings, open_redis
+from projections.client.server_check import check_redis
 from projections.keys import LogNames
 from projections.outages import Outage
-from projections.signals.job_queue import QueueSettings
+from projections.signals.job_queue import QueueSettings, check_queue
 
 logger: Final = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ async def open_connections(stack: AsyncExitStack) -> Connections:
             await check_current(connections.engine)
             await queue.learn_names(connections.engine)
             await check_redis(connections.views)
+            await check_queue(queue)
             outage.end()
             return connections
         except (Unavailable, RedisError, OSError) as error:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import Any, Final
@@ -20,6 +19,7 @@ import uvloop
 
 from commands.errors import SettingsError
 from commands.process import log_to_stderr, name_owner, name_process
+from commands.settings import log_level, log_unknown_settings
 from projections.loop import ProjectionLoop
 from projections.outages import Outage
 from projections.rebuild.evictions import keep_valid
@@ -85,20 +85,21 @@ async def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
 
 def run_worker() -> None:
     """Project until SIGTERM or SIGINT; exit with a sentence when the process must not start."""
-    _run("worker", project())
+    _run("worker", project)
 
 
 def run_rebuilder() -> None:
     """Run rebuild jobs until SIGTERM or SIGINT; exit with a sentence when the process must not start."""
-    _run("rebuilder", rebuild_on_request())
+    _run("rebuilder", rebuild_on_request)
 
 
-def _run(kind: str, work: Coroutine[Any, Any, None]) -> None:
-    log_to_stderr(os.environ.get("FOLLOWS_LOG_LEVEL", "INFO"))
+def _run(kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     logging.getLogger("arq").setLevel(logging.WARNING)  # each start of arq is a line
     logging.getLogger("alembic").setLevel(logging.WARNING)
     name_process(kind)
     try:
-        uvloop.run(run_until_stopped(work))
+        log_to_stderr(log_level())
+        log_unknown_settings(logger)
+        uvloop.run(run_until_stopped(work()))
     except SettingsError as error:
         sys.exit(f"error: {error.message}")

@@ -12,8 +12,7 @@ from typing import Final
 from arq.connections import ArqRedis
 from arq.worker import Worker
 
-from commands.errors import FollowsError
-from projections.outages import Outage
+from projections.outages import Outage, reason
 from projections.signals.job_queue import QueueSettings, open_queue
 
 logger: Final = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ async def repeat(
             outage.end()
         except (Exception, asyncio.CancelledError) as error:
             failure = _failure(error)  # also a bug: the worker's other tasks need not stop for it
-            outage.begin(failure, "%s failed and is tried again every %g s: %s", name, pause_s, _reason(failure))
+            outage.begin(failure, "%s failed and is tried again every %g s: %s", name, pause_s, reason(failure))
         await asyncio.sleep(pause_s)
 
 
@@ -63,7 +62,7 @@ async def run_arq(queue: QueueSettings, make: Callable[[ArqRedis], Worker]) -> N
         except (Exception, asyncio.CancelledError) as error:
             failure = _failure(error)
         pause = ARQ_PAUSE_MIN_S if time.monotonic() - began > ARQ_HEALTHY_S else min(pause * 2, ARQ_PAUSE_MAX_S)
-        outage.begin(failure, "no jobs: the queue does not answer (%s)", type(failure).__name__)
+        outage.begin(failure, "no jobs: the queue does not answer (%s)", reason(failure))
         await asyncio.sleep(pause)
 
 
@@ -91,8 +90,3 @@ def _failure(error: BaseException) -> Exception:
     if task is None or task.cancelling():
         raise error
     return StoppedError("a part of it was cancelled")
-
-
-def _reason(error: Exception) -> str:
-    """Return the message of one of our errors, else the class: another text could repeat what was sent."""
-    return str(error) if isinstance(error, FollowsError) else type(error).__name__

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import proxy_bypass
 
 import httpx
 
@@ -68,14 +70,12 @@ class UrlSource:
         self._client: httpx.AsyncClient | None = None
 
     async def read(self) -> bytes | None:
-        """Return the body of the answer. Raises OSError (timeout), httpx.HTTPError, `InvalidKeys`."""
+        """Return the body of the answer.
+
+        Raises OSError (timeout), httpx.HTTPError, `InvalidKeys`, and SettingsError for a proxy that cannot be used.
+        """
         if self._client is None:  # made on the event loop that uses it, and kept: its TLS context costs 20 ms
-            self._client = httpx.AsyncClient(
-                timeout=self._timeout_s,
-                # Without a content coding, the measured size is the size in memory.
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-                limits=httpx.Limits(max_keepalive_connections=0),
-            )
+            self._client = _client(self._url, self._timeout_s)
         body = bytearray()
         async with asyncio.timeout(self._timeout_s), self._client.stream("GET", self._url) as answer:
             if answer.status_code != httpx.codes.OK:
@@ -112,3 +112,22 @@ def key_source_of(text: str) -> KeySource:
 def _check_size(length: int) -> None:
     if length > KEY_SET_BYTES_MAX:
         raise InvalidKeys(f"the key set is larger than {KEY_SET_BYTES_MAX} bytes")
+
+
+def _client(url: str, timeout_s: float) -> httpx.AsyncClient:
+    """Return a client that uses the proxy of the environment. Raises SettingsError when it cannot."""
+    options: dict[str, Any] = {
+        "timeout": timeout_s,
+        # Without a content coding, the measured size is the size in memory.
+        "headers": {"Accept": "application/json", "Accept-Encoding": "identity"},
+        "limits": httpx.Limits(max_keepalive_connections=0),
+    }
+    try:
+        return httpx.AsyncClient(**options)
+    except (ImportError, ValueError, httpx.InvalidURL) as error:  # also a proxy that is not for this host
+        if proxy_bypass(urlsplit(url).hostname or ""):
+            return httpx.AsyncClient(**options, trust_env=False)
+        raise SettingsError(
+            f"the key server of FOLLOWS_JWKS cannot be asked through the proxy that the environment names ({error}): "
+            "set HTTP_PROXY, HTTPS_PROXY and ALL_PROXY to http:// addresses, or name the key server in NO_PROXY"
+        ) from error

@@ -17,7 +17,7 @@ from api.auth.jwks import VerificationKeys
 from api.auth.key_set import ALGORITHMS, PublicKey
 from api.auth.key_sources import key_source_of
 from commands.errors import SettingsError, Unauthenticated
-from commands.settings import number_from_env
+from commands.settings import number_from_env, setting
 
 __all__ = ["USER_ID", "AuthSettings", "Caller", "Role", "TokenVerifier", "token_from_header"]
 
@@ -48,15 +48,15 @@ class AuthSettings:
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "AuthSettings":
         """Read FOLLOWS_JWKS, _ISSUER, _AUDIENCE, _ENV, _USER_ROLES and _TOKEN_LEEWAY_S. Raises `SettingsError`."""
         for name in ("FOLLOWS_JWKS", "FOLLOWS_ISSUER"):
-            if not env.get(name):
+            if not setting(name, env):
                 raise SettingsError(f"{name} is not set: without it no token can be checked (`follows up` sets it)")
         return cls(
-            jwks=env["FOLLOWS_JWKS"],
-            issuer=env["FOLLOWS_ISSUER"],
-            audience=env.get("FOLLOWS_AUDIENCE") or None,
+            jwks=setting("FOLLOWS_JWKS", env),
+            issuer=setting("FOLLOWS_ISSUER", env),
+            audience=setting("FOLLOWS_AUDIENCE", env) or None,
             # A forgotten FOLLOWS_ENV must not admit development keys.
-            production=env.get("FOLLOWS_ENV", "").strip().lower() != "development",
-            user_roles=frozenset(re.findall(r"[^\s,]+", env.get("FOLLOWS_USER_ROLES", ""))) | {"user"},
+            production=setting("FOLLOWS_ENV", env).strip().lower() != "development",
+            user_roles=frozenset(re.findall(r"[^\s,]+", setting("FOLLOWS_USER_ROLES", env))) | {"user"},
             leeway_s=number_from_env(
                 "FOLLOWS_TOKEN_LEEWAY_S", LEEWAY_S, LEEWAY_MAX_S, f"0 to {LEEWAY_MAX_S} seconds", env
             ),

@@ -1,6 +1,5 @@
 """The addresses that answers carry: absolute, on the host that the client asked for."""
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,7 +8,7 @@ from urllib.parse import quote_plus
 import msgspec
 
 from api.kraken.schemas import PageLinks
-from commands.errors import SettingsError
+from commands.settings import switch_from_env
 
 Parameters = dict[str, str | int]
 
@@ -24,10 +23,7 @@ class LinkSettings(msgspec.Struct, frozen=True):
     @classmethod
     def from_env(cls) -> "LinkSettings":
         """Read FOLLOWS_TRUST_PROXY; raises SettingsError."""
-        text = os.environ.get("FOLLOWS_TRUST_PROXY") or "0"
-        if text not in ("0", "1"):
-            raise SettingsError(f"FOLLOWS_TRUST_PROXY must be 0 or 1, not {text!r}")
-        return cls(text == "1")
+        return cls(switch_from_env("FOLLOWS_TRUST_PROXY"))
 
 
 def base_of(scope: Mapping[str, Any], sent: Mapping[bytes, bytes], settings: LinkSettings) -> str:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
 from commands.errors import SettingsError
+from commands.settings import setting
 
 KEY_FILE = "dev_key.pem"
 JWKS_FILE = "jwks.json"
@@ -65,8 +66,8 @@ def sign(
 
 def expected_claims(env: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the `iss` and `aud` that a service with these settings requires of a development token."""
-    audience = env.get("FOLLOWS_AUDIENCE") or DEV_AUDIENCE
-    return {"iss": env.get("FOLLOWS_ISSUER") or DEV_ISSUER, "aud": audience}
+    audience = setting("FOLLOWS_AUDIENCE", env) or DEV_AUDIENCE
+    return {"iss": setting("FOLLOWS_ISSUER", env) or DEV_ISSUER, "aud": audience}
 
 
 def _dev_key(folder: Path) -> rsa.RSAPrivateKey:

@@ -16,12 +16,13 @@ from cli.dev.embedded import embedded, make_data_folder
 from cli.dev.folder_lock import FolderLock, locked
 from cli.dev.orphans import stop_orphans
 from cli.dev.processes import PROCESSES, programs
-from cli.dev.server_note import data_folder, remove_note, write_note
+from cli.dev.server_note import data_folder, forget_libpq_settings, remove_note, write_note
 from cli.dev.stop_signal import Stopped, Stopping
 from cli.dev.supervisor import SupervisedProcess
 from cli.dev.welcome import uses_development_key, welcome
 from cli.errors import plain_database_errors
 from commands.errors import FollowsError, SettingsError
+from commands.settings import SECRETS, setting, switch_from_env
 
 # How soon a dead process and Ctrl-C are noticed.
 WATCH_POLL_S: Final = 0.1
@@ -30,7 +31,6 @@ READY_TIMEOUT_S: Final = 2.0
 # The service is ready long before this, even on a slow machine; the user should learn what is being waited for.
 REPORT_WAITING_S: Final = 30.0
 DEMO_NOTE: Final = "demo"
-URLS: Final = ("DATABASE_URL", "REDIS_URL", "QUEUE_URL")
 
 
 @click.command()
@@ -87,12 +87,14 @@ def serve(folder: Path, host: str, port: int, demo: bool, stopping: Stopping, lo
         environment |= {"FOLLOWS_DATA": str(folder), "FOLLOWS_HOST": host, "FOLLOWS_PORT": str(port)}
         environment |= _keys(folder)
         _migrate(environment["DATABASE_URL"])
-        has_demo = not os.environ.get("DATABASE_URL") and _load_demo(folder, environment["DATABASE_URL"], demo)
+        embeds_postgres = not setting("DATABASE_URL")
+        has_demo = embeds_postgres and _load_demo(folder, environment["DATABASE_URL"], demo)
         stopping.check()
-        write_note(folder, {name: environment[name] for name in URLS})
+        write_note(folder, {name: environment[name] for name in SECRETS}, embedded=embeds_postgres)
         stack.callback(remove_note, folder)
         # No load balancer has to be waited for, but the user who presses Ctrl-C waits.
-        environment = {"FOLLOWS_GRACE_S": "0"} | os.environ | environment
+        inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in SECRETS}
+        environment = {"FOLLOWS_GRACE_S": "0"} | inherited | environment
         children = [*servers, *_start(folder, environment, stack, console)]
         stack.callback(lock.set_state, "stopping")
         address = _address(host, port)
@@ -106,12 +108,14 @@ def _servers(
     folder: Path, stopping: Stopping, stack: ExitStack, console: Console
 ) -> tuple[dict[str, str], tuple[SupervisedProcess, ...]]:
     """Return DATABASE_URL, REDIS_URL and QUEUE_URL: those of the environment, else of embedded servers, and these."""
-    given = {name: os.environ[name] for name in URLS if os.environ.get(name)}
+    given = {name: value for name in SECRETS if (value := setting(name))}
     if "REDIS_URL" in given:
         given.setdefault("QUEUE_URL", given["REDIS_URL"])
     postgres, valkey = "DATABASE_URL" not in given, "REDIS_URL" not in given
+    if postgres:
+        forget_libpq_settings()
     servers = stack.enter_context(embedded(folder, stopping, postgres=postgres, valkey=valkey, report=console.say))
-    own = zip(URLS, (servers.database, servers.views, servers.queue), strict=True)
+    own = zip(SECRETS, (servers.database, servers.views, servers.queue), strict=True)
     return {name: url for name, url in own if url} | given, servers.servers
 
 
@@ -130,9 +134,9 @@ def _keys(folder: Path) -> dict[str, str]:
     from cli.dev.dev_key import ensure_dev_key, expected_claims
 
     if not uses_development_key(folder):
-        jwks = os.environ["FOLLOWS_JWKS"]
+        jwks = setting("FOLLOWS_JWKS")
         return {"FOLLOWS_JWKS": jwks if "://" in jwks else str(Path(jwks).expanduser().absolute())}
-    expected, stage = expected_claims(), os.environ.get("FOLLOWS_ENV") or "development"
+    expected, stage = expected_claims(), setting("FOLLOWS_ENV") or "development"
     return {
         "FOLLOWS_JWKS": str(ensure_dev_key(folder)),
         "FOLLOWS_ISSUER": expected["iss"],
@@ -145,7 +149,7 @@ def _migrate(database_url: str) -> None:
     from commands.db.migrate import upgrade_database
 
     with plain_database_errors():
-        upgrade_database(database_url)
+        upgrade_database(database_url, transaction_pooling=switch_from_env("FOLLOWS_TRANSACTION_POOLING"))
 
 
 def _load_demo(folder: Path, database_url: str, wanted: bool) -> bool:

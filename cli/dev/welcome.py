@@ -1,8 +1,9 @@
 """The text that `follows up` prints when it is ready: the address, a token, and lines to paste."""
 
-import os
 import shlex
 from pathlib import Path
+
+from commands.settings import setting
 
 HEADER_FILE = "authorization"
 RULE = "-" * 100
@@ -24,7 +25,7 @@ def uses_development_key(folder: Path) -> bool:
     """Return whether the service checks tokens with the data folder's own key, since no other is configured."""
     from cli.dev.dev_key import JWKS_FILE
 
-    configured = os.environ.get("FOLLOWS_JWKS")
+    configured = setting("FOLLOWS_JWKS")
     return not configured or Path(configured).expanduser().absolute() == folder / JWKS_FILE
 
 

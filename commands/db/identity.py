@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from itertools import zip_longest
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import msgspec
 from sqlalchemy import text
 
-from commands.db.postgres import Engine, fetch
-
-# What a Unix socket is called: its path says nothing about which server listens there.
-SOCKET: Final = "a local socket"
-DEFAULT_PORT: Final = "5432"
+from commands.db.postgres import Engine, connected, fetch
+from commands.db.session import LogConnection
 
 _IDENTITY: Final = text(
     """SELECT (SELECT system_identifier::text FROM pg_control_system()), oid::bigint, datname,
@@ -58,8 +53,10 @@ class DatabaseIdentity(msgspec.Struct, frozen=True):
 
 async def read_identity(engine: Engine) -> DatabaseIdentity:
     """Return the identity of the engine's database. Raises LogUnavailable."""
-    ((system_identifier, oid, name, log_id),) = await fetch(engine, _IDENTITY)
-    return DatabaseIdentity(system_identifier, oid, name, hosts_of(engine), log_id)
+    async with connected(engine) as connection:
+        ((system_identifier, oid, name, log_id),) = await connection.execute(_IDENTITY)
+        driver = cast("LogConnection", (await connection.get_raw_connection()).driver_connection)
+        return DatabaseIdentity(system_identifier, oid, name, list(driver.hosts), log_id)
 
 
 async def read_server_run(engine: Engine) -> str:
@@ -67,18 +64,3 @@ async def read_server_run(engine: Engine) -> str:
     have lost anything. Raises LogUnavailable."""
     run: str = (await fetch(engine, _SERVER_RUN))[0][0]
     return run
-
-
-def hosts_of(engine: Engine) -> list[str]:
-    """Return the hosts with ports that the engine's URL names, as ``host:port``, sorted."""
-    arguments = engine.url.get_dialect()().create_connect_args(engine.url)[1]
-    hosts = str(arguments.get("host") or os.environ.get("PGHOST", "")).split(",")
-    ports = str(arguments.get("port") or os.environ.get("PGPORT", "")).split(",")
-    given = zip_longest(hosts, ports[: len(hosts)], fillvalue=ports[0] if len(ports) == 1 else "")
-    return sorted({_host(host, port) for host, port in given})
-
-
-def _host(host: str, port: str) -> str:
-    if not host or host.startswith(("/", "@")):
-        return SOCKET
-    return f"{host.lower()}:{port or DEFAULT_PORT}"

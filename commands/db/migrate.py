@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.resources import files
-from typing import Any, Final, cast
+from typing import Final
 
-import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import NullPool, create_engine
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from commands.db.blockers import Blockers
@@ -51,6 +50,7 @@ def upgrade_database(
     database_url: str,
     *,
     grant_to: Sequence[str] = (),
+    transaction_pooling: bool = False,
     tries: int = MIGRATION_TRIES,
     on_wait: Callable[[str], None] = logger.warning,
 ) -> str:
@@ -64,7 +64,7 @@ def upgrade_database(
     with a line that names the session in the way. Raises SettingsError when that was in vain, for a database of another
     version and for a server that must not hold the log, LogUnavailable, and SQLAlchemy's other errors.
     """
-    settings = PostgresSettings(database_url)
+    settings = PostgresSettings(database_url, transaction_pooling=transaction_pooling)
     with refused_in_words(), translated_errors():
         for tried in range(1, tries + 1):
             blockers = Blockers()
@@ -92,7 +92,7 @@ def _upgrade(settings: PostgresSettings, blockers: Blockers, grant_to: Sequence[
     config = _config()
     head = ScriptDirectory.from_config(config).get_revision("head")
     with engine.connect() as connection:
-        pid = cast("psycopg.Connection[Any]", connection.connection.driver_connection).info.backend_pid
+        pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()  # a pooler's connect names another one
         with blockers.watching(partial(connect, autocommit=True), pid):
             found, ours = find_schema(connection), revision_in(connection, VERSION_TABLE)
             if found is not None and found.is_newer:

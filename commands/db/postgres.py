@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -11,33 +10,24 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import psycopg
-from sqlalchemy import AdaptedConnection, Executable, event, make_url
+from sqlalchemy import AdaptedConnection, Executable, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from commands.db.address import POSTGRES_CONNECT_TIMEOUT_S, connect_arguments
 from commands.db.session import LogConnection, NotAnswered, SessionNeeds, connect, connect_async
 from commands.db.unavailable import IDLE_SESSION_ENDED, READ_ONLY, refused_in_words, sqlstate, translated_errors
-from commands.errors import SettingsError
+from commands.settings import secret, switch_from_env
 
 _T = TypeVar("_T")
 
 # Long enough for a full queue of appends ahead of this one, short enough that a stuck writer shows as 503.
 LOCK_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_MS: Final = 30_000
-POSTGRES_CONNECT_TIMEOUT_S: Final = 5
 # A request gives up on a Postgres that hangs after this long. A Postgres that is only slow ends the statement earlier.
 POSTGRES_TIMEOUT_S: Final = 10.0
-# The kernel notices a host that vanished without closing the connection: after 10 s of silence and three probes, or
-# when sent data is not acknowledged for 15 s.
-NETWORK_OPTIONS: Final = {
-    "connect_timeout": POSTGRES_CONNECT_TIMEOUT_S,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
 # What is checked when a session begins is checked again after this, as the server may have another setting by then.
 CONNECTION_AGE_MAX_S: Final = 300
 # One for each committer and a few for the directory. More connections commit no faster.
@@ -51,32 +41,19 @@ WAS_LENT: Final = "was_lent"
 
 
 class PostgresSettings(msgspec.Struct, frozen=True):
-    """Where the log is, and whether this process accepts commits that are not on disk."""
+    """Where the log is, whether this process accepts commits that are not on disk, and whether a pooler in between may
+    give each transaction another session."""
 
     database_url: str
     allow_async_commit: bool = False
+    transaction_pooling: bool = False
 
     @classmethod
     def from_env(cls) -> PostgresSettings:
-        """Read DATABASE_URL and FOLLOWS_ALLOW_ASYNC_COMMIT; raises SettingsError when the first is missing."""
-        url = os.environ.get("DATABASE_URL", "")
-        if not url:
-            raise SettingsError("DATABASE_URL is not set")
-        return cls(url, os.environ.get("FOLLOWS_ALLOW_ASYNC_COMMIT", "") == "1")
-
-
-def driver_url(database_url: str) -> str:
-    """Return the URL in SQLAlchemy's form with the psycopg driver, from ``postgres://`` or ``postgresql://``.
-
-    Raises SettingsError for anything else.
-    """
-    try:
-        url = make_url(database_url)
-    except Exception as error:
-        raise SettingsError("DATABASE_URL cannot be read as a URL") from error
-    if url.get_backend_name() not in {"postgres", "postgresql"}:
-        raise SettingsError(f"DATABASE_URL must begin with postgresql://, not {url.get_backend_name()}://")
-    return url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+        """Read DATABASE_URL, FOLLOWS_ALLOW_ASYNC_COMMIT and FOLLOWS_TRANSACTION_POOLING; raises SettingsError when the
+        first is missing."""
+        switches = switch_from_env("FOLLOWS_ALLOW_ASYNC_COMMIT"), switch_from_env("FOLLOWS_TRANSACTION_POOLING")
+        return cls(secret("DATABASE_URL"), *switches)
 
 
 def create_engine(
@@ -96,9 +73,13 @@ def create_engine(
         limits={"lock_timeout": lock_timeout_ms, "statement_timeout": limit_ms},
         durable=not (is_tool or settings.allow_async_commit),
         writes=not is_tool,
+        transaction_pooling=settings.transaction_pooling,
     )
+    arguments = connect_arguments(settings.database_url)
     engine = create_async_engine(
-        driver_url(settings.database_url),
+        "postgresql+psycopg://",
+        async_creator=partial(connect_async, needs, timeout_s, **arguments),
+        use_native_hstore=False,  # there is none, and to look for its type costs a statement
         isolation_level="AUTOCOMMIT",
         pool_size=POOL_SIZE,
         max_overflow=2,
@@ -106,10 +87,6 @@ def create_engine(
         pool_recycle=CONNECTION_AGE_MAX_S,
         pool_reset_on_return=None,  # there is nothing to roll back, and on a lost connection it would fill the log
         hide_parameters=True,  # a failed statement is logged, and its parameters are personal data
-        connect_args={
-            **_network_options(settings.database_url),
-            "async_creator_fn": partial(connect_async, needs, timeout_s),
-        },
     )
     event.listen(engine.sync_engine, "checkout", _replace_unusable)
     event.listen(engine.sync_engine, "handle_error", _leave_read_only_server)
@@ -118,16 +95,8 @@ def create_engine(
 
 def connect_once(settings: PostgresSettings, needs: SessionNeeds, *, autocommit: bool) -> psycopg.Connection[Any]:
     """Open a connection outside of any pool. Raises psycopg.Error, and SettingsError for a URL that cannot be read."""
-    url = make_url(driver_url(settings.database_url))
-    _, arguments = url.get_dialect()().create_connect_args(url)
-    options = _network_options(settings.database_url)
-    return connect(needs, autocommit=autocommit, **arguments, **options)
-
-
-def _network_options(database_url: str) -> dict[str, Any]:
-    """Return libpq's options for the network, without those that the URL gives."""
-    given = make_url(driver_url(database_url)).query
-    return {name: value for name, value in NETWORK_OPTIONS.items() if name not in given}
+    needs = msgspec.structs.replace(needs, transaction_pooling=settings.transaction_pooling)
+    return connect(needs, autocommit=autocommit, **connect_arguments(settings.database_url))
 
 
 def _replace_unusable(connection: AdaptedConnection, record: ConnectionPoolEntry, proxy: object) -> None:

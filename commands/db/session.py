@@ -6,6 +6,7 @@ each change what a session begins with, and startup options lose to some of them
 
 from __future__ import annotations
 
+import asyncio
 import select
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
@@ -16,6 +17,16 @@ from psycopg.abc import PQGen
 from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.pq.abc import PGconn
+
+from commands.db.address import hosts_of
+from commands.db.pooling import (
+    REFUSED,
+    REPORTED,
+    AsyncTransactionCursor,
+    TransactionCursor,
+    local_settings,
+    shares_sessions,
+)
 
 _T = TypeVar("_T")
 
@@ -37,13 +48,18 @@ RELIED_ON: Final = {
 DURABLE: Final = {"synchronous_commit": "on"}
 
 # Only a superuser may set some, so those are left alone where they are right. Limits in DATABASE_URL or PGOPTIONS stay.
-_SET: Final = """SELECT count(pg_catalog.set_config(s.name, w.value, false))
+_SET: Final = """SELECT count(pg_catalog.set_config(s.name, w.value, {is_local}))
 FROM (VALUES {values}) AS w (name, value, is_limit) JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) = w.name
 WHERE CASE WHEN w.is_limit THEN s.source <> 'client' ELSE s.context <> 'superuser' OR s.setting <> w.value END"""
-_READ: Final = "SELECT " + ", ".join(
+_READ: Final = "SELECT pg_catalog.pg_backend_pid(), " + ", ".join(
     f"pg_catalog.current_setting('{name}')"
-    for name in ("server_encoding", "transaction_read_only", "fsync", "full_page_writes", "synchronous_commit")
+    for name in (
+        *("transaction_isolation", "server_encoding", "transaction_read_only"),
+        *("fsync", "full_page_writes", "synchronous_commit"),
+    )
 )
+# The arguments of connects that have been found to lead to a session each.
+_checked_arguments: Final = set[str]()
 
 # Settings whose changes the server reports by itself, with its next answer.
 _READ_ONLY_REPORTS: Final = (b"default_transaction_read_only", b"in_hot_standby")
@@ -68,18 +84,26 @@ class SessionNeeds(msgspec.Struct, frozen=True):
     # Whether the server must keep each commit that it has answered.
     durable: bool = True
     writes: bool = True
+    # Whether a pooler may give each transaction another session.
+    transaction_pooling: bool = False
+
+    @property
+    def relied_on(self) -> dict[str, str]:
+        """Return the settings that the session needs beside its limits: name -> value."""
+        return RELIED_ON | (DURABLE if self.durable else {})
 
     def statement(self) -> str:
         """Return the SQL of two statements: one sets the session up, one returns the row for ``check``."""
-        relied_on = RELIED_ON | (DURABLE if self.durable else {})
-        rows = [f"('{name}', '{value}', false)" for name, value in relied_on.items()]
+        rows = [f"('{name}', '{value}', false)" for name, value in self.relied_on.items()]
         rows += [f"('{name}', '{value}', true)" for name, value in self.limits.items()]
-        return f"{_SET.format(values=', '.join(rows))};\n{_READ}"
+        is_local = f"s.name NOT IN {REPORTED}" if self.transaction_pooling else "false"
+        return f"{_SET.format(values=', '.join(rows), is_local=is_local)};\n{_READ}"
 
-    def check(self, row: Sequence[Any] | None) -> None:
-        """Raise UnusableServer or TakesNoWrites unless the server fits the needs."""
+    def check(self, row: Sequence[Any] | None) -> tuple[int, str]:
+        """Raise UnusableServer or TakesNoWrites unless the server fits the needs; return the process id of the session,
+        and the isolation in which transactions begin by themselves."""
         assert row is not None
-        encoding, read_only, *durability = row
+        process_id, isolation, encoding, read_only, *durability = row
         if encoding != "UTF8":
             raise UnusableServer(
                 f"the database's encoding is {encoding}, which cannot hold every name: "
@@ -93,6 +117,30 @@ class SessionNeeds(msgspec.Struct, frozen=True):
             )
         if self.writes and read_only == "on":
             raise TakesNoWrites("the server takes no writes: it is a standby, or set to be read-only")
+        return int(process_id), isolation
+
+    def may_share_sessions(self, pgconn: PGconn, process_id: int, arguments: Mapping[str, Any]) -> bool:
+        """Return whether a pooler is in between that must be asked how it gives out sessions.
+
+        A pooler names itself at the connect, and not the process of the session. One that is asked once gives each
+        client a session of its own.
+        """
+        return (
+            not self.transaction_pooling
+            and pgconn.backend_pid != process_id
+            and repr(arguments) not in _checked_arguments
+        )
+
+    def local(self, pgconn: PGconn, isolation: str) -> dict[str, list[bytes]]:
+        """Return the members of a class of cursors that sets up each transaction."""
+        return {"settings": local_settings(self.relied_on, self.limits, pgconn.server_version, isolation)}
+
+
+def refuse_shared_sessions(arguments: Mapping[str, Any]) -> None:
+    """Raise UnusableServer when the server is behind transaction pooling; note that it is not. Raises psycopg.Error."""
+    if shares_sessions(lambda: psycopg.connect(**arguments, autocommit=True)):
+        raise UnusableServer(REFUSED)
+    _checked_arguments.add(repr(arguments))
 
 
 def connect(needs: SessionNeeds, *, autocommit: bool, **arguments: Any) -> psycopg.Connection[Any]:
@@ -101,7 +149,12 @@ def connect(needs: SessionNeeds, *, autocommit: bool, **arguments: Any) -> psyco
     try:
         cursor = connection.execute(needs.statement().encode())
         cursor.nextset()
-        needs.check(cursor.fetchone())
+        process_id, isolation = needs.check(cursor.fetchone())
+        if needs.may_share_sessions(connection.pgconn, process_id, arguments):
+            refuse_shared_sessions(arguments)
+        if needs.transaction_pooling:
+            connection.prepare_threshold = None
+            connection.cursor_factory = type("Cursor", (TransactionCursor,), needs.local(connection.pgconn, isolation))
         connection.autocommit = autocommit
     except BaseException:
         connection.close()
@@ -117,6 +170,8 @@ class LogConnection(psycopg.AsyncConnection[Any]):
 
     timeout_s: float | None = None
     must_write: bool = True
+    # What the address names, as ``host:port``, sorted.
+    hosts: Sequence[str] = ()
 
     async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:  # noqa: ASYNC109
         try:
@@ -127,12 +182,18 @@ class LogConnection(psycopg.AsyncConnection[Any]):
             self.pgconn.finish()  # the answer may still come: do not read it
             raise NotAnswered("the server did not answer in time") from error
 
-    async def set_up(self, needs: SessionNeeds) -> None:
+    async def set_up(self, needs: SessionNeeds, arguments: Mapping[str, Any]) -> None:
         """Set the session up, on a connection in autocommit. Raises psycopg.Error, also as ``needs.check`` does."""
-        self.must_write = needs.writes
         cursor = await self.execute(needs.statement().encode())
         cursor.nextset()
-        needs.check(await cursor.fetchone())
+        process_id, isolation = needs.check(await cursor.fetchone())
+        if needs.may_share_sessions(self.pgconn, process_id, arguments):
+            await asyncio.to_thread(refuse_shared_sessions, arguments)
+        # What a pooler has reported is of the session that it opened first.
+        self.must_write = needs.writes and not needs.transaction_pooling
+        if needs.transaction_pooling:
+            self.prepare_threshold = None
+            self.cursor_factory = type("AsyncCursor", (AsyncTransactionCursor,), needs.local(self.pgconn, isolation))
 
     def is_usable(self) -> bool:
         """Return False when the server has closed this idle connection, or has said that it takes no more writes.
@@ -149,8 +210,8 @@ async def connect_async(needs: SessionNeeds, timeout_s: float | None, **argument
     """Connect and set the session up. Raises psycopg.Error, also as ``SessionNeeds.check`` does."""
     connection = await LogConnection.connect(**arguments, autocommit=True)
     try:
-        connection.timeout_s = timeout_s
-        await connection.set_up(needs)
+        connection.timeout_s, connection.hosts = timeout_s, hosts_of(arguments, connection.pgconn)
+        await connection.set_up(needs, arguments)
     except BaseException:
         await connection.close()
         raise

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, RedisSSLContext
 from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, ResponseError
 
 _PING: Final = b"*1\r\n$4\r\nPING\r\n"
+_tls_settings: Final = dict[tuple[Any, ...], RedisSSLContext]()
 _ClientT = TypeVar("_ClientT", bound=Redis)
 
 
@@ -29,6 +31,18 @@ def checked(client: _ClientT) -> _ClientT:
     connection_class: Any = pool.connection_class
     pool.connection_class = type(f"Checked{connection_class.__name__}", (_CheckedConnection, connection_class), {})
     return client
+
+
+def shared_tls(own: RedisSSLContext) -> RedisSSLContext:
+    """Return the first of all TLS settings that are like these, with its context.
+
+    To make a context takes a tenth of a second, in which the process does nothing else. A certificate that was renewed
+    gets another one. Raises OSError for a file that cannot be read.
+    """
+    files = [file for file in (own.keyfile, own.certfile, own.ca_certs) if file]
+    renewed = tuple(Path(file).stat().st_mtime_ns for file in files)
+    key = (*files, renewed, own.cert_reqs, own.ca_data, own.check_hostname, own.ciphers)
+    return _tls_settings.setdefault(key, own)
 
 
 class _CheckedConnection(AbstractConnection):
@@ -48,6 +62,8 @@ class _CheckedConnection(AbstractConnection):
 
     async def connect(self) -> None:
         with _faults_translated():
+            if (tls := getattr(self, "ssl_context", None)) is not None:
+                self.ssl_context = shared_tls(tls)
             await super().connect()  # type: ignore[no-untyped-call]
 
     async def disconnect(self, nowait: bool = False) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final
@@ -15,7 +14,8 @@ from hiredis import pack_command
 from redis import exceptions
 from redis.asyncio import Redis
 
-from commands.errors import SettingsError, ViewsUnavailable
+from commands.errors import ViewsUnavailable
+from commands.settings import secret
 from projections.client.address import open_sentinels, parse_address
 from projections.client.checked import checked, open_client
 from projections.client.cluster import Cluster, slot_of
@@ -51,10 +51,7 @@ class RedisClientSettings(msgspec.Struct, frozen=True):
     def from_env(cls) -> RedisClientSettings:
         """Read REDIS_URL; raises SettingsError when it is missing, or FOLLOWS_NAMESPACE cannot be used."""
         check_namespace()
-        url = os.environ.get("REDIS_URL", "")
-        if not url:
-            raise SettingsError("REDIS_URL is not set")
-        return cls(url)
+        return cls(secret("REDIS_URL"))
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -212,31 +209,3 @@ def open_redis(
         case "server":
             client = open_client(Redis, limits | address.options)
             return RedisClient(Node(client, listeners, reply_timeout_s=reply_timeout_s))
-
-
-async def check_redis(redis: RedisClient) -> None:
-    """Reject servers with an eviction policy; warn if AOF is off.
-
-    Raises SettingsError, or ViewsUnavailable when a slot has no server. One server of a cluster may be down, since its
-    replica takes over. Opens the connections, so that the end of one is noticed from now on.
-    """
-    for node in await redis.nodes():
-        try:
-            info: dict[str, Any] = await node.client.info()
-        except (exceptions.RedisError, OSError) as error:
-            if not redis.clustered:
-                raise ViewsUnavailable from error
-            logger.warning("%s does not answer", node.name)
-        else:
-            _check_one(node.name, info, clustered=redis.clustered)
-    await redis.connect()
-
-
-def _check_one(name: str, info: dict[str, Any], *, clustered: bool) -> None:
-    if bool(info.get("cluster_enabled")) != clustered:
-        raise SettingsError(f"{name} is {'no' if clustered else 'a'} part of a cluster: REDIS_URL must say so")
-    policy = info.get("maxmemory_policy", NOEVICTION)
-    if policy != NOEVICTION:
-        raise SettingsError(f"{name} has maxmemory-policy {policy}: set it to {NOEVICTION}")
-    if not info.get("aof_enabled"):
-        logger.warning("%s has no append-only file: after its restart the views must be rebuilt", name)

@@ -88,8 +88,9 @@ class Listeners(msgspec.Struct, frozen=True):
 def translated(error: Exception) -> Exception:
     """Return ViewsUnavailable for an error that means "Redis is not there or cannot serve", else the error itself."""
     if isinstance(error, exceptions.ResponseError) and not str(error).startswith(_CANNOT_SERVE):
-        busy = isinstance(error, exceptions.OutOfMemoryError | exceptions.ReadOnlyError)
-        return ViewsUnavailable(said=str(error)) if busy else error
+        # The last one: an operator has changed what the user may do since the start.
+        cannot = exceptions.OutOfMemoryError, exceptions.ReadOnlyError, exceptions.NoPermissionError
+        return ViewsUnavailable(said=str(error)) if isinstance(error, cannot) else error
     if isinstance(error, exceptions.RedisError | OSError | asyncio.TimeoutError):
         return ViewsUnavailable(said=str(error) or type(error).__name__)
     return error

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from projections.client.connection import REPLY_TIMEOUT_S, Connection, Listeners, Request
-from projections.outages import Outage
+from projections.outages import Outage, reason
 
 logger: Final = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Node:
                 self._connection = Connection(await self._connect(), self._of_connection, self._reply_timeout_s)
         except Exception as cause:  # each request gets its error, and a later one tries again
             self.down = True
-            self._why_not = str(cause) or type(cause).__name__
+            self._why_not = reason(cause)
             self._outage.begin(cause, "%s does not answer: %s", self.name, self._why_not)
         else:
             self.down = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -14,8 +14,10 @@ from redis.exceptions import RedisError
 from commands.db.postgres import Engine
 from commands.errors import SettingsError
 from commands.log import event_log as log
+from commands.settings import setting
 from projections.client.address import Address, open_sentinels, parse_address
 from projections.client.checked import checked, open_client
+from projections.client.server_check import QUEUE_COMMANDS, check_one_redis
 from projections.errors import QueueUnavailable
 from projections.keys import LogNames
 
@@ -51,8 +53,8 @@ class QueueSettings(msgspec.Struct):
     @classmethod
     def from_env(cls) -> QueueSettings:
         """Read QUEUE_URL, else REDIS_URL; raises SettingsError when both are missing or it is a cluster's."""
-        given = os.environ.get("QUEUE_URL", "")
-        url = given or os.environ.get("REDIS_URL", "")
+        given = setting("QUEUE_URL")
+        url = given or setting("REDIS_URL")
         if not url:
             raise SettingsError("neither QUEUE_URL nor REDIS_URL is set")
         if parse_address(url, "QUEUE_URL" if given else "REDIS_URL").kind == "cluster":
@@ -82,6 +84,20 @@ async def open_queue(settings: QueueSettings) -> ArqRedis:
             await queue.aclose()
             raise
         return queue
+
+
+async def check_queue(settings: QueueSettings) -> None:
+    """Check the queue's Redis as ``check_one_redis`` does; raises SettingsError.
+
+    A queue that is away is used when it is back, and what uses it logs that it is away.
+    """
+    queue = _client(parse_address(settings.queue_url, "QUEUE_URL"))
+    try:
+        with suppress(RedisError, OSError):
+            async with asyncio.timeout(QUEUE_OPEN_TIMEOUT_S):
+                await check_one_redis(queue, "the Redis of the queue", QUEUE_COMMANDS)
+    finally:
+        await queue.aclose()
 
 
 def _client(address: Address) -> ArqRedis:

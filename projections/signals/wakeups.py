@@ -22,7 +22,7 @@ from arq.connections import ArqRedis
 from redis.asyncio.client import PubSub
 
 from projections.keys import LogNames
-from projections.outages import Outage
+from projections.outages import Outage, reason
 from projections.signals.job_queue import DUE, WAKE_JOB, WAKE_JOB_EXPIRES_S, QueueSettings, open_queue
 
 logger: Final = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Wakeup:
             async with asyncio.timeout(QUEUE_TIMEOUT_S):
                 answer = await work(await self._open(), names)
         except Exception as error:  # of any class: what is in the log must not fail; its text may repeat what was sent
-            self._outage.begin(error, "the queue does not answer: %s", type(error).__name__)
+            self._outage.begin(error, "the queue does not answer: %s", reason(error))
             return None
         self._outage.end()
         return answer
@@ -177,8 +177,7 @@ class Listener:
             await asyncio.sleep(self._timing.reconnect_s)
 
     def _begin_outage(self, error: Exception) -> None:
-        name = type(error).__name__
-        self._outage.begin(error, "the queue does not answer: %s messages are missed (%s)", self._name, name)
+        self._outage.begin(error, "the queue does not answer: %s messages are missed (%s)", self._name, reason(error))
 
     async def _listen(self) -> None:
         if (names := self.settings.names) is None:

@@ -39,7 +39,7 @@ async def test_start_on_postgres_that_forgets_commits_is_refused(own_settings: d
     [
         ("DATABASE_URL", "", "DATABASE_URL is not set"),
         ("DATABASE_URL", "mysql://x", "must begin with postgresql://"),
-        ("DATABASE_URL", "no url", "cannot be read as a URL"),
+        ("DATABASE_URL", "no url", "DATABASE_URL cannot be read"),
         ("REDIS_URL", "", "REDIS_URL is not set"),
         ("REDIS_URL", "http://x", "REDIS_URL cannot be read"),
         ("FOLLOWS_JWKS", "", "FOLLOWS_JWKS is not set"),

@@ -1,5 +1,6 @@
 """`follows pause` and `resume`, with name and reason."""
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,15 @@ def test_pause_is_shown_with_name_and_reason_until_resume(tools: Tools) -> None:
 def test_pause_without_a_reason_is_wrong_usage(tools: Tools) -> None:
     assert tools.follows("pause").code == 2
     assert tools.follows("status", "--json").json["log"]["paused"] is None
+
+
+def test_pause_by_a_uid_without_a_name_is_by_its_number(tools: Tools, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_name(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_name)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    tools.follows("pause", "--why", "x")
+    assert tools.follows("status", "--json").json["log"]["paused"].startswith("by uid 12345 since")

@@ -50,6 +50,22 @@ def test_start_on_postgres_that_forgets_commits_is_refused(settings: dict[str, s
     assert "error: fsync is off" in output and "Traceback" not in output
 
 
+def test_proxy_that_cannot_be_used_ends_the_start_in_one_line(settings: dict[str, str]) -> None:
+    """Unless it is not for the key server."""
+    proxy = {"ALL_PROXY": "socks5://127.0.0.1:1080", "NO_PROXY": "", "FOLLOWS_JWKS": "http://127.0.0.1:1/jwks.json"}
+    code, output = run_to_exit("web", {**settings, **proxy})
+    assert code == 1
+    assert "error: the key server of FOLLOWS_JWKS cannot be asked through the proxy" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_unknown_log_level_ends_the_start_in_one_line(settings: dict[str, str], name: str) -> None:
+    code, output = run_to_exit(name, {**settings, "FOLLOWS_LOG_LEVEL": "verbose"})
+    assert code == 1
+    assert "error: FOLLOWS_LOG_LEVEL must be one of DEBUG, INFO" in output and "Traceback" not in output
+
+
 @pytest.mark.parametrize("name", ["web", "worker"])
 def test_start_without_database_url_is_refused(settings: dict[str, str], name: str) -> None:
     code, output = run_to_exit(name, {**settings, "DATABASE_URL": ""})

@@ -369,3 +369,17 @@ async def test_close_cancels_a_read_under_way(from_url: VerificationKeys, server
     server.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "nonsense://127.0.0.1:1"])
+async def test_proxy_of_the_environment_is_not_used_for_a_host_that_it_excludes(
+    proxy: str, server: KeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    source = UrlSource(server.url)
+    assert await source.read() == server.body
+    await source.close()
+    monkeypatch.setenv("NO_PROXY", "")
+    with pytest.raises(SettingsError, match="through the proxy that the environment names"):
+        await UrlSource(server.url).read()

@@ -52,6 +52,31 @@ def test_up_starts_serves_and_stops_in_order(folder: Path) -> None:
         assert _follows("migrate", FOLLOWS_DATA=str(folder)).returncode == 1
 
 
+def test_up_does_not_use_libpq_settings_for_its_own_server(folder: Path) -> None:
+    """Nor do its processes, or a tool that finds it."""
+    foreign = {
+        "PGHOST": "nowhere.invalid",
+        "PGHOSTADDR": "127.0.0.1",
+        "PGPORT": "6000",
+        "PGSERVICE": "nothing",
+        "PGOPTIONS": "-c search_path=nowhere",
+        "PGSSLMODE": "verify-full",
+        "PGUSER": "nobody",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGCHANNELBINDING": "require",
+        "PGREQUIREAUTH": "scram-sha-256",
+        "PGREQUIREPEER": "nobody",
+        "PGGSSENCMODE": "require",
+        "PGAPPNAME": "other",
+    }
+    with up(folder, "--no-demo", **foreign) as running:
+        running.ready()
+        assert running.ask("PUT", "/v1/users/ann", "registry", "service", json={}).status_code == 201
+        status = _follows("history", "ann", FOLLOWS_DATA=str(folder), **foreign)
+        assert status.returncode == 0, status.stderr
+        assert running.end() == 0
+
+
 def test_up_after_a_kill_ends_the_orphans_and_has_the_data(folder: Path) -> None:
     with up(folder, "--no-demo") as first:
         first.ready()

@@ -2,33 +2,12 @@
 
 import pytest
 
-from commands.db.identity import SOCKET, DatabaseIdentity, hosts_of, read_identity, read_server_run
-from commands.db.postgres import Engine, PostgresSettings, create_engine
+from commands.db.address import SOCKET
+from commands.db.identity import DatabaseIdentity, read_identity, read_server_run
+from commands.db.postgres import Engine
 from tests.support.queues import LOG_ID
 
 ONE = DatabaseIdentity("7", 16384, "follows", ["a:5432", "b:5432"], "log")
-
-
-@pytest.mark.parametrize(
-    ("url", "hosts"),
-    [
-        ("postgresql://One/db", ["one:5432"]),
-        ("postgresql://one:6432/db", ["one:6432"]),
-        ("postgresql:///db?host=two,one&port=1,2", ["one:2", "two:1"]),
-        ("postgresql:///db?host=one:1&host=two:2", ["one:1", "two:2"]),
-        ("postgresql:///db?host=/tmp/x", [SOCKET]),
-        ("postgresql:///db", [SOCKET]),
-        ("postgresql://one/db?host=%2Ftmp%2Fx", [SOCKET]),
-    ],
-)
-async def test_hosts_of_url(url: str, hosts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PGHOST", "PGPORT"):
-        monkeypatch.delenv(name, raising=False)
-    engine = create_engine(PostgresSettings(url))
-    assert hosts_of(engine) == hosts
-    monkeypatch.setenv("PGHOST", "three")
-    assert hosts_of(engine) == (["three:5432"] if url == "postgresql:///db" else hosts)
-    await engine.dispose()
 
 
 @pytest.mark.parametrize(

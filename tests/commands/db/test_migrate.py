@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from cli.dev.processes import ROOT
 from commands.db import schema
 from commands.db.migrate import upgrade_database
-from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine, driver_url
+from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine
 from commands.db.schema import NEWEST_REVISION, check_current
 from commands.errors import LogUnavailable, SettingsError
 from commands.events import UserFollowed
@@ -173,24 +173,6 @@ def test_settings_are_read_from_environment(monkeypatch: pytest.MonkeyPatch) -> 
     for value, allowed in [("", False), ("0", False), ("1", True)]:
         monkeypatch.setenv("FOLLOWS_ALLOW_ASYNC_COMMIT", value)
         assert PostgresSettings.from_env() == PostgresSettings("postgres://u:p@h/d", allowed)
-
-
-@pytest.mark.parametrize(
-    ("given", "driven"),
-    [
-        ("postgres://u:p%40@h:1/d?host=%2Ftmp%2Fx", "postgresql+psycopg://u:p%40@h:1/d?host=%2Ftmp%2Fx"),
-        ("postgresql://u@/d", "postgresql+psycopg://u@/d"),
-    ],
-)
-def test_both_schemes_of_database_url_are_accepted(given: str, driven: str) -> None:
-    """The password stays in the URL."""
-    assert driver_url(given) == driven
-
-
-@pytest.mark.parametrize("url", ["", "nonsense", "mysql://h/d", "postgresql://h:port/d"])
-def test_url_of_another_database_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError):
-        driver_url(url)
 
 
 async def test_missing_postgres_is_unavailable_not_a_settings_error() -> None:

@@ -34,7 +34,7 @@ HOSTILE = {
     "array_nulls": "off",
     "default_transaction_isolation": "'serializable'",
     "default_transaction_deferrable": "on",
-    "idle_in_transaction_session_timeout": "1",
+    "idle_in_transaction_session_timeout": "300",
     "transaction_timeout": "'1min'",
     "session_replication_role": "'replica'",
     "lock_timeout": "1",
@@ -61,14 +61,15 @@ def bare_name(servers: Servers) -> Iterator[str]:
     servers.administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture
-def settings(servers: Servers, bare_name: str) -> PostgresSettings:
-    return PostgresSettings(servers.database_url(bare_name), allow_async_commit=True)
+@pytest.fixture(params=[False, True], ids=["a session each", "transaction pooling"])
+def settings(request: pytest.FixtureRequest, servers: Servers, bare_name: str) -> PostgresSettings:
+    url = servers.database_url(bare_name)
+    return PostgresSettings(url, allow_async_commit=True, transaction_pooling=request.param)
 
 
 async def exercise(settings: PostgresSettings) -> None:
     """Migrate, write and read through all kinds of connections."""
-    upgrade_database(settings.database_url)
+    upgrade_database(settings.database_url, transaction_pooling=settings.transaction_pooling)
     engine = create_engine(settings)
     await check_server(engine)
     await check_current(engine)

@@ -86,7 +86,7 @@ def _calling(database_url: str, writer: str) -> Iterator[threading.Thread]:
     """Run the writer on a connection of its own, and wait for it at the end."""
 
     def call() -> None:
-        with psycopg.connect(database_url, autocommit=True) as connection:
+        with psycopg.connect(database_url) as connection:
             _stage(connection)
             for statement in WRITERS[writer].split("; "):
                 connection.execute(statement.encode())

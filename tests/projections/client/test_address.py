@@ -1,5 +1,6 @@
 """The forms of Redis URLs; an error never repeats a password."""
 
+import re
 from typing import Any
 
 import pytest
@@ -33,6 +34,46 @@ def test_tls_and_options_of_url_go_to_every_connection() -> None:
         options = parse_address(f"{url}?ssl_cert_reqs=none&socket_keepalive=yes").options
         assert options["connection_class"] is SSLConnection
         assert (options["ssl_cert_reqs"], options["socket_keepalive"]) == ("none", True)
+        assert options["ssl_check_hostname"] is False
+        assert parse_address(url).options["ssl_check_hostname"] is True
+        assert parse_address(f"{url}?ssl_check_hostname=false").options["ssl_check_hostname"] is False
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        ("redis://[::1]:7/1", {"host": "::1", "port": 7, "db": 1}),
+        ("redis://:p%40ss%2Fw%3Ard%231%25@h/0", {"password": "p@ss/w:rd#1%", "host": "h"}),
+        ("redis://h?password=a%25bc%2541", {"password": "a%bc%41"}),
+        ("unix:///run/r.sock?db=2&username=ann&password=x", {"path": "/run/r.sock", "db": 2, "username": "ann"}),
+        ("unix://ann:p%25@/run/r.sock", {"username": "ann", "password": "p%", "path": "/run/r.sock"}),
+        ("redis+sentinel://h1,[::2]:3/m?sentinel_password=%25ab%26", {"sentinel_password": "%ab&"}),
+    ],
+)
+def test_any_password_socket_and_ipv6_are_read(url: str, given: dict[str, Any]) -> None:
+    assert given.items() <= parse_address(url).options.items()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("redis://one/main", "a database is a number"),
+        ("redis://:123#x@one", "# must be written %23"),
+        ("redis://one?decode_responses=true", "decode_responses cannot be set here"),
+        ("redis://one?protocol=3&retry_on_timeout=1", "protocol, retry_on_timeout cannot be set here"),
+        ("redis://one?sentinel_password=x", "sentinel_password cannot be set here"),
+        ("redis+cluster://one?max_connections=3", "max_connections cannot be set here"),
+        ("redis://one?ssl_ca_certs=/x", "with rediss:// only"),
+        ("rediss://one?ssl_ca_certs=/nowhere", "TLS cannot be set up"),
+        ("rediss://one?ssl_keyfile=/nowhere", "ssl_keyfile needs ssl_certfile"),
+        ("rediss://one?ssl_cert_reqs=never", "TLS cannot be set up"),
+        ("rediss+sentinel://one/m?ssl_cert_reqs=none&ssl_check_hostname=1", "needs certificates to be checked"),
+        ("unix://", "it names no socket"),
+    ],
+)
+def test_address_that_would_be_read_in_another_way_is_refused(url: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(reason)):
+        parse_address(url)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +104,13 @@ def test_sentinel_password_is_separate_from_the_masters() -> None:
     master: dict[str, Any] = sentinel.connection_kwargs
     own: dict[str, Any] = sentinel.sentinel_kwargs
     assert (master["username"], master["password"], master["db"], master["ssl"]) == ("ann", "her", 2, True)
-    assert own == {"password": "theirs", "socket_timeout": 1, "ssl": True, "ssl_cert_reqs": "none"}
+    assert own == {
+        "password": "theirs",
+        "socket_timeout": 1,
+        "ssl": True,
+        "ssl_cert_reqs": "none",
+        "ssl_check_hostname": False,
+    }
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import pytest
 from redis.exceptions import RedisError
 
 from commands.errors import ViewsUnavailable
-from projections.client.client import RedisClientSettings, check_redis, open_redis
+from projections.client.client import RedisClientSettings, open_redis
+from projections.client.server_check import check_redis
 from projections.keys import LogNames
 from projections.signals.job_queue import open_queue
 from projections.signals.wakeups import Listener, ListenerTiming, Wakeup

@@ -12,11 +12,11 @@ from projections.client.client import (
     RedisClient,
     RedisClientSettings,
     Script,
-    check_redis,
     load_script,
     open_redis,
 )
 from projections.client.connection import _CANNOT_SERVE, translated
+from projections.client.server_check import check_redis
 from tests.support.breakable_servers import Breakable
 from tests.support.fixtures import Plain
 from tests.support.waiting import until

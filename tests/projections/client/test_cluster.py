@@ -10,10 +10,11 @@ from redis.crc import key_slot
 
 from commands.db.postgres import Engine
 from commands.errors import SettingsError, ViewsUnavailable
-from projections.client.client import RedisClient, RedisClientSettings, check_redis, load_script, open_redis
+from projections.client.client import RedisClient, RedisClientSettings, load_script, open_redis
 from projections.client.cluster import Cluster, slot_of
 from projections.client.connection import Request
 from projections.client.node import Node as ClientNode
+from projections.client.server_check import check_redis
 from projections.keys import PARTITIONS, POINTER, View, member
 from projections.rebuild.evictions import invalidate_evicted
 from projections.signals.progress import Progress

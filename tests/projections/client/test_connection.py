@@ -5,14 +5,9 @@ import random
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from redis.exceptions import NoScriptError, ResponseError
@@ -20,6 +15,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from commands.errors import ViewsUnavailable
 from projections.client.client import RedisClient, RedisClientSettings, load_script, open_redis
 from projections.client.connection import REPLY_TIMEOUT_S
+from tests.support.certificates import certificate_for_loopback
 from tests.support.fixtures import few
 from tests.support.proxy import Proxy, listening
 from tests.support.waiting import until
@@ -225,7 +221,7 @@ async def test_server_that_has_loaded_its_file_is_back_before_its_first_reply(wa
 
 
 async def test_tls_connection_survives_cuts_and_checks_the_certificate(server_path: str, tmp_path: Path) -> None:
-    certificate = _certificate(tmp_path)
+    certificate = certificate_for_loopback(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     async with through(Proxy(server_path), context, f"?ssl_ca_certs={certificate}") as redis:
@@ -245,22 +241,3 @@ async def test_scripts_of_one_turn_are_sent_again_after_script_flush(redis: Redi
         assert (
             await asyncio.gather(*[redis.run(script, ["a", "b", "c"], [1, "", 1, 0]) for _ in range(3)]) == [None] * 3
         )
-
-
-def _certificate(folder: Path) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path

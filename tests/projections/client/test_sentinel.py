@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from commands.errors import SettingsError, ViewsUnavailable
-from projections.client.client import RedisClient, RedisClientSettings, check_redis, open_redis
+from projections.client.client import RedisClient, RedisClientSettings, open_redis
+from projections.client.server_check import check_redis
 from projections.signals.job_queue import open_queue
 from tests.support import view_model
 from tests.support.load import Load, under_load

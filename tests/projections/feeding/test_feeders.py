@@ -9,7 +9,8 @@ import pytest
 
 from cli.dev.embedded import embedded
 from commands.coordination.view_register import list_generations
-from commands.db.identity import SOCKET, read_identity
+from commands.db.address import SOCKET
+from commands.db.identity import read_identity
 from commands.db.migrate import upgrade_database
 from commands.db.postgres import Engine, PostgresSettings, create_engine
 from commands.events import UserFollowed, UserUnfollowed

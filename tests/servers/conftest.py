@@ -1,0 +1,51 @@
+"""Tests on servers as distributions package them, which `make test-servers` alone collects.
+
+They install nothing and skip nothing: a run without one of the programs fails, and names it.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.pgbouncer import Pooler, running_pooler
+from tests.support.servers import Servers
+
+# Program -> the Debian package that has it. They may be outside of an ordinary user's PATH.
+PROGRAMS = {"pgbouncer": "pgbouncer"}
+FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
+    """Leave these tests out of `make test`."""
+    asked_for = any(str(Path(argument)).startswith("tests/servers") for argument in config.args)
+    return None if asked_for else True
+
+
+def pytest_sessionstart() -> None:
+    """Fail when a program is missing."""
+    missing = {name: package for name, package in PROGRAMS.items() if program(name) is None}
+    if missing:
+        needed = ", ".join(f"{name} (Debian's package {package})" for name, package in missing.items())
+        pytest.exit(f"make test-servers needs programs that are not here: {needed}", returncode=1)
+
+
+def program(name: str) -> str | None:
+    """Return the path of a program, None where it is not installed."""
+    return shutil.which(name) or shutil.which(name, path=FOLDERS)
+
+
+@pytest.fixture(params=["session", "transaction"])
+def pool_mode(request: pytest.FixtureRequest) -> str:
+    """Each of the pool modes that work."""
+    return str(request.param)
+
+
+@pytest.fixture
+def pooler(pool_mode: str, servers: Servers, tmp_path: Path) -> Iterator[Pooler]:
+    """A PgBouncer in front of the run's PostgreSQL."""
+    found = program("pgbouncer")
+    assert found
+    with running_pooler(found, servers.database, pool_mode, tmp_path / "pooler") as running:
+        yield running
