@@ -14,13 +14,14 @@ from tests.support.servers import Servers
 
 # Program -> the Debian package that has it. They may be outside of an ordinary user's PATH.
 PROGRAMS = {"pgbouncer": "pgbouncer"}
+HERE = Path(__file__).resolve().parent
 FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Leave these tests out of `make test`."""
-    asked_for = any(str(Path(argument)).startswith("tests/servers") for argument in config.args)
-    return None if asked_for else True
+    asked_for = (Path(argument.partition("::")[0]).resolve() for argument in config.args)
+    return None if any(path.is_relative_to(HERE) for path in asked_for) else True
 
 
 def pytest_sessionstart() -> None:

@@ -5,7 +5,8 @@ from importlib.resources import files
 from alembic import op
 
 revision = "9001_newer"
-down_revision = max(path.name for path in files("commands.db").joinpath("migrations", "versions").iterdir())[:-3]
+_FOLDER = files("commands.db").joinpath("migrations", "versions")
+down_revision = max(path.name for path in _FOLDER.iterdir() if path.name.endswith(".py"))[:-3]
 compatible_with = down_revision
 
 
