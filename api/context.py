@@ -1,6 +1,5 @@
 """What is known of a request before its call runs; and what commands of both dialects share: callers, keys, waits."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +17,7 @@ from commands.errors import FollowsError, Invalid, ServiceIsNotAUser, Unauthenti
 from commands.group_commit import Receipt
 from commands.idempotency import CommandKey, command_key
 from commands.log.looks import DIRECTORY, Mark
-from commands.users import LOGIN_PATTERN
+from commands.users import is_new_login
 from projections.keys import LEASE_GROUPS, lease_group_of
 from queries.reader import ANY_POSITION, MinPosition
 
@@ -111,7 +110,7 @@ async def caller_number(services: Services, context: Context) -> int:
         return number
     await refuse_new_service(services, caller)
     logins = [default_login(caller.id), spare_login(), spare_login()]
-    if caller.login is not None and re.match(LOGIN_PATTERN, caller.login):
+    if caller.login is not None and is_new_login(caller.login):
         logins.insert(0, caller.login.lower())
     name = (_storable(caller.display_name) or _storable(caller.login) or caller.id)[:DISPLAY_NAME_MAX]
     profile = {"avatar_url": _storable(caller.avatar_url), "email": _storable(caller.email, EMAIL_MAX)}

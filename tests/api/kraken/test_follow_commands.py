@@ -212,7 +212,7 @@ async def test_erased_user_returns_404_in_kraken(service: InProcess) -> None:
     for parameters in ({}, {"sortby": "login"}, {"sortby": "last_broadcast"}):
         found = await page(service.anybody, f"/kraken/users/{user.id}/follows/channels", **parameters)
         assert found["_total"] == len(found["follows"]) == 1
-        assert found["follows"][0]["channel"]["name"].startswith("erased-")
+        assert found["follows"][0]["channel"]["name"].startswith("~erased-")
         assert erased.id not in str(found)
     await service.finish_erasures()
     for address in (f"users/{user.id}/follows/channels", f"channels/{channel.id}/follows"):
