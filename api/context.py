@@ -7,6 +7,7 @@ import msgspec
 
 from api.auth.claims import PROFILE_TEXT_MAX
 from api.auth.tokens import Caller
+from api.one_reading import TwoReadings
 from api.own_writes import NotCached, OwnWrites
 from api.rate_limit import PendingCount, RateLimit, RateLimitResult, rate_limit_headers
 from api.request_id import REQUEST_ID_HEADER
@@ -74,8 +75,12 @@ class Context(msgspec.Struct):
         return headers
 
     def require_caller(self) -> Caller:
-        """Return the caller; raise the refusal, or Unauthenticated without a token, which goes before Invalid."""
-        if self.caller is None and (self.refusal is None or isinstance(self.refusal, Invalid)):
+        """Return the caller; raise the refusal, or Unauthenticated without a token, which goes before Invalid.
+
+        It does not go before TwoReadings: then there may be a token after all.
+        """
+        is_of_form = isinstance(self.refusal, Invalid) and not isinstance(self.refusal, TwoReadings)
+        if self.caller is None and (self.refusal is None or is_of_form):
             raise Unauthenticated("a token is needed: Authorization: Bearer <token>")
         if self.refusal is not None:
             raise self.refusal

@@ -231,7 +231,7 @@ async def test_invalid_field_error_says_what_is_expected(service: InProcess) -> 
     )
 
 
-@pytest.mark.parametrize("id_", ["a b", "x" * 129, "%00", "%ff", "ä", ".ab", "a%0A", "a%25b"])
+@pytest.mark.parametrize("id_", ["a b", "x" * 129, "%00", "%ff", "ä", ".ab", "a%2Fb", "a%0A", "a%25b"])
 async def test_put_of_invalid_id_returns_400(service: InProcess, id_: str) -> None:
     answer = await service.platform.put(f"/v1/users/{id_}", json={})
     assert refusal(answer) == (400, "validation_error", {"id": f"must be {ID_IN_WORDS}"})
