@@ -28,7 +28,8 @@ def _documented(description: str, type_: OpenAPIType, **schema: object) -> Query
     return QueryParameter(description=description, schema_extra={"one_of": None, "type": type_, **schema})
 
 
-# Text for the framework, so that every error is in this dialect's words; the documentation has the real types.
+# Text for the framework, so that every error is in this dialect's words; the documentation has the real types. Blank is
+# as if not sent.
 LimitText = Annotated[
     str | None,
     _documented("Above 100 is served as 100, and 0 as 25.", OpenAPIType.INTEGER, minimum=0, default=LIMIT),
@@ -42,14 +43,16 @@ CappedOffsetText = Annotated[
     _documented("Deprecated: use cursor.", OpenAPIType.INTEGER, minimum=0, maximum=FOLLOWERS_OFFSET_MAX, default=0),
 ]
 CursorText = Annotated[
-    str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING, pattern="^[0-9]{35}$")
+    str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING, pattern="^([0-9]{35})?$")
 ]
-DirectionText = Annotated[str | None, _documented("The order.", OpenAPIType.STRING, enum=DIRECTIONS, default="desc")]
+DirectionText = Annotated[
+    str | None, _documented("The order.", OpenAPIType.STRING, enum=("", *DIRECTIONS), default="desc")
+]
 SortByText = Annotated[
-    str | None, _documented("What the order is of.", OpenAPIType.STRING, enum=SORT_KEYS, default="created_at")
+    str | None, _documented("What the order is of.", OpenAPIType.STRING, enum=("", *SORT_KEYS), default="created_at")
 ]
 StreamTypeText = Annotated[
-    str | None, _documented("Which streams.", OpenAPIType.STRING, enum=STREAM_TYPES, default="all")
+    str | None, _documented("Which streams.", OpenAPIType.STRING, enum=("", *STREAM_TYPES), default="all")
 ]
 FlagText = Annotated[
     str | None,
