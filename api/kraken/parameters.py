@@ -43,7 +43,7 @@ CappedOffsetText = Annotated[
     _documented("Deprecated: use cursor.", OpenAPIType.INTEGER, minimum=0, maximum=FOLLOWERS_OFFSET_MAX, default=0),
 ]
 CursorText = Annotated[
-    str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING, pattern="^([0-9]{35})?$")
+    str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING, pattern="^[0-9]{35}$")
 ]
 DirectionText = Annotated[
     str | None, _documented("The order.", OpenAPIType.STRING, enum=("", *DIRECTIONS), default="desc")
