@@ -17,18 +17,20 @@ from api.kraken.middleware import kraken_middleware
 from api.kraken.request import is_kraken
 from api.kraken.routes import kraken_router
 from api.lifespan import Startup
+from api.one_reading import path_of, two_readings
+from api.reply import to_response
 from api.request_id import begin_request, configure_logging, with_request_id
 from api.services import Services
 from api.shutdown import closing_connection
 from api.timeouts import BODY_TIMEOUT_S, with_body_timeout
-from api.v1.errors import handle_v1_error
+from api.v1.errors import handle_v1_error, render_v1_error
 from api.v1.middleware import is_v1, v1_middleware
 from api.v1.routes import v1_router
 from commands.errors import SettingsError
 from commands.settings import log_level
 
-# No body of either dialect comes near this size; a larger one is refused before it is read.
-BODY_MAX = 64 * 1024
+# What a user's fields may take, each character escaped as 12 bytes. A larger body is refused before it is read.
+BODY_MAX = 256 * 1024
 # New objects before a garbage collection; Python's own 700 are a few requests.
 COLLECT_AFTER = 50_000
 
@@ -55,14 +57,15 @@ def create_app(services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S) ->
         openapi_config=openapi.config(),
         logging_config=None,
     )
-    v1 = v1_middleware(litestar, services)
+    v1 = v1_middleware(litestar, services, BODY_MAX)
     kraken = kraken_middleware(litestar, services, BODY_MAX)
+    elsewhere = _without_dialect(litestar)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
         if str(scope["type"]) == "lifespan":
             await startup.run(litestar, scope, receive, send)
             return
+        path = scope["path"] = path_of(scope)
         if services.shutdown.begun:
             send = closing_connection(send)
         if scope["type"] == ScopeType.HTTP and scope["method"] in ("HEAD", "OPTIONS"):
@@ -72,9 +75,24 @@ def create_app(services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S) ->
         elif scope["type"] == ScopeType.HTTP and is_kraken(path):
             await kraken(scope, with_body_timeout(receive, body_timeout_s), send)
         else:
-            await litestar(scope, receive, with_request_id(begin_request(request_headers(scope)), send))
+            await elsewhere(scope, receive, send)
 
     return app
+
+
+def _without_dialect(litestar: Litestar) -> ASGIApp:
+    """Return what answers requests outside of both dialects."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = request_headers(scope)
+        send = with_request_id(begin_request(headers), send)
+        if (problem := two_readings(scope, headers)) is None:
+            await litestar(scope, receive, send)
+        else:
+            answer = to_response(render_v1_error(problem)).to_asgi_response(None, Request(scope))
+            await answer(scope, receive, send)
+
+    return handle
 
 
 def _like_get(scope: HTTPScope, send: Send) -> tuple[Scope, Send]:

@@ -1,6 +1,5 @@
 """What is known of a request before its call runs; and what commands of both dialects share: callers, keys, waits."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -8,6 +7,7 @@ import msgspec
 
 from api.auth.claims import PROFILE_TEXT_MAX
 from api.auth.tokens import Caller
+from api.one_reading import TwoReadings
 from api.own_writes import NotCached, OwnWrites
 from api.rate_limit import PendingCount, RateLimit, RateLimitResult, rate_limit_headers
 from api.request_id import REQUEST_ID_HEADER
@@ -18,7 +18,7 @@ from commands.errors import FollowsError, Invalid, ServiceIsNotAUser, Unauthenti
 from commands.group_commit import Receipt
 from commands.idempotency import CommandKey, command_key
 from commands.log.looks import DIRECTORY, Mark
-from commands.users import LOGIN_PATTERN
+from commands.users import is_new_login
 from projections.keys import LEASE_GROUPS, lease_group_of
 from queries.reader import ANY_POSITION, MinPosition
 
@@ -75,8 +75,12 @@ class Context(msgspec.Struct):
         return headers
 
     def require_caller(self) -> Caller:
-        """Return the caller; raise the refusal, or Unauthenticated without a token, which goes before Invalid."""
-        if self.caller is None and (self.refusal is None or isinstance(self.refusal, Invalid)):
+        """Return the caller; raise the refusal, or Unauthenticated without a token, which goes before Invalid.
+
+        It does not go before TwoReadings: then there may be a token after all.
+        """
+        is_of_form = isinstance(self.refusal, Invalid) and not isinstance(self.refusal, TwoReadings)
+        if self.caller is None and (self.refusal is None or is_of_form):
             raise Unauthenticated("a token is needed: Authorization: Bearer <token>")
         if self.refusal is not None:
             raise self.refusal
@@ -111,7 +115,7 @@ async def caller_number(services: Services, context: Context) -> int:
         return number
     await refuse_new_service(services, caller)
     logins = [default_login(caller.id), spare_login(), spare_login()]
-    if caller.login is not None and re.match(LOGIN_PATTERN, caller.login):
+    if caller.login is not None and is_new_login(caller.login):
         logins.insert(0, caller.login.lower())
     name = (_storable(caller.display_name) or _storable(caller.login) or caller.id)[:DISPLAY_NAME_MAX]
     profile = {"avatar_url": _storable(caller.avatar_url), "email": _storable(caller.email, EMAIL_MAX)}

@@ -17,7 +17,7 @@ from litestar.openapi.spec import Components, OpenAPIType, Operation, Parameter,
 from litestar.static_files import create_static_files_router
 
 from api.context import POSITION_MAX
-from commands.users import BroadcastChanges, UserChanges
+from commands.users import ID_PATTERN, BroadcastChanges, UserChanges
 
 ASSETS_PATH: Final = "/docs-assets"
 DESCRIPTION: Final = """\
@@ -35,8 +35,6 @@ _POLICY: Final = (
 
 # Request bodies with bounds. msgspec, which decodes them, writes complete schemas for them; the framework does not.
 _BODIES: Final = (BroadcastChanges, UserChanges)
-# USER_ID of api/auth/claims.py; in JSON Schema, $ matches at the very end only.
-_USER_ID_PATTERN: Final = "^[0-9A-Za-z_-]{1,64}$"
 
 
 @dataclass
@@ -162,4 +160,4 @@ def _answer(status: str, answer: dict[str, Any]) -> dict[str, Any]:
 def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
     if parameter["name"] != "user_id":
         return parameter
-    return {**parameter, "schema": {**parameter["schema"], "pattern": _USER_ID_PATTERN}}
+    return {**parameter, "schema": {**parameter["schema"], "pattern": ID_PATTERN}}

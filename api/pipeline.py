@@ -13,7 +13,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from api.context import CONTEXT_KEY, POSITION_MAX, Context
+from api.one_reading import TwoReadings, two_readings
 from api.own_writes import NotCached, OwnWrites
+from api.rate_limit import Dialect
 from api.reply import Reply
 from api.request_id import begin_request
 from api.services import Services
@@ -31,13 +33,15 @@ async def begin(
     problem: FollowsError | None = None,
     *,
     reads: bool,
+    dialect: Dialect = "v1",
 ) -> Context:
     """Authenticate the caller, put the request's context into the scope, and start what ``respond`` awaits.
 
     Raises nothing: see ``Context.refusal``. ``problem`` is what was wrong with the way the token was sent, if anything.
-    A token in bytes stood in a header. What the answer must show matters to ``reads`` only.
+    A token in bytes stood in a header. What the answer must show matters to ``reads`` only. ``dialect`` says
+    which limit a user has.
     """
-    tail = services.tail
+    tail, problem = services.tail, two_readings(scope, sent) or problem
     context = scope[CONTEXT_KEY] = Context(begin_request(sent), sent, refusal=problem)
     came = tail.moment()
     if token is not None and problem is None:
@@ -55,8 +59,8 @@ async def begin(
         context.known_before = tail.highest
     if reads and (caller is not None or asked):
         context.min_position = OwnWrites(tail, came, None if caller is None else caller.id, asked)
-    address = (scope.get("client") or (None,))[0]
-    context.rate_key = services.limit.key_and_limit(caller, address)
+    address = services.proxies.client_address(scope) if caller is None else None
+    context.rate_key = services.limit.key_and_limit(caller, address, dialect)
     context.pending_count = services.limit.start(*context.rate_key)
     return context
 
@@ -80,6 +84,8 @@ async def respond(
                 early = None
         await complete(services, context)
         if call is None:
+            if isinstance(context.refusal, TwoReadings):  # also where there is no route
+                raise context.refusal
             return None
         # The call itself raises the refusal that it may have found in the context.
         if early is not None and context.refusal is refusal:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from redis.exceptions import RedisError
 
@@ -18,6 +19,8 @@ from commands.settings import number_from_env, setting
 from projections import keys
 from projections.client.client import RedisClient, ignore_failure
 from projections.outages import Outage
+
+Dialect = Literal["v1", "kraken"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +41,14 @@ class RateSettings:
     """Requests a minute by kind of caller, 0 for no limit; and what happens while Redis cannot count."""
 
     per_user: int = 100
+    per_kraken_user: int = 1_200  # old clients send a token always, read long lists, and know no 429
     per_service: int = 60_000  # the platform's own services act for all users at once
     per_address: int = 1_200  # callers without a token; many people may share one address
     fail_open: bool = True
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "RateSettings":
-        """Read FOLLOWS_RATE_LIMIT, _SERVICES, _ADDRESS and _FAIL. Raises `SettingsError`.
+        """Read FOLLOWS_RATE_LIMIT, _KRAKEN, _SERVICES, _ADDRESS and _FAIL. Raises `SettingsError`.
 
         FOLLOWS_RATE_LIMIT=0 also removes the other limits that are not set.
         """
@@ -54,6 +58,7 @@ class RateSettings:
         per_user = _limit(env, "FOLLOWS_RATE_LIMIT", cls.per_user)
         return cls(
             per_user=per_user,
+            per_kraken_user=_limit(env, "FOLLOWS_RATE_LIMIT_KRAKEN", cls.per_kraken_user if per_user else 0),
             per_service=_limit(env, "FOLLOWS_RATE_LIMIT_SERVICES", cls.per_service if per_user else 0),
             per_address=_limit(env, "FOLLOWS_RATE_LIMIT_ADDRESS", cls.per_address if per_user else 0),
             fail_open=fail == "open",
@@ -117,12 +122,19 @@ class RateLimit:
         # Whose keys are counted in; without an id until the log has told its own.
         self.names = keys.LogNames()
 
-    def key_and_limit(self, caller: Caller | None, address: str | None = None) -> tuple[str, int]:
-        """Return (key, limit) of the count that a request adds to: the caller's, or without a caller its address's."""
+    def key_and_limit(
+        self, caller: Caller | None, address: str | None = None, dialect: Dialect = "v1"
+    ) -> tuple[str, int]:
+        """Return (key, limit) of the count that a request adds to: the caller's, or without a caller its address's.
+
+        A user has a count in each dialect. No two kinds of caller can have the same key, whatever an id looks like.
+        """
         if caller is None:
             return _address_key(address), self._settings.per_address
         if caller.role in ("service", "admin"):
             return f"caller:{caller.id}", self._settings.per_service
+        if dialect == "kraken":
+            return f"kraken:{caller.id}", self._settings.per_kraken_user
         return f"caller:{caller.id}", self._settings.per_user
 
     def start(self, key: str, limit: int) -> PendingCount:

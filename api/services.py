@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from api.auth.tokens import AuthSettings, TokenVerifier
+from api.cors import CorsSettings
+from api.forwarded import ProxySettings
 from api.rate_limit import RateLimit, RateSettings
 from api.shutdown import GracefulShutdown, ShutdownSettings
 from api.tail import LOOK_AGE_MAX_S, Tail
@@ -74,6 +76,8 @@ class Services:
     limit: RateLimit
     visibility: VisibilitySettings
     shutdown: GracefulShutdown
+    proxies: ProxySettings
+    cors: CorsSettings
     state: StateWatch
     health_details: bool = False
     unchecked: set[str] = field(default_factory=lambda: {"log", "views"})
@@ -119,6 +123,8 @@ class Services:
             limit=RateLimit(redis, RateSettings.from_env()),
             visibility=VisibilitySettings.from_env(),
             shutdown=GracefulShutdown(ShutdownSettings.from_env()),
+            proxies=ProxySettings.from_env(),
+            cors=CorsSettings.from_env(),
             state=_state_watch(postgres, redis, watch, listener, reader),
             health_details=switch_from_env("FOLLOWS_HEALTH_DETAILS"),
         )

@@ -8,6 +8,7 @@ served. At its end the server is stopped in its own way, which finishes the requ
 import asyncio
 import logging
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,6 +58,14 @@ class GracefulShutdown:
         self.begun = True
         logger.info("SIGTERM: serving for %d s more, until clients and balancers have left", self._grace_s)
         asyncio.get_running_loop().call_later(self._grace_s, signal.raise_signal, signal.SIGINT)
+
+
+def closing_after_chunks(sent: Mapping[bytes, bytes], send: Send) -> Send:
+    """Wrap a request's ``send``: after a body in chunks the connection is closed.
+
+    The server drops a Content-Length beside them. What follows must not be read as a request then (RFC 9112, 6.3).
+    """
+    return closing_connection(send) if b"transfer-encoding" in sent else send
 
 
 def closing_connection(send: Send) -> Send:

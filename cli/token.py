@@ -5,10 +5,11 @@ from typing import get_args
 
 import click
 
-from api.auth.tokens import USER_ID, Role
+from api.auth.tokens import Role
 from cli.dev.dev_key import DEV_TOKEN_TTL_S, JWKS_FILE, expected_claims, sign
 from commands.errors import Invalid, SettingsError
 from commands.settings import setting
+from commands.users import ID_IN_WORDS, ID_MAX, is_user_id
 
 ROLES = get_args(Role)
 TTL_MAX_S = 10 * 365 * 24 * 3600  # ten years, for a machine whose token is never renewed
@@ -51,8 +52,8 @@ def token(user: str, scopes: tuple[str, ...], role: str, ttl_s: int, folder: Pat
 
 def _check(user: str, scopes: tuple[str, ...], role: str, ttl_s: int) -> None:
     """Raise Invalid for what the service would refuse."""
-    if USER_ID.fullmatch(user) is None:
-        raise Invalid(f"{user[:80]!r} is not a user id: 1 to 64 of 0-9 A-Z a-z _ -")
+    if not is_user_id(user):
+        raise Invalid(f"{user[:ID_MAX]!r} is not a user id: {ID_IN_WORDS}")
     if role not in ROLES:
         raise Invalid(f"{role[:80]!r} is not a role: {', '.join(ROLES)}")
     if not 0 < ttl_s <= TTL_MAX_S:

@@ -6,7 +6,6 @@ batch may be sent again: follows that exist are counted and left as they are.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
@@ -18,7 +17,7 @@ from commands.db.session import SessionNeeds
 from commands.db.unavailable import refused_in_words, translated_errors
 from commands.directory import default_login, spare_login
 from commands.events import UserFollowed, encode
-from commands.users import ID_PATTERN
+from commands.users import ID_IN_WORDS, ID_MAX, is_user_id
 
 # The log's lock is held for some 10 us a follow, so a live command waits at most 100 ms for one batch. Larger batches
 # are hardly faster.
@@ -30,8 +29,6 @@ IMPORT_LOCK_TIMEOUT_MS: Final = 60_000
 IMPORT_STATEMENT_TIMEOUT_MS: Final = 120_000
 # The default login, then two random ones: two collisions of 48 random bits are not to be expected.
 LOGIN_ATTEMPTS: Final = 3
-
-is_id: Final = re.compile(ID_PATTERN).match
 
 _STAGING: Final = """CREATE TEMP TABLE staged_follows (ord integer, subject bigint, object bigint, data jsonb)
     ON COMMIT DROP"""
@@ -172,7 +169,7 @@ def _sort_rows(
     """Return (rows to import, ids to register before that, bad lines); ``strict`` ends at the first bad line."""
     numbers = target.numbers
     uncached = dict.fromkeys(id_ for row in rows for id_ in (row.follower, row.followed) if id_ not in numbers)
-    valid = dict.fromkeys(filter(is_id, uncached))
+    valid = dict.fromkeys(filter(is_user_id, uncached))
     erased = target.find(valid) if valid else set()
     good: list[ImportedFollow] = []
     bad: list[BadLine] = []
@@ -198,7 +195,7 @@ def _reason(
 ) -> str | None:
     for id_ in unknown:
         if id_ not in valid:
-            return f"{shown(id_)} is not a user id: 1 to 64 of 0-9 A-Z a-z _ -"
+            return f"{shown(id_)} is not a user id: {ID_IN_WORDS}"
         if id_ in erased:
             return f"user {shown(id_)} was erased"
         if not create_users:
@@ -249,4 +246,4 @@ def _data(row: ImportedFollow) -> str:
 
 def shown(id_: str) -> str:
     """Return an id from a file, shortened and quoted for one line of a terminal."""
-    return repr(id_ if len(id_) <= 80 else id_[:80] + "...")
+    return repr(id_ if len(id_) <= ID_MAX else id_[:ID_MAX] + "...")

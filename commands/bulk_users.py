@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from commands.bulk_follows import BadLine, ImportConnection, ImportResult, is_id, shown, staging
+from commands.bulk_follows import BadLine, ImportConnection, ImportResult, shown, staging
 from commands.directory import default_login, spare_login
-from commands.users import UserChanges, given
+from commands.users import ID_IN_WORDS, LOGIN_IN_WORDS, UserChanges, given, is_login, is_new_login, is_user_id
 
 _STAGING: Final = """CREATE TEMP TABLE staged_users (
     ord integer, id text, login text, default_login text, spare_login text, display_name text, default_name text,
@@ -99,11 +99,13 @@ def _columns(row: ImportedUser) -> tuple[str | None, ...]:
 
 def _reason(row: ImportedUser) -> str | None:
     """Return why the database would reject a row whose fields have the right types, or None."""
-    if not is_id(row.id):
-        return f"{shown(row.id)} is not a user id: 1 to 64 of 0-9 A-Z a-z _ -"
+    if not is_user_id(row.id):
+        return f"{shown(row.id)} is not a user id: {ID_IN_WORDS}"
     fields: dict[str, Any] = msgspec.to_builtins(row.changes)
-    if "username" in fields and not is_id(fields["username"]):
-        return f"{shown(fields['username'])} is not a username: 1 to 64 of 0-9 A-Z a-z _ -"
+    if "username" in fields and not is_login(fields["username"]):
+        return f"{shown(fields['username'])} is not a username: {LOGIN_IN_WORDS}"
+    if "username" in fields and not is_new_login(fields["username"]):
+        return f"the username {shown(fields['username'])} is taken"
     for name, value in fields.items():
         if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
             return f"{name} is not valid text"

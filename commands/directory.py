@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -17,11 +18,12 @@ from commands.erasure_file import ErasedAccount, ErasureFile
 from commands.errors import CallerErased, LoginTaken, NotLive, Refused, StillErasing, UserNotFound
 from commands.idempotency import CommandKey, answering, fetch_answer, run_once, violated
 from commands.user_loader import UserLoader, UserRef
-from commands.users import BroadcastChanges, UserChanges, given
+from commands.users import LOGIN_MAX, BroadcastChanges, UserChanges, given, is_new_login
 
 # About 25 MB when full. A number never changes, so a cached one is never wrong; commands check for erased users anyway.
 CACHED_NUMBERS_MAX: Final = 200_000
 NO_FILE: Final = ErasureFile(None)
+_NOT_IN_LOGIN: Final = re.compile("[^0-9a-z_-]")
 
 
 def _changing(call: str, *, created: bool = False) -> TextClause:
@@ -144,7 +146,9 @@ class Directory:
     async def put(
         self, id_: str, changes: UserChanges, key: CommandKey | None = None, *, actor: str | None = None
     ) -> Change:
-        """Create or change a user. Raises LoginTaken, StillErasing."""
+        """Create or change a user. Raises LoginTaken, also for a login that a route has taken, and StillErasing."""
+        if (login := given(changes.username)) and not is_new_login(login):
+            raise LoginTaken(login.lower())
         return await self._once(key, partial(self._put, id_, changes, key, actor))
 
     async def put_broadcast(
@@ -275,8 +279,9 @@ class Directory:
 
 
 def default_login(id_: str) -> str:
-    """Return the login of a user who is registered without one."""
-    return id_.lower()
+    """Return the login of a user who is registered without one: the id, as far as a login can have it."""
+    login = _NOT_IN_LOGIN.sub("_", id_.lower())[:LOGIN_MAX]
+    return login if is_new_login(login) else spare_login()
 
 
 def spare_login() -> str:

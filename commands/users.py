@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+# What identity providers put into `sub`: auth0|5f7c, 001234.ab.56, an e-mail address, a DID. A path may hold all of it.
+ID_PATTERN: Final = r"^[0-9A-Za-z_-][0-9A-Za-z._:@|~+=-]{0,127}$"
+ID_MAX: Final = 128
+ID_IN_WORDS: Final = "1 to 128 of 0-9 A-Z a-z . _ : @ | ~ + = -, the first a letter, digit, _ or -, and not me"
 # In Python a bare $ would accept a line break at the end.
-ID_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$(?!\n)"
 LOGIN_PATTERN: Final = r"^[0-9A-Za-z_-]{1,64}$(?!\n)"
+LOGIN_MAX: Final = 64
+
+LOGIN_IN_WORDS: Final = "1 to 64 of 0-9 A-Z a-z _ -"
+# A path that ends with one of these means something else: the caller, or the streams that the caller follows.
+TAKEN_BY_ROUTES: Final = frozenset(("me", "followed"))
 
 # Shown in a line, or put into a link: no control characters, which include line breaks, and no scripts.
 NAME_PATTERN: Final = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$(?!\n)"
 URL_PATTERN: Final = r"^([Hh][Tt][Tt][Pp][Ss]?://[^\u0000-\u001f\u007f-\u009f\u2028\u2029]+)?$(?!\n)"
+
+_ID: Final = re.compile(ID_PATTERN)
+_LOGIN: Final = re.compile(LOGIN_PATTERN)
 
 # The two lists of a user: the users they follow, and their followers.
 Side = Literal["following", "followers"]
@@ -132,3 +144,23 @@ class BroadcastChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_u
 def given(value: _T | UnsetType) -> _T | None:
     """Return the value, or None when it was left out."""
     return None if isinstance(value, UnsetType) else value
+
+
+def is_user_id(text: str) -> bool:
+    """Return whether a text can be a user's id."""
+    return text != "me" and _ID.fullmatch(text) is not None
+
+
+def is_login(text: str) -> bool:
+    """Return whether a text can be a login, in upper or lower case. No route may have taken a new one."""
+    return _LOGIN.fullmatch(text) is not None
+
+
+def is_new_login(text: str) -> bool:
+    """Return whether a user may get this login."""
+    return is_login(text) and text.lower() not in TAKEN_BY_ROUTES
+
+
+def placeholder(number: int) -> str:
+    """Return what stands for the id and the login of a user who has none any more: no user can have it."""
+    return f"~erased-{number}"

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from commands.users import Profile, blank
+from commands.users import Profile, blank, placeholder
 from projections.keys import View, unscore
 from queries.attributes import last_broadcasts, logins, sorted_users, viewers
 from queries.follows import FollowRow, Page, PageRequest
@@ -119,7 +119,7 @@ async def sorted_following(
 
 def _by_login(number: int, login: bytes | None, score: int) -> tuple[bytes, int]:
     # An erased user is listed under this name until the follow has ended. No login has the byte 0.
-    return (login or f"erased-{number}".encode()) + b"\0", score
+    return (login or placeholder(number).encode()) + b"\0", score
 
 
 def _by_last_broadcast(_: int, last: bytes | None, score: int) -> tuple[bytes | None, int]:

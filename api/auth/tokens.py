@@ -12,14 +12,14 @@ from typing import Final
 
 import jwt
 
-from api.auth.claims import USER_ID, Caller, Role, caller_of, check_origin, read_claims
+from api.auth.claims import Caller, Role, caller_of, check_origin, read_claims
 from api.auth.jwks import VerificationKeys
 from api.auth.key_set import ALGORITHMS, PublicKey
 from api.auth.key_sources import key_source_of
 from commands.errors import SettingsError, Unauthenticated
 from commands.settings import number_from_env, setting
 
-__all__ = ["USER_ID", "AuthSettings", "Caller", "Role", "TokenVerifier", "token_from_header"]
+__all__ = ["AuthSettings", "Caller", "Role", "TokenVerifier", "token_from_header"]
 
 TOKEN_LENGTH_MAX = 8192  # characters: what proxies accept in one header, and a bound on the work for any caller
 VERIFIED_TOKENS_MAX = 10_000  # cached per process: some 15 MB, and more callers than it serves in a minute

@@ -1,7 +1,6 @@
 """Callers, their scopes, and the users whom paths name: logins become numbers."""
 
 import asyncio
-import re
 from typing import Any, Final
 
 from litestar import Request
@@ -14,7 +13,7 @@ from api.kraken.errors import ChannelNotFound, TokenRequired, WrongUser
 from api.services import Services
 from commands.errors import GuestsMayNotAct, KeysUnavailable, MissingScope, Unauthenticated, UserNotFound
 from commands.user_loader import UserRef
-from commands.users import LOGIN_PATTERN
+from commands.users import is_login
 from queries.reader import MinPosition
 from queries.users import number_of_login
 
@@ -22,8 +21,6 @@ AnyRequest = Request[Any, Any, Any]
 
 USER_READ: Final = "user_read"
 USER_FOLLOWS_EDIT: Final = "user_follows_edit"
-
-_LOGIN: Final = re.compile(LOGIN_PATTERN)
 
 
 def admit(context: Context) -> None:
@@ -100,7 +97,7 @@ async def numbers_in_directory(services: Services, context: Context, user: str, 
         raise UserNotFound(user.lower())
     if known.id != context.require_caller().id:
         raise WrongUser(user.lower())
-    if channel.lower() == user.lower():
+    if followed is None and is_login(channel) and channel.lower() == user.lower():
         followed = known
     if followed is None:
         raise ChannelNotFound(channel.lower())
@@ -108,11 +105,11 @@ async def numbers_in_directory(services: Services, context: Context, user: str, 
 
 
 async def _find(services: Services, login: str) -> UserRef | None:
-    return await services.directory.find_login(login) if _LOGIN.fullmatch(login) else None
+    return await services.directory.find_login(login) if is_login(login) else None
 
 
 def _readable(login: str) -> str:
     """Return a login in lower case; raise UserNotFound for what cannot be one, without a look-up."""
-    if _LOGIN.fullmatch(login) is None:
+    if not is_login(login):
         raise UserNotFound(login.lower())
     return login.lower()

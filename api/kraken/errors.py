@@ -11,6 +11,7 @@ from litestar.openapi import ResponseSpec
 
 from api.error_log import log_fault
 from api.head import allowed_methods
+from api.one_reading import BodyTooLarge
 from api.reply import Reply, to_response
 from commands import errors
 
@@ -50,10 +51,6 @@ class CommandByHead(errors.Invalid):
     """Raised for a JSON-P command that is sent by HEAD, which must change nothing."""
 
 
-class BodyTooLarge(errors.Invalid):
-    """Raised for a body that is longer than any that this API needs."""
-
-
 # The most specific class wins; tests/api/kraken/test_errors.py asserts that every error of the domain has its line.
 # The texts are filled from the error's attributes and the path's names.
 KRAKEN_STATUS_OF: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
@@ -61,7 +58,6 @@ KRAKEN_STATUS_OF: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.SettingsError: (500, "something went wrong on our side"),
     errors.Invalid: (400, "{message}"),
     errors.BadCursor: (400, 'The parameter "cursor" was malformed: the value must be a cursor from this list'),
-    BodyTooLarge: (413, "{message}"),
     CommandByHead: (405, "{message}"),
     errors.Unauthenticated: (401, "Token invalid or missing required scope: {message}"),
     TokenRequired: (401, "Token invalid or missing required scope {scope}: {message}"),
@@ -151,7 +147,7 @@ def kraken_errors(*statuses: int) -> dict[int, ResponseSpec]:
 def _of_domain(error: errors.FollowsError, names: Mapping[str, Any]) -> tuple[int, str]:
     status, text = next(KRAKEN_STATUS_OF[kind] for kind in type(error).__mro__ if kind in KRAKEN_STATUS_OF)
     shown = {"user": "the user", "target": "the channel", **{name: str(value).lower() for name, value in names.items()}}
-    return status, text.format_map({**shown, **vars(error)})
+    return 413 if isinstance(error, BodyTooLarge) else status, text.format_map({**shown, **vars(error)})
 
 
 def _headers(error: errors.FollowsError) -> Mapping[str, str]:

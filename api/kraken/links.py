@@ -5,42 +5,22 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote_plus
 
-import msgspec
-
+from api.forwarded import ProxySettings
 from api.kraken.schemas import PageLinks
-from commands.settings import switch_from_env
 
 Parameters = dict[str, str | int]
 
 _HOST: Final = re.compile(r"[0-9A-Za-z._\[\]:-]{1,255}")
 
 
-class LinkSettings(msgspec.Struct, frozen=True):
-    """Whether links follow the last X-Forwarded-Proto and -Host. Clients send them, too: for a proxy that sets both."""
-
-    trust_proxy: bool = False
-
-    @classmethod
-    def from_env(cls) -> "LinkSettings":
-        """Read FOLLOWS_TRUST_PROXY; raises SettingsError."""
-        return cls(switch_from_env("FOLLOWS_TRUST_PROXY"))
-
-
-def base_of(scope: Mapping[str, Any], sent: Mapping[bytes, bytes], settings: LinkSettings) -> str:
+def base_of(scope: Mapping[str, Any], sent: Mapping[bytes, bytes], proxies: ProxySettings) -> str:
     """Return the address of this dialect for a client with the headers ``sent``: ``http://host:8000/kraken``."""
-    scheme, host = scope.get("scheme", "http"), sent.get(b"host", b"").decode("latin-1")
-    if settings.trust_proxy:  # clients can send these headers, too: what the proxy in front of us added comes last
-        forwarded = _last(sent, b"x-forwarded-proto").lower()
-        scheme = forwarded if forwarded in ("http", "https") else scheme
-        host = _last(sent, b"x-forwarded-host") or host
+    scheme, host = proxies.called(sent)
+    scheme, host = scheme or scope.get("scheme", "http"), host or sent.get(b"host", b"").decode("latin-1")
     if _HOST.fullmatch(host) is None:
         name, port = (scope.get("server") or ("localhost", None))[:2]
         host = f"{name}:{port}" if port else "localhost"  # a Unix socket has no host name
     return f"{scheme}://{host}/kraken"
-
-
-def _last(sent: Mapping[bytes, bytes], name: bytes) -> str:
-    return sent.get(name, b"").decode("latin-1").rpartition(",")[2].strip()
 
 
 def link(address: str, parameters: Mapping[str, str | int]) -> str:

@@ -57,7 +57,8 @@ async def channel_followers(call: FollowersCall) -> Reply:
     admit(call.context)
     asked = page_request(call.sent, FOLLOWERS_OFFSET_MAX)
     services.require("views")
-    login = cached_login(services.reader, name, call.context.min_position)
+    # A letter outside of ASCII may have one of ours as its lower case.
+    login = cached_login(services.reader, name, call.context.min_position) if call.channel.isascii() else None
     if login is not None:
         try:
             reply = await _followers_page(call, login.number, asked)

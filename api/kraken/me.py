@@ -1,6 +1,5 @@
 """The calls of /kraken that clients begin with: the token check, and the token's user."""
 
-import re
 from typing import Final
 
 from litestar import Response, get
@@ -22,7 +21,7 @@ from commands.errors import GuestsMayNotAct, Unauthenticated, UserNotFound
 from commands.group_commit import Receipt
 from commands.log import event_log as log
 from commands.profiles import read_profiles
-from commands.users import LOGIN_PATTERN, Profile
+from commands.users import Profile, is_new_login
 from queries.reader import MinPosition
 from queries.users import number_of_id, profile
 
@@ -95,9 +94,9 @@ async def _login(services: Services, caller: Caller, min_position: MinPosition) 
     try:
         return (await _own_profile(services, caller, min_position)).login
     except UserNotFound:
-        wish = (caller.login or "").lower()
+        wish = caller.login if caller.login is not None and is_new_login(caller.login) else default_login(caller.id)
     try:
         await user_number(services, wish, min_position)
     except UserNotFound:
-        return wish if re.fullmatch(LOGIN_PATTERN, wish) else default_login(caller.id)
+        return wish.lower()
     return default_login(caller.id)  # another user has the name

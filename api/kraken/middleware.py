@@ -12,7 +12,7 @@ from api.context import Context, request_headers
 from api.head import was_head
 from api.kraken.errors import CommandByHead, render_kraken_error
 from api.kraken.jsonp import callback_of, script
-from api.kraken.links import LinkSettings, base_of
+from api.kraken.links import base_of
 from api.kraken.lists import FollowersCall, channel_followers
 from api.kraken.parameters import PageParameters
 from api.kraken.request import (
@@ -22,42 +22,28 @@ from api.kraken.request import (
     put_kraken_request,
     put_query,
     query_of,
-    read_whole_body,
     token_of,
 )
+from api.kraken.version_2 import asks_for_version_2, with_fields_of_version_2
+from api.one_reading import may_have_body, read_whole_body, two_readings
 from api.pipeline import HotCall, begin, respond
 from api.reply import RawHeaders, raw_headers, without_headers
 from api.request_id import REQUEST_ID_HEADER, begin_request
 from api.services import Services
+from api.shutdown import closing_after_chunks
 from commands.errors import FollowsError
 
-_EVERYWHERE: Final[RawHeaders] = [
-    (b"x-api-version", b"3"),
-    (b"access-control-allow-origin", b"*"),
-    (
-        b"access-control-expose-headers",
-        b"ETag, Link, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, x-api-version",
-    ),
-    # Answers depend on the caller and change at any time: a cache must ask each time whether its copy is current.
-    (b"cache-control", b"private, no-cache"),
-    (b"vary", b"Authorization"),
-    (b"x-content-type-options", b"nosniff"),
-]
+_EVERYWHERE: Final[RawHeaders] = [(b"x-api-version", b"3"), (b"x-content-type-options", b"nosniff")]
 _JSON: Final = (b"content-type", b"application/json")
-_PREFLIGHT: Final[RawHeaders] = [
-    *_EVERYWHERE,
-    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
-    (
-        b"access-control-allow-headers",
-        b"Accept, Authorization, Client-ID, Content-Type, If-None-Match, Idempotency-Key",
-    ),
-    (b"access-control-max-age", b"86400"),  # a day: nothing of this depends on the request
-]
+# Of an answer to a request with a token in its address, which caches and histories keep.
+_NO_STORE: Final = (b"cache-control", b"no-store")
 
 
 class _Asking(msgspec.Struct):
-    """How the answer is finished: as a script, or as a 304 if the client has it already."""
+    """How the answer is finished: as a script, or as a 304 if the client has it already, with the headers ``own``."""
 
+    own: RawHeaders
+    version_2: bool = False
     callback: str | None = None
     known: bytes | None = None
     context: Context | None = None
@@ -65,21 +51,25 @@ class _Asking(msgspec.Struct):
 
 def kraken_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIApp:
     """Wrap the application; ``body_max`` in bytes."""
-    settings = LinkSettings.from_env()
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         inside: dict[str, Any] = {**scope, "path": plain_path(scope["path"])}
         headers = request_headers(inside)
-        if inside["method"] == "OPTIONS":
-            await _send(send, 204, [*_PREFLIGHT, (REQUEST_ID_HEADER, begin_request(headers).encode())], b"")
+        if inside["method"] == "OPTIONS" and two_readings(inside, headers) is None:
+            own = [*_EVERYWHERE, *services.cors.preflight(headers)]
+            await _send(send, 204, [*own, (REQUEST_ID_HEADER, begin_request(headers).encode())], b"")
             return
-        query, platform = query_of(inside)
+        query, platform, repeated = query_of(inside)
         identified = bool(platform.get("client_id") or headers.get(b"client-id"))
-        request = KrakenRequest(base_of(inside, headers, settings), identified, {})
+        request = KrakenRequest(base_of(inside, headers, services.proxies), identified, {})
         put_kraken_request(inside, request)
-        asking, token, problem = await _read(inside, receive, headers, platform, request, body_max)
+        asking = _Asking([*_EVERYWHERE, *services.cors.headers(headers)], asks_for_version_2(headers, platform))
+        if "oauth_token" in platform:
+            asking.own = [*without_headers(asking.own, {b"cache-control"}), _NO_STORE]
+        send = closing_after_chunks(headers, send)
+        token, problem = await _read(inside, receive, headers, platform, request, asking, body_max)
         reads = inside["method"] == "GET"
-        context = await begin(services, inside, headers, token, problem, reads=reads)
+        context = await begin(services, inside, headers, token, repeated or problem, reads=reads, dialect="kraken")
         call = find_kraken_call(services, context, request.base, inside, query)
         reply = await respond(services, context, call, render_kraken_error, reads=reads)
         asking.context = context
@@ -113,31 +103,32 @@ async def _read(
     sent: Mapping[bytes, bytes],
     platform: Mapping[str, str],
     asked: KrakenRequest,
+    asking: _Asking,
     body_max: int,
-) -> tuple[_Asking, str | None, FollowsError | None]:
-    """Read what comes with the call, and change the scope to a plain request for it.
+) -> tuple[str | None, FollowsError | None]:
+    """Read what comes with the call, change the scope to a plain request for it, and note how to finish the answer.
 
-    Returns how to finish the answer, the token if any, and why the request must not be served, if so.
+    Returns the token if any, and why the request must not be served, if so.
     """
-    asking = _Asking()
     try:
+        # Also where no call has one: nothing may be done for a request whose body turns out to be broken.
+        body = await read_whole_body(receive, body_max) if may_have_body(sent) else b""
         if scope["method"] == "GET":
             asking.known = sent.get(b"if-none-match", b"")
             if "callback" in platform:
                 callback, method = callback_of(platform["callback"]), platform.get("_method", "").upper()
                 if method in ("PUT", "DELETE") and was_head(scope):
-                    return asking, None, CommandByHead("a command by JSON-P must be sent by GET")
+                    return None, CommandByHead("a command by JSON-P must be sent by GET")
                 asking.callback = callback
                 if method in ("PUT", "DELETE"):
                     # Only a token in the script's address shows that the page intends the call: no other one counts.
                     scope["method"] = method
-                    return asking, platform.get("oauth_token"), None
+                    return platform.get("oauth_token"), None
         elif scope["method"] == "PUT":
-            body = await read_whole_body(receive, body_max)
             asked.fields = fields_of(body, sent.get(b"content-type", b"").decode("latin-1"))
     except FollowsError as error:
-        return asking, None, error
-    return asking, *token_of(sent, platform, asked.fields)
+        return None, error
+    return token_of(sent, platform, asked.fields)
 
 
 def _finishing(send: Send, asking: _Asking) -> Send:
@@ -157,7 +148,9 @@ def _finishing(send: Send, asking: _Asking) -> Send:
 
 
 def _finished(asking: _Asking, status: int, headers: RawHeaders, body: bytes) -> tuple[int, RawHeaders, bytes]:
-    own = [*_EVERYWHERE, *(asking.context.answer_headers() if asking.context is not None else ())]
+    own = [*asking.own, *(asking.context.answer_headers() if asking.context is not None else ())]
+    if asking.version_2 and status == 200:
+        body = with_fields_of_version_2(body)
     if asking.callback is not None:
         status, body = 200, script(asking.callback, body)
         own.append((b"content-type", b"application/javascript"))

@@ -28,10 +28,11 @@ def _documented(description: str, type_: OpenAPIType, **schema: object) -> Query
     return QueryParameter(description=description, schema_extra={"one_of": None, "type": type_, **schema})
 
 
-# Text for the framework, so that every error is in this dialect's words; the documentation has the real types.
+# Text for the framework, so that every error is in this dialect's words; the documentation has the real types. Blank is
+# as if not sent.
 LimitText = Annotated[
     str | None,
-    _documented("Above 100 is served as 100.", OpenAPIType.INTEGER, minimum=1, default=LIMIT),
+    _documented("Above 100 is served as 100, and 0 as 25.", OpenAPIType.INTEGER, minimum=0, default=LIMIT),
 ]
 OffsetText = Annotated[
     str | None,
@@ -44,12 +45,14 @@ CappedOffsetText = Annotated[
 CursorText = Annotated[
     str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING, pattern="^[0-9]{35}$")
 ]
-DirectionText = Annotated[str | None, _documented("The order.", OpenAPIType.STRING, enum=DIRECTIONS, default="desc")]
+DirectionText = Annotated[
+    str | None, _documented("The order.", OpenAPIType.STRING, enum=("", *DIRECTIONS), default="desc")
+]
 SortByText = Annotated[
-    str | None, _documented("What the order is of.", OpenAPIType.STRING, enum=SORT_KEYS, default="created_at")
+    str | None, _documented("What the order is of.", OpenAPIType.STRING, enum=("", *SORT_KEYS), default="created_at")
 ]
 StreamTypeText = Annotated[
-    str | None, _documented("Which streams.", OpenAPIType.STRING, enum=STREAM_TYPES, default="all")
+    str | None, _documented("Which streams.", OpenAPIType.STRING, enum=("", *STREAM_TYPES), default="all")
 ]
 FlagText = Annotated[
     str | None,
@@ -58,7 +61,7 @@ FlagText = Annotated[
 
 
 class PageParameters(msgspec.Struct, frozen=True):
-    """Which part of a list is asked for, as text; None for parameters that were not sent."""
+    """Which part of a list is asked for, as text; None for parameters that were not sent, or blank."""
 
     limit: str | None = None
     offset: str | None = None
@@ -82,8 +85,8 @@ def malformed(name: str, reason: str) -> Invalid:
 
 
 def limit_of(text: str | None) -> int:
-    """Read ``limit``: 1 to 100."""
-    return LIMIT if text is None else min(_integer("limit", text, 1), LIMIT_MAX)
+    """Read ``limit``: 1 to 100. Old clients send 0 for none."""
+    return LIMIT if text is None else min(_integer("limit", text, 0) or LIMIT, LIMIT_MAX)
 
 
 def offset_of(text: str | None, most: int = INTEGER_MAX) -> int:
@@ -110,8 +113,8 @@ def stream_type(text: str | None) -> str | None:
 
 
 def flag(name: str, value: object) -> bool | None:
-    """Read a boolean from the query, a form or JSON; None when it was not sent."""
-    if value is None:
+    """Read a boolean from the query, a form or JSON; None when it was not sent, or blank."""
+    if value is None or value == "":
         return None
     found = FLAGS.get(value.lower() if isinstance(value, str) else value) if isinstance(value, str | int) else None
     if found is None:

@@ -19,7 +19,7 @@ from api.kraken.schemas import (
     UserObject,
 )
 from api.timestamps import followed_at, wire_time
-from commands.users import Broadcast, Profile
+from commands.users import Broadcast, Profile, placeholder
 from queries.channels import Channel
 from queries.follows import FollowRow, RawPage
 from queries.profile_cache import CachedProfile
@@ -30,7 +30,7 @@ PREVIEW_SIZES: Final = {"small": (80, 45), "medium": (320, 180), "large": (640, 
 
 def name_of(profile: Profile) -> str:
     """Return the login; a placeholder for an erased user: the last follows are about to end."""
-    return f"erased-{profile.number}" if profile.erased else profile.login
+    return placeholder(profile.number) if profile.erased else profile.login
 
 
 def _shared(profile: Profile, name: str) -> dict[str, Any]:

@@ -6,15 +6,18 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
-from litestar.types import Receive
 
 from api.auth.tokens import token_from_header
-from api.kraken.errors import BodyTooLarge
+from api.one_reading import TwoReadings
 from commands.errors import FollowsError, Invalid, Unauthenticated
 
 _SLASHES: Final = re.compile(r"/{2,}")
 # Parameters for the platform, not for a call; taken out of the query, so that no token goes on with the request.
 _PLATFORM: Final = ("oauth_token", "client_id", "api_version", "callback", "_method")
+# They decide the caller and the call.
+_SINGLE: Final = ("oauth_token", "_method")
+# A multipart body, XML and the like have some of these, and a form has none.
+_NO_FORM: Final = re.compile(r"[\s<>\"]")
 _SCOPE_KEY: Final = "follows.kraken"
 
 
@@ -49,12 +52,18 @@ def is_kraken(path: str) -> bool:
     return plain == "/kraken" or plain.startswith("/kraken/")
 
 
-def query_of(scope: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Read the query: the call's own parameters, of each the last, and the platform's, where blank means not sent."""
+def query_of(scope: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], TwoReadings | None]:
+    """Read the query: the call's own parameters, of each the last, the platform's, and why it must be refused, if so.
+
+    Old clients send blank parameters for those that they do not mean.
+    """
     sent = scope["query_string"]
-    query = dict(parse_qsl(sent.decode("latin-1"), keep_blank_values=True)) if sent else {}
+    pairs = parse_qsl(sent.decode("latin-1")) if sent else []
+    query, problem = dict(pairs), None
+    if len(query) != len(pairs) and any(len({value for name, value in pairs if name == one}) > 1 for one in _SINGLE):
+        problem = TwoReadings(f"the query has two different values of {' or '.join(_SINGLE)}")
     taken = {name: value for name in _PLATFORM if (value := query.pop(name, ""))}
-    return query, taken
+    return query, taken, problem
 
 
 def put_query(scope: dict[str, Any], query: Mapping[str, str]) -> None:
@@ -62,32 +71,21 @@ def put_query(scope: dict[str, Any], query: Mapping[str, str]) -> None:
     scope["query_string"] = urlencode(query).encode()
 
 
-async def read_whole_body(receive: Receive, most: int) -> bytes:
-    """Read the whole body; raises BodyTooLarge beyond ``most`` bytes."""
-    body = b""
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":  # the client has gone, and the body is not whole
-            raise Invalid("the request ended before its body did")
-        body += message.get("body", b"")
-        if len(body) > most:
-            raise BodyTooLarge(f"the body is longer than {most} bytes")
-        if not message.get("more_body", False):
-            return body
-
-
 def fields_of(body: bytes, content_type: str) -> dict[str, Any]:
     """Read a form or a JSON object, whichever it looks like: clients send ``{}`` as a form. Raises Invalid."""
     text = body.strip()
     if not text:
         return {}
-    if text[:1] == b"{" or "json" in content_type.lower():
+    if text[:1] in (b"{", b"[") or "json" in content_type.lower():
         try:
             return msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise Invalid("the body is not a JSON object") from None
     try:
-        return dict(parse_qsl(text.decode(), keep_blank_values=True, errors="strict"))
+        form = text.decode()
+        if content_type.lower().startswith("multipart/") or _NO_FORM.search(form):
+            raise Invalid("the body must be a form (application/x-www-form-urlencoded) or a JSON object")
+        return dict(parse_qsl(form, errors="strict"))
     except ValueError:
         raise Invalid("the body is not valid UTF-8") from None
 

@@ -10,6 +10,7 @@ from litestar.openapi import ResponseSpec
 
 from api.error_log import log_fault
 from api.head import allowed_methods
+from api.one_reading import BodyTooLarge
 from api.reply import Reply, to_response
 from commands import errors
 
@@ -98,7 +99,9 @@ def handle_v1_error(_: Request[Any, Any, Any], error: Exception) -> Response[Err
 def render_v1_error(error: Exception) -> Reply:
     """Return the answer to any exception. Unexpected ones are logged, and answered without their text."""
     headers: Mapping[str, str] = {}
-    if isinstance(error, errors.FollowsError):
+    if isinstance(error, BodyTooLarge):
+        status, body = 413, ErrorBody(_FRAMEWORK[413], error.message)
+    elif isinstance(error, errors.FollowsError):
         status, body = _of_domain(error)
         headers = _headers(error)
     elif isinstance(error, HTTPException) and error.status_code < 500:

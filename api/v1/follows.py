@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from api.auth.tokens import USER_ID, Caller
+from api.auth.tokens import Caller
 from api.context import Context, caller_number, idempotency_key, make_visible
 from api.reply import Reply
 from api.services import Services
@@ -15,7 +15,7 @@ from api.timestamps import wire_time
 from api.v1.schemas import FollowMade, FollowStatus, Pagination, follow_status_of, listing
 from commands.decide import Follow, Unfollow
 from commands.errors import CannotFollowYourself, GuestsMayNotAct, UserNotFound
-from commands.users import Side
+from commands.users import ID_MAX, Side, is_user_id
 from queries.follows import PageRequest, RawPage, follow_state, raw_page
 from queries.profile_cache import CachedProfile
 from queries.users import cached_number, cached_profiles, number_of_id
@@ -24,8 +24,6 @@ PER_PAGE: Final = 20
 PER_PAGE_MAX: Final = 100
 # Redis counts ranks in 64 bits, and JSON readers in 53; no list is as long as this.
 LIST_OFFSET_MAX: Final = 2**53
-# Longer than any id, so that a message does not repeat whatever was sent.
-ID_SHOWN_MAX: Final = 80
 
 
 class FollowCall(msgspec.Struct, frozen=True):
@@ -165,5 +163,5 @@ def target_of(user_id: str, caller: Caller) -> str:
 
 def check_id(user_id: str) -> None:
     """Raise UserNotFound for a text that is not an id, before a server is asked that could not read it."""
-    if USER_ID.fullmatch(user_id) is None:
-        raise UserNotFound(user_id[:ID_SHOWN_MAX])
+    if not is_user_id(user_id):
+        raise UserNotFound(user_id[:ID_MAX])  # a message does not repeat whatever was sent

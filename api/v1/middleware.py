@@ -9,9 +9,13 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.auth.tokens import token_from_header
 from api.context import Context, request_headers
+from api.cors import is_preflight
+from api.one_reading import already_read, may_have_body, read_whole_body, two_readings
 from api.pipeline import HotCall, begin, respond
-from api.reply import Reply, raw_headers, without_headers
+from api.reply import RawHeaders, Reply, raw_headers, without_headers
+from api.request_id import REQUEST_ID_HEADER, begin_request
 from api.services import Services
+from api.shutdown import closing_after_chunks
 from api.v1.errors import render_v1_error
 from api.v1.follows import PER_PAGE, PER_PAGE_MAX, FollowCall, follow, follow_status, followers, following, unfollow
 from commands.errors import FollowsError
@@ -39,23 +43,36 @@ def is_v1(path: str) -> bool:
     return path.lstrip("/").partition("/")[0] == "v1"
 
 
-def v1_middleware(app: ASGIApp, services: Services) -> ASGIApp:
-    """Wrap the application; every answer gets the request id and the X-RateLimit headers."""
+def v1_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIApp:
+    """Wrap the application; every answer gets the request id, the X-RateLimit headers, and those for caches and CORS.
+
+    ``body_max`` in bytes.
+    """
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         http: dict[str, Any] = scope  # type: ignore[assignment]
         headers = request_headers(scope)
+        shared = services.cors.headers(headers)
+        if is_preflight(http["method"], headers) and two_readings(http, headers) is None:
+            await _send_preflight(send, services.cors.preflight(headers), begin_request(headers))
+            return
         token, problem = _token(headers.get(b"authorization"))
         reads = http["method"] == "GET"
         context = await begin(services, http, headers, token, problem, reads=reads)
-        reply = await respond(services, context, find_v1_call(services, context, http), render_v1_error, reads=reads)
+        call = find_v1_call(services, context, http)
+        if call is None and may_have_body(headers):
+            send = closing_after_chunks(headers, send)
+            # The route of a PUT reads its body itself, once it knows that the caller may send one.
+            if http["method"] != "PUT" and context.refusal is None and context.caller is not None:
+                receive = await _whole(receive, context, body_max)
+        reply = await respond(services, context, call, render_v1_error, reads=reads)
         if reply is not None:
-            await _send(send, reply, context)
+            await _send(send, reply, context, shared)
         elif http["method"] == "OPTIONS":
             routed: Any = {**http, "method": _NO_METHOD}
-            await app(routed, receive, _as_options(_with_headers(send, context)))
+            await app(routed, receive, _as_options(_with_headers(send, context, shared)))
         else:
-            await app(scope, receive, _with_headers(send, context))
+            await app(scope, receive, _with_headers(send, context, shared))
 
     return handle
 
@@ -67,10 +84,8 @@ def find_v1_call(services: Services, context: Context, scope: dict[str, Any]) ->
             function = HOT_CALLS.get((scope["method"], name))
         case _:
             return None
-    headers = context.request_headers
-    may_have_body = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
     page = _plain_page(query) if (query := scope["query_string"]) else (1, PER_PAGE)
-    if function is None or page is None or may_have_body:
+    if function is None or page is None or may_have_body(context.request_headers):
         return None
     return partial(function, FollowCall(services, context, user_id, *page))
 
@@ -85,8 +100,24 @@ def _plain_page(query: bytes) -> tuple[int, int] | None:
     return asked.get(b"page", 1), min(asked.get(b"per_page", PER_PAGE), PER_PAGE_MAX)
 
 
-async def _send(send: Send, reply: Reply, context: Context) -> None:
+async def _whole(receive: Receive, context: Context, body_max: int) -> Receive:
+    """Read the body before the call: nothing may be done for a request that turns out to have none or a broken one."""
+    try:
+        return already_read(await read_whole_body(receive, body_max))
+    except FollowsError as error:
+        context.refusal = error
+        return receive
+
+
+async def _send_preflight(send: Send, headers: RawHeaders, request_id: str) -> None:
+    headers = [*headers, (REQUEST_ID_HEADER, request_id.encode())]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send(send: Send, reply: Reply, context: Context, shared: RawHeaders) -> None:
     headers = context.answer_headers()
+    headers += shared
     if reply.headers and reply.status != 429:  # the Retry-After of a 429 is among the context's headers
         headers += raw_headers(reply.headers)
     if reply.status != 204:
@@ -95,12 +126,12 @@ async def _send(send: Send, reply: Reply, context: Context) -> None:
     await send({"type": "http.response.body", "body": reply.body, "more_body": False})
 
 
-def _with_headers(send: Send, context: Context) -> Send:
+def _with_headers(send: Send, context: Context, shared: RawHeaders) -> Send:
     """Wrap a request's ``send``: the answer carries the context's headers, in place of any that it has."""
 
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            own = context.answer_headers()
+            own = context.answer_headers() + shared
             names = {name for name, _ in own}
             message["headers"] = [*without_headers(message["headers"], names), *own]
         await send(message)

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 
 from commands.errors import Invalid
 
@@ -16,6 +17,13 @@ _NO_JSON: Final = "must be a JSON object in UTF-8"
 
 class StrictRequest(Request[Any, Any, Any]):
     """A request whose JSON is read as the type its handler asks for, with no conversion of "5" to 5 or the like."""
+
+    async def body(self) -> bytes:
+        """Read the body; raises Invalid when the client has gone, or a chunk cannot be read."""
+        try:
+            return await super().body()
+        except InternalServerException:
+            raise Invalid("the request ended before its body did") from None
 
     async def json(self) -> Any:
         """Read the body; raises Invalid with field -> reason."""

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from api.timestamps import followed_at, wire_time
-from commands.users import Broadcast, Profile, Side
+from commands.users import Broadcast, Profile, Side, placeholder
 from queries.follows import FollowState, RawPage
 from queries.profile_cache import CachedProfile
 
@@ -132,7 +132,7 @@ def _line_start(side: Side, cached: CachedProfile) -> str:
 
 def shown_id(profile: Profile) -> str:
     """Return the user's id; for an erased user one that no user has."""
-    return f"erased-{profile.number}" if profile.erased else profile.id
+    return placeholder(profile.number) if profile.erased else profile.id
 
 
 def user(profile: Profile, followers: int | None, following: int | None) -> User:

@@ -10,7 +10,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, JSONBody
 
-from api.auth.tokens import USER_ID, Caller
+from api.auth.tokens import Caller
 from api.context import Visible, context_of, idempotency_key, make_visible, refuse_new_service
 from api.openapi import CommandOperation, QueryOperation
 from api.services import Services
@@ -22,7 +22,7 @@ from commands import profiles
 from commands.directory import Change
 from commands.errors import Forbidden, Invalid, Unavailable, UserNotFound, ViewsUnavailable
 from commands.idempotency import CommandKey
-from commands.users import BroadcastChanges, UserChanges
+from commands.users import ID_IN_WORDS, BroadcastChanges, UserChanges, is_user_id
 from queries.reader import MinPosition
 from queries.users import number_of_id, profile
 
@@ -66,8 +66,8 @@ async def put_user(
     """Create (201) or change (200) a user; fields left out stay as they are."""
     caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
-    if USER_ID.fullmatch(target) is None:
-        reason = "must be 1 to 64 letters, digits, _ or -"
+    if not is_user_id(target):
+        reason = f"must be {ID_IN_WORDS}"
         raise Invalid(f"a user id {reason}", {"id": reason})
     if target == caller.id:
         services.require("log")

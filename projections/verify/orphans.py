@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple
 
@@ -10,7 +9,7 @@ from redis.exceptions import ResponseError
 
 from commands.db.postgres import Engine
 from commands.log import user_search
-from commands.users import ID_PATTERN
+from commands.users import is_login, is_user_id
 from projections.client.client import RedisClient
 from projections.keys import View
 from projections.verify import cells
@@ -18,8 +17,6 @@ from projections.verify.cells import Cell, CellType, decode_text, other_of
 
 # Keys that are looked up together: one query.
 KEYS_PER_SCAN: Final = 1_000
-
-is_name: Final = re.compile(ID_PATTERN.replace("$", r"\Z")).match
 
 
 class Strays(NamedTuple):
@@ -80,9 +77,9 @@ def cell_of(view: View, key: str) -> Cell:
     """Return the cell of a key: a look-up, a user's key, or (without a number) a key that is not one of a view's."""
     partition_text, _, rest = key.removeprefix(view.pattern().rstrip("*")).partition("}")
     name = rest.removeprefix(":").partition(":")[2]
-    if is_name(name) and key == view.id(name):
+    if is_user_id(name) and key == view.id(name):
         return cells.id_cell(view, name)
-    if is_name(name) and key == view.login(name):
+    if is_login(name) and key == view.login(name):
         return cells.login_cell(view, name)
     partition = _whole(partition_text)
     in_partition = partition if partition is not None and partition < view.partitions else None

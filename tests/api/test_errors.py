@@ -1,6 +1,7 @@
 """Every way to fail is answered in the documented form, and every word of the domain has its meaning in /v1."""
 
 import inspect
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 
@@ -142,6 +143,20 @@ async def test_body_above_size_limit_returns_413(service: InProcess) -> None:
     assert (await service.platform.put("/v1/users/padded", content=padded(BODY_MAX))).status_code == 201
     answer = await service.platform.put("/v1/users/padded", content=padded(BODY_MAX + 1))
     assert refusal(answer) == (413, "payload_too_large", None)
+
+
+async def test_body_with_the_longest_fields_is_stored_however_it_is_escaped(service: InProcess) -> None:
+    """An encoder that escapes all but ASCII writes an emoji in 12 bytes."""
+    dice, lengths = "\N{GAME DIE}", {"bio": 4096, "status": 4096, "game": 256, "display_name": 128}
+    addresses = ("avatar_url", "banner", "video_banner", "background", "profile_banner", "url")
+    fields = {name: dice * length for name, length in lengths.items()}
+    fields |= dict.fromkeys(addresses, f"https://{dice * 2040}")
+    fields |= dict.fromkeys(("broadcaster_language", "language"), dice * 35)
+    fields |= {"profile_banner_background_color": dice * 256, "email": dice * 256, "username": "u" * 64}
+    body = json.dumps(fields).encode()
+    assert BODY_MAX * 9 // 10 < len(body) < BODY_MAX
+    answer = await service.platform.put("/v1/users/longest", content=body)
+    assert (answer.status_code, answer.json()["bio"]) == (201, fields["bio"])
 
 
 async def test_chunked_body_above_size_limit_returns_413(service: InProcess) -> None:

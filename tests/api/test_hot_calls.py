@@ -278,11 +278,13 @@ async def test_404_looks_the_user_up_once(service: InProcess, crowd: list[Person
 
 async def test_429_looks_no_user_up(own_settings: dict[str, str], keys: Path) -> None:
     """A caller above the limit costs Redis the count, whatever the path names."""
-    async with in_process({**own_settings, "FOLLOWS_RATE_LIMIT": "1"}, keys) as service:
+    limits = {"FOLLOWS_RATE_LIMIT": "1", "FOLLOWS_RATE_LIMIT_KRAKEN": "1"}
+    async with in_process({**own_settings, **limits}, keys) as service:
         caller = service.stranger()
 
         async def is_limited() -> bool:
-            return (await caller.get("/v1/users/me/followers")).status_code == 429
+            calls = [await caller.get(path) for path in ("/v1/users/me/followers", "/kraken")]
+            return [answer.status_code for answer in calls] == [429, 429]
 
         await soon(is_limited)
         calls = ("follow-status", "followers", "following")

@@ -227,19 +227,20 @@ async def test_user_who_is_called_like_an_address_has_a_count_of_their_own(
 
 
 def test_settings_are_read_from_the_environment() -> None:
-    assert RateSettings.from_env({}) == RateSettings(100, 60_000, 1_200, True)
-    assert RateSettings.from_env({"FOLLOWS_RATE_LIMIT": "0"}) == RateSettings(0, 0, 0)
+    assert RateSettings.from_env({}) == RateSettings(100, 1_200, 60_000, 1_200, True)
+    assert RateSettings.from_env({"FOLLOWS_RATE_LIMIT": "0"}) == RateSettings(0, 0, 0, 0)
     given = {
         "FOLLOWS_RATE_LIMIT": "0",
+        "FOLLOWS_RATE_LIMIT_KRAKEN": "8",
         "FOLLOWS_RATE_LIMIT_ADDRESS": "7",
         "FOLLOWS_RATE_LIMIT_FAIL": "closed",
     }
-    assert RateSettings.from_env(given) == RateSettings(0, 0, 7, False)
+    assert RateSettings.from_env(given) == RateSettings(0, 8, 0, 7, False)
 
 
 @pytest.mark.parametrize("text", ["-1", "ten", "1.5", "1 0", "²", "9" * 20])
 def test_settings_that_are_not_a_number_are_refused(text: str) -> None:
-    for name in ("FOLLOWS_RATE_LIMIT", "FOLLOWS_RATE_LIMIT_SERVICES", "FOLLOWS_RATE_LIMIT_ADDRESS"):
+    for name in ("FOLLOWS_RATE_LIMIT", *(f"FOLLOWS_RATE_LIMIT_{name}" for name in ("KRAKEN", "SERVICES", "ADDRESS"))):
         with pytest.raises(SettingsError, match=name):
             RateSettings.from_env({name: text})
     with pytest.raises(SettingsError, match="FAIL"):

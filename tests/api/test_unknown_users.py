@@ -5,6 +5,7 @@ from typing import Any
 from commands.events import BroadcastEnded, BroadcastStarted, ProfileChanged, UserFollowed
 from commands.log import event_log as log
 from commands.log.event_log import Draft
+from commands.users import placeholder
 from tests.support.in_process import InProcess
 from tests.support.kraken_users import LONG_AGO, new_user, number_of, page
 
@@ -32,18 +33,18 @@ async def test_list_with_an_unknown_user_shows_a_placeholder(service: InProcess)
     await service.caught_up()
     for side, ghost in (("followers", GHOST), ("following", OTHER_GHOST)):
         found = await page(ann, f"/v1/users/me/{side}")
-        assert [row["id"] for row in found["data"]] == [bob.id, f"erased-{ghost}"]
+        assert [row["id"] for row in found["data"]] == [bob.id, placeholder(ghost)]
         assert found["pagination"]["total"] == 2
     followers = await page(ann, f"/kraken/channels/{ann.id}/follows")
-    assert shown(followers, "user") == [bob.id, f"erased-{GHOST}"] and followers["_total"] == 2
+    assert shown(followers, "user") == [bob.id, placeholder(GHOST)] and followers["_total"] == 2
     for sort in ("created_at", "last_broadcast", "login"):
         for direction in ("asc", "desc"):
             path = f"/kraken/users/{ann.id}/follows/channels"
             found = await page(ann, path, sortby=sort, direction=direction)
-            assert sorted(shown(found, "channel")) == [f"erased-{OTHER_GHOST}", bob.id] and found["_total"] == 2
+            assert sorted(shown(found, "channel")) == [bob.id, placeholder(OTHER_GHOST)] and found["_total"] == 2
     assert (await page(ann, "/kraken/streams/followed"))["_total"] == 0
     assert (await page(ann, "/v1/users/me"))["following"] == 2
-    for path in (f"/v1/users/erased-{GHOST}", f"/kraken/users/erased-{GHOST}"):
+    for path in (f"/v1/users/{placeholder(GHOST)}", f"/kraken/users/{placeholder(GHOST)}"):
         assert (await ann.get(path)).status_code == 404
 
 

@@ -45,6 +45,7 @@ PROFILES = {
         bio="\n" * 4096, status='"' * 4096, banner="https://" + '"' * 2040, language="\r\n", display_name=" "
     ),
     "u5": UserChanges(email="u5@example.com", mature=False, avatar_url=None, status="null", game="Schach ♟"),
+    "auth0|5f7c.a:b@c~d+e=-": UserChanges(display_name="from an identity provider"),
 }
 
 
@@ -58,6 +59,7 @@ def tools(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> 
         users = Directory(engine)
         for id_, changes in PROFILES.items():
             await users.put(id_, changes)
+        await append(engine, await users.number("auth0|5f7c.a:b@c~d+e=-"), numbers[7], UserFollowed())
         await append(engine, numbers[6], numbers[7], UserFollowed(), NotificationsChanged(True, 1_234_567_890_123_456))
 
     found.prepare(work)
@@ -93,7 +95,7 @@ def test_export_imported_into_another_database_gives_the_same_users_and_follows(
 ) -> None:
     """Every field, time and flag is equal; importing it into its own database changes nothing."""
     said = tools.follows("export", "users", "-o", tmp_path / users)
-    assert said.code == 0 and said.err.endswith(f"wrote 11 users to {tmp_path / users}\n")
+    assert said.code == 0 and said.err.endswith(f"wrote 12 users to {tmp_path / users}\n")
     assert tools.follows("export", "follows", "-o", tmp_path / follows).code == 0
     here = tools.environment["DATABASE_URL"]
     before = everything(here)
@@ -117,7 +119,7 @@ def test_export_piped_into_an_import_changes_nothing(tools: Tools) -> None:
         said = subprocess.run(
             import_, input=written, env=environment, cwd=ROOT, stdout=subprocess.PIPE, check=True
         ).stdout
-        assert b"0 added, 0 changed, 11 the same, 0 bad" in said
+        assert b"0 added, 0 changed, 12 the same, 0 bad" in said
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.text('a,"\r\n \t\u2028\ufeff=')
@@ -150,7 +152,7 @@ def test_export_as_of_a_position_holds_the_follows_of_then(tools: Tools) -> None
 def test_users_are_exported_to_standard_output(tools: Tools) -> None:
     done = tools.follows_process("export", "users", "-o", "-", "--format", "ndjson")
     found = {one["id"]: one for one in done.objects}
-    assert "u12" not in found and len(found) == 11 and done.err == ""
+    assert "u12" not in found and len(found) == 12 and done.err == ""
     assert found["u2"] == {"id": "u2", "username": "second", "display_name": "U2", "bio": "renamed"}
     assert found["u5"]["status"] == "null" and "avatar_url" not in found["u5"]
 

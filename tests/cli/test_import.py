@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from cli.dev.processes import ROOT
 from cli.import_run import BAD_SHOWN_MAX
 from cli.imports import ImportSettings, imports
+from commands.users import ID_IN_WORDS
 
 Sql = psycopg.Connection[Any]
 Run = Callable[..., Result]
@@ -133,14 +134,14 @@ BAD_CSV = {
     "a,b,,maybe": "notifications 'maybe' is neither true nor false",
     "a,b": "4 columns expected, 2 found",
     "a,b,,,": "4 columns expected, 5 found",
-    ",,,": "'' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -",
+    ",,,": f"'' is not a user id: {ID_IN_WORDS}",
     "a,a,,": "user 'a' cannot follow himself",
-    "a\x1b[31m,b,,": "'a\\x1b[31m' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -",
+    "a\x1b[31m,b,,": f"'a\\x1b[31m' is not a user id: {ID_IN_WORDS}",
     '"a,b,,': "a quote is not closed",
     '"a"x,b,,': "',' expected after '\"'",
-    f"{'a' * 200},b,,": f"'{'a' * 80}...' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -",
+    f"{'a' * 200},b,,": f"'{'a' * 128}...' is not a user id: {ID_IN_WORDS}",
     "a," + "b" * (1 << 20): "longer than 1 MiB",
-    '"' + "a" * 140_000 + '",b,,': f"'{'a' * 80}...' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -",
+    '"' + "a" * 140_000 + '",b,,': f"'{'a' * 128}...' is not a user id: {ID_IN_WORDS}",
     '"a","b"c"d",,': "',' expected after '\"'",
 }
 BAD_JSON = {
@@ -183,9 +184,7 @@ def test_line_that_is_not_utf_8_is_bad_and_the_others_are_imported(run: Run, tmp
     file = tmp_path / f"x.{kind}"
     file.write_bytes((BOTH.encode() if kind == "csv" else b"") + bad + good)
     result = run("follows", file, "--create-users")
-    number, reason = (
-        (2, "'\\udcff' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -") if kind == "csv" else (1, "not UTF-8")
-    )
+    number, reason = (2, f"'\\udcff' is not a user id: {ID_IN_WORDS}") if kind == "csv" else (1, "not UTF-8")
     assert result.stderr == f"line {number}: {reason}\n"
     assert counts(result) == "1 added, 0 already there, 1 bad"
 
@@ -282,7 +281,7 @@ def test_users_are_added_and_changed(run: Run, sql: Sql) -> None:
 BAD_USERS = {
     "a,,,": "5 columns expected, 4 found",
     ",x,,,": "id is missing",
-    "a b,,,,": "'a b' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -",
+    "a b,,,,": f"'a b' is not a user id: {ID_IN_WORDS}",
     "a,a b,,,": "username: Expected `str` matching regex",
     "a,,yes,,": "is_available: Expected `bool`, got `str`",
     "a,,,-1,": "views: Expected `int` >= 0",

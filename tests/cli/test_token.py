@@ -39,12 +39,12 @@ def follows_token(capsys: pytest.CaptureFixture[str]) -> FollowsToken:
 
 async def test_printed_token_is_accepted_by_the_verifier(folder: Path, follows_token: FollowsToken) -> None:
     options = ("--scope", "user_read", "--scope", "x", "--role", "service", "--data", str(folder))
-    code, out, err = follows_token("ann", *options)
+    code, out, err = follows_token("auth0|ann@example.com", *options)
     assert (code, err) == (0, "")
     verifier = TokenVerifier(AuthSettings(str(folder / "jwks.json"), DEV_ISSUER, DEV_AUDIENCE))
     await verifier.start()
     caller = await verifier.verify(out.removesuffix("\n"))
-    assert (caller.id, caller.role) == ("ann", "service")
+    assert (caller.id, caller.role) == ("auth0|ann@example.com", "service")
     assert caller.scopes == {"user_read", "x"}
     assert caller.expires_at - caller.issued_at == 7 * 24 * 3600
 
@@ -64,7 +64,8 @@ async def test_issuer_and_audience_are_those_of_the_environment(
 
 MISTAKES = {
     "user id": (["a b"], "not a user id"),
-    "long user id": (["a" * 65], "not a user id"),
+    "long user id": (["a" * 129], "not a user id"),
+    "user id that a route has taken": (["me"], "not a user id"),
     "role": (["ann", "--role", "king"], "not a role"),
     "ttl": (["ann", "--ttl", "0"], "--ttl"),
     "scope": (["ann", "--scope", "a b"], "not a scope"),

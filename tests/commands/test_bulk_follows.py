@@ -24,7 +24,7 @@ from commands.erasure import end_some_follows
 from commands.errors import LogUnavailable
 from commands.events import NotificationsChanged, UserFollowed, UserUnfollowed, encode
 from commands.group_commit import Receipt
-from commands.users import UserChanges
+from commands.users import ID_IN_WORDS, UserChanges
 from tests.support.fixtures import few
 from tests.support.log_writes import append, committing, empty, everything, locked_log, register, rows
 
@@ -114,9 +114,9 @@ async def test_first_of_equal_rows_is_imported(engine: Engine, opened: ImportCon
 async def test_bad_lines_are_reported_with_reason_and_others_imported(engine: Engine, opened: ImportConnection) -> None:
     await register(engine, "a", "b", "gone")
     await Directory(engine).erase("gone")
-    pairs = ("a>b", "a>x", "y>a", "a>a", "a>gone", "gone>a", "a>b c", "a>" + "n" * 70, "a>b\n", "a>\0", "a>", "b>a")
+    pairs = ("a>b", "a>x", "y>a", "a>a", "a>gone", "gone>a", "a>b c", "a>" + "n" * 129, "a>b\n", "a>\0", "a>", "b>a")
     outcome = import_follows(opened, follow_rows(*pairs))
-    not_an_id = "is not a user id: 1 to 64 of 0-9 A-Z a-z _ -"
+    not_an_id = f"is not a user id: {ID_IN_WORDS}"
     assert outcome.bad == [
         BadLine(2, "unknown user 'x'"),
         BadLine(3, "unknown user 'y'"),
@@ -124,7 +124,7 @@ async def test_bad_lines_are_reported_with_reason_and_others_imported(engine: En
         BadLine(5, "user 'gone' was erased"),
         BadLine(6, "user 'gone' was erased"),
         BadLine(7, f"'b c' {not_an_id}"),
-        BadLine(8, f"'{'n' * 70}' {not_an_id}"),
+        BadLine(8, f"'{'n' * 128}...' {not_an_id}"),
         BadLine(9, f"'b\\n' {not_an_id}"),
         BadLine(10, f"'\\x00' {not_an_id}"),
         BadLine(11, f"'' {not_an_id}"),

@@ -13,7 +13,7 @@ from commands.db.postgres import Engine, PostgresSettings
 from commands.directory import Directory
 from commands.events import ProfileChanged, UserRegistered
 from commands.profiles import read_profiles, released_logins
-from commands.users import Profile, UserChanges
+from commands.users import ID_IN_WORDS, Profile, UserChanges
 from tests.support.log_writes import empty, everything, register, rows
 
 Sql = psycopg.Connection[Any]
@@ -137,8 +137,10 @@ async def test_lines_of_one_id_are_imported_in_order(engine: Engine, opened: Imp
 
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
-    "no id": ("a b", {}, "'a b' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -"),
-    "newline in id": ("a\n", {}, "'a\\n' is not a user id: 1 to 64 of 0-9 A-Z a-z _ -"),
+    "no id": ("a b", {}, f"'a b' is not a user id: {ID_IN_WORDS}"),
+    "newline in id": ("a\n", {}, f"'a\\n' is not a user id: {ID_IN_WORDS}"),
+    "id of a route": ("me", {}, f"'me' is not a user id: {ID_IN_WORDS}"),
+    "login of a route": ("a", {"username": "Followed"}, "the username 'Followed' is taken"),
     "NUL": ("a", {"bio": "x\0"}, "bio is not valid text"),
     "not UTF-8": ("a", {"display_name": "x\udcff"}, "display_name is not valid text"),
     "taken": ("a", {"username": "holder"}, "the username 'holder' is taken"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands.errors import Invalid, UserNotFound, ViewUnavailable
-from commands.users import Broadcast
+from commands.users import Broadcast, placeholder
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.keys import member, score
 from projections.signals.progress import Progress
@@ -68,7 +68,7 @@ async def test_sorted_and_live_pages_equal_a_plain_sort(
     ever = [number for number in made if made[number][1] is not None]
     never = [number for number in made if made[number][1] is None]
     orders: dict[str, list[int]] = {
-        "login": sorted(made, key=lambda one: (logins[one] or f"erased-{one}", one), reverse=descending),
+        "login": sorted(made, key=lambda one: (logins[one] or placeholder(one), one), reverse=descending),
         "last_broadcast": sorted(ever, key=lambda one: (made[one][1] or 0, one), reverse=descending)
         + sorted(never, reverse=descending),
     }

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from commands.errors import ListsBusy, ViewBehind
-from commands.users import Broadcast
+from commands.users import Broadcast, placeholder
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.keys import LEASE_GROUPS, View, member, score
 from projections.signals.progress import Progress, progress_message
@@ -76,7 +76,7 @@ async def test_pages_of_a_long_list_equal_a_plain_sort(redis: RedisClient, desce
     world = await World(redis, 64).begin()
     await world.many(numbers, logins, lasts)
     places = {number: at for at, number in enumerate(numbers)}
-    by_login = sorted(numbers, key=lambda one: (logins[places[one]] or f"erased-{one}", one), reverse=descending)
+    by_login = sorted(numbers, key=lambda one: (logins[places[one]] or placeholder(one), one), reverse=descending)
     ever = [number for number in numbers if lasts[places[number]] is not None]
     never = [number for number in numbers if lasts[places[number]] is None]
     by_last = sorted(ever, key=lambda one: (lasts[places[one]], one), reverse=descending) + sorted(

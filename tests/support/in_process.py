@@ -153,6 +153,7 @@ def environment(database_url: str, redis_url: str, queue_url: str, keys: Path) -
         "FOLLOWS_ISSUER": DEV_ISSUER,
         "FOLLOWS_ENV": "development",
         "FOLLOWS_RATE_LIMIT": "100000",
+        "FOLLOWS_RATE_LIMIT_KRAKEN": "100000",
         "FOLLOWS_RATE_LIMIT_ADDRESS": "100000",
         "FOLLOWS_GRACE_S": "0",  # the tests' own process is not received to stop
         # A busy machine must not make a test read too early: what is promised after this wait has its own test.

@@ -93,9 +93,9 @@ def test_odd_header_is_answered_with_api_error(
     assert found == status and list(json.loads(body)) == ["error"]
 
 
-LARGE = b" " * 70_000
+LARGE = b" " * 300_000
 LARGE_BODIES = {
-    b"Content-Length: 70000": LARGE,
+    b"Content-Length: 300000": LARGE,
     b"Transfer-Encoding: chunked": b"%x\r\n%b\r\n0\r\n\r\n" % (len(LARGE), LARGE),
 }
 

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from api.app import create_app
 from api.kraken.errors import KRAKEN_STATUS_OF, ErrorObject
-from api.services import Services
 from commands import errors
 from projections.keys import POINTER
 from tests.support.in_process import InProcess, in_process
@@ -55,13 +53,15 @@ async def test_cors(service: InProcess) -> None:
         assert answer.headers["access-control-allow-origin"] == "*"
         assert answer.headers["access-control-allow-methods"] == "GET, POST, PUT, DELETE"
         assert answer.headers["access-control-allow-headers"] == (
-            "Accept, Authorization, Client-ID, Content-Type, If-None-Match, Idempotency-Key"
+            "Accept, Authorization, Client-ID, Content-Type, Follow-Position, Idempotency-Key, If-None-Match, "
+            "X-Request-Id, X-Requested-With"
         )
     for path in ("/kraken", "/kraken/user", "/kraken/users/nobody"):
         answer = await service.anybody.get(path, headers={"Origin": "https://old.example"})
         assert answer.headers["access-control-allow-origin"] == "*"
         assert answer.headers["access-control-expose-headers"] == (
-            "ETag, Link, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, x-api-version"
+            "ETag, Follow-Position, Link, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, "
+            "X-Request-Id, x-api-version"
         )
 
 
@@ -97,7 +97,7 @@ async def test_kraken_unexpected_error_returns_500_without_its_text(
 
 
 async def test_kraken_request_over_limit_returns_429(own_settings: dict[str, str], keys: Path) -> None:
-    async with in_process({**own_settings, "FOLLOWS_RATE_LIMIT": "3"}, keys) as service:
+    async with in_process({**own_settings, "FOLLOWS_RATE_LIMIT_KRAKEN": "3"}, keys) as service:
         user = service.stranger(scope=SCOPES)
         answers = [await user.get("/kraken") for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -141,9 +141,3 @@ async def test_lost_view_returns_503_and_never_an_empty_list(own_settings: dict[
         for path in paths:
             assert (await user.get(path)).status_code == 503
         assert (await service.anybody.get("/kraken")).status_code == 200
-
-
-def test_invalid_trust_proxy_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FOLLOWS_TRUST_PROXY", "maybe")
-    with pytest.raises(errors.SettingsError, match="FOLLOWS_TRUST_PROXY must be 0 or 1"):
-        create_app(Services.__new__(Services))

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from api.app import BODY_MAX
 from tests.support.in_process import InProcess, Person
 from tests.support.kraken_users import SCOPES, new_user, page
 
@@ -85,7 +86,13 @@ async def test_notifications_are_read_from_query_form_or_json(
         ("", {"content": b"{" + b'"a":[' * 9_000}, 400, "the body is not a JSON object"),
         ("", {"content": b"a=\xff"}, 400, "the body is not valid UTF-8"),
         ("", {"content": b"a=%ff"}, 400, "the body is not valid UTF-8"),
-        ("", {"content": b"a" * 65_537}, 413, "the body is longer than 65536 bytes"),
+        ("", {"content": b"a" * (BODY_MAX + 1)}, 413, f"the body is longer than {BODY_MAX} bytes"),
+        # A body in another form is not taken for none: curl -F, XML, a list, a form of another kind.
+        ("", {"files": {"notifications": (None, "true")}}, 400, "the body must be a form"),
+        ("", {"files": {"notifications": (None, "true")}, "headers": {"Content-Type": ""}}, 400, "the body must be "),
+        ("", {"content": b"<notifications>true</notifications>"}, 400, "the body must be a form"),
+        ("", {"content": b"notifications: true"}, 400, "the body must be a form"),
+        ("", {"content": b'"notifications"'}, 400, "the body must be a form"),
     ],
 )
 async def test_invalid_put_returns_400_and_follows_nothing(
@@ -212,7 +219,7 @@ async def test_erased_user_returns_404_in_kraken(service: InProcess) -> None:
     for parameters in ({}, {"sortby": "login"}, {"sortby": "last_broadcast"}):
         found = await page(service.anybody, f"/kraken/users/{user.id}/follows/channels", **parameters)
         assert found["_total"] == len(found["follows"]) == 1
-        assert found["follows"][0]["channel"]["name"].startswith("erased-")
+        assert found["follows"][0]["channel"]["name"].startswith("~erased-")
         assert erased.id not in str(found)
     await service.finish_erasures()
     for address in (f"users/{user.id}/follows/channels", f"channels/{channel.id}/follows"):

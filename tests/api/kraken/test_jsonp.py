@@ -82,7 +82,7 @@ async def test_errors_in_scripts_have_status_200_and_real_status_in_body(service
         ("/kraken/user", 401),
         ("/kraken/users/no-such", 404),
         ("/kraken/no/such/path", 404),
-        (f"/kraken/channels/{user.id}/follows?limit=0", 400),
+        (f"/kraken/channels/{user.id}/follows?limit=-1", 400),
     ):
         address, _, query = path.partition("?")
         inside = await by_script(service.anybody, address, **dict([query.split("=")] if query else []))

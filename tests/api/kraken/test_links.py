@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from api.kraken.links import LinkSettings, base_of, link
+from api.forwarded import ProxySettings
+from api.kraken.links import base_of, link
 
 FORWARDED = [(b"x-forwarded-proto", b"http, https"), (b"x-forwarded-host", b"evil.example, api.example")]
 
@@ -26,14 +27,8 @@ FORWARDED = [(b"x-forwarded-proto", b"http, https"), (b"x-forwarded-host", b"evi
     ],
 )
 def test_base(scope: dict[str, Any], trusted: bool, base: str) -> None:
-    assert base_of(scope, dict(scope["headers"]), LinkSettings(trusted)) == base
+    assert base_of(scope, dict(scope["headers"]), ProxySettings(int(trusted))) == base
 
 
 def test_link_parameters_are_in_alphabetical_order() -> None:
     assert link("/x", {"offset": 0, "limit": 25, "direction": "DESC"}) == "/x?direction=DESC&limit=25&offset=0"
-
-
-@pytest.mark.parametrize(("text", "trusted"), [("", False), ("0", False), ("1", True)])
-def test_setting(monkeypatch: pytest.MonkeyPatch, text: str, trusted: bool) -> None:
-    monkeypatch.setenv("FOLLOWS_TRUST_PROXY", text)
-    assert LinkSettings.from_env() == LinkSettings(trusted)

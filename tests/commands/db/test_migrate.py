@@ -20,7 +20,10 @@ from commands.events import UserFollowed
 from tests.support.log_writes import append, everything, rows
 from tests.support.servers import Servers
 
-REVISIONS = ["0001_initial", "0002_histories", "0003_parked", "0004_compatible", "0005_processes", "0006_stores"]
+REVISIONS = [
+    *("0001_initial", "0002_histories", "0003_parked", "0004_compatible", "0005_processes", "0006_stores"),
+    "0007_ids",
+]
 
 
 @pytest.fixture
