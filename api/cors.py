@@ -12,6 +12,7 @@ import msgspec
 
 from api.reply import RawHeaders
 from commands.errors import SettingsError
+from commands.settings import setting
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[0-9a-z._\[\]:-]+")
 # What callers may send and what their scripts may read, beyond what CORS allows anyway.
@@ -44,7 +45,7 @@ class CorsSettings(msgspec.Struct, frozen=True):
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> "CorsSettings":
         """Read FOLLOWS_CORS_ORIGINS; raises SettingsError."""
-        given = re.findall(r"[^\s,]+", env.get("FOLLOWS_CORS_ORIGINS", "")) or ["*"]
+        given = re.findall(r"[^\s,]+", setting("FOLLOWS_CORS_ORIGINS", env)) or ["*"]
         if given == ["*"]:
             return cls()
         if given == ["none"]:
