@@ -27,6 +27,10 @@ COMMANDS = {
     "migrate": ("cli.migrate:migrate", "Bring the database's schema up to date."),
     "token": ("cli.token:token", "Print a token signed with the development key."),
     "import": ("cli.imports:imports", "Import users or follows from a file."),
+    "check": (
+        "cli.check:check_command",
+        "Check every setting and server that the processes need.",
+    ),
     "status": (
         "cli.status:status_command",
         "Show what is wrong and what to do about it, the log's end, how far the views are behind it, and the workers.",

@@ -131,7 +131,7 @@ class StatusReader:
 
     async def _read(self, probe: bool) -> ServiceStatus:
         probing = asyncio.gather(self._overview.probe(), probe_views(self._redis)) if probe else None
-        keys = asyncio.create_task(_read_keys())
+        keys = asyncio.create_task(read_keys())
         state = await self._watch.read()
         if state.log is not None and self._queue.names is None:
             self._queue.names = LogNames(state.log.log_id)
@@ -211,7 +211,7 @@ def _refused_writes(state: State, postgres: str | None, redis: str | None) -> li
     return found
 
 
-async def _read_keys() -> KeysStatus | None:
+async def read_keys() -> KeysStatus | None:
     """Read the keys that this environment names, as a web process with it would."""
     jwks = setting("FOLLOWS_JWKS")
     if not jwks:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import psycopg
-from sqlalchemy import AdaptedConnection, Executable, event
+from sqlalchemy import AdaptedConnection, Executable, event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -199,6 +199,12 @@ async def _run(engine: Engine, one_statement: Callable[[AsyncConnection], Awaita
                 raise
         async with engine.connect() as connection:
             return await one_statement(connection)
+
+
+async def read_server(engine: AsyncEngine) -> tuple[str, str]:
+    """Return the server's version in words, and the name of this session's role. Raises LogUnavailable."""
+    [(version, role)] = await fetch(engine, text("SELECT current_setting('server_version'), current_user"))
+    return version, role
 
 
 async def check_server(engine: AsyncEngine) -> None:

@@ -44,6 +44,8 @@ RELIED_ON: Final = {
     "transaction_timeout": "0",  # PostgreSQL 17; a rebuild's or export's transaction is long, statements have a limit
     "session_replication_role": "origin",  # another one switches off the trigger that keeps the log append-only
 }
+# As PostgreSQL counts its versions: 14.0.
+OLDEST_POSTGRES: Final = 140_000
 # Promise P1, unless the operator accepts that commits may be lost.
 DURABLE: Final = {"synchronous_commit": "on"}
 
@@ -54,7 +56,7 @@ WHERE CASE WHEN w.is_limit THEN s.source <> 'client' ELSE s.context <> 'superuse
 _READ: Final = "SELECT pg_catalog.pg_backend_pid(), " + ", ".join(
     f"pg_catalog.current_setting('{name}')"
     for name in (
-        *("transaction_isolation", "server_encoding", "transaction_read_only"),
+        *("server_version_num", "transaction_isolation", "server_encoding", "transaction_read_only"),
         *("fsync", "full_page_writes", "synchronous_commit"),
     )
 )
@@ -103,7 +105,9 @@ class SessionNeeds(msgspec.Struct, frozen=True):
         """Raise UnusableServer or TakesNoWrites unless the server fits the needs; return the process id of the session,
         and the isolation in which transactions begin by themselves."""
         assert row is not None
-        process_id, isolation, encoding, read_only, *durability = row
+        process_id, version, isolation, encoding, read_only, *durability = row
+        if int(version) < OLDEST_POSTGRES:
+            raise UnusableServer(f"it is PostgreSQL {int(version) // 10_000}: {OLDEST_POSTGRES // 10_000} is needed")
         if encoding != "UTF8":
             raise UnusableServer(
                 f"the database's encoding is {encoding}, which cannot hold every name: "

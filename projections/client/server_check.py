@@ -68,7 +68,9 @@ async def check_redis(redis: RedisClient) -> None:
                 raise ViewsUnavailable(said=str(error)) from error
             logger.warning("%s does not answer", node.name)
         else:
-            _check_views(node.name, info, clustered=redis.clustered)
+            weak = check_views_server(node.name, info, clustered=redis.clustered)
+            if weak is not None:
+                logger.warning("%s", weak)
     await redis.connect()
 
 
@@ -94,14 +96,19 @@ def _refusal(name: str, refused: Sequence[str]) -> str:
     return f"the user of {name} may not send: {shown}. docs/operate.md has the ACL line of a user who may"
 
 
-def _check_views(name: str, info: dict[str, Any], *, clustered: bool) -> None:
+def check_views_server(name: str, info: dict[str, Any], *, clustered: bool) -> str | None:
+    """Return what the views' server could do better, None when nothing. Raises SettingsError where it cannot be used.
+
+    ``info`` is what INFO says.
+    """
     if bool(info.get("cluster_enabled")) != clustered:
         raise SettingsError(f"{name} is {'no' if clustered else 'a'} part of a cluster: REDIS_URL must say so")
     policy = info.get("maxmemory_policy", NOEVICTION)
     if policy != NOEVICTION:
         raise SettingsError(f"{name} has maxmemory-policy {policy}: set it to {NOEVICTION}")
-    if not info.get("aof_enabled"):
-        logger.warning("%s has no append-only file: after its restart the views must be rebuilt", name)
+    if info.get("aof_enabled"):
+        return None
+    return f"{name} has no append-only file: after its restart the views must be rebuilt"
 
 
 async def _refused(client: Redis, commands: Sequence[Command]) -> list[str]:

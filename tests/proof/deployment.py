@@ -82,7 +82,14 @@ class Deployment:
         the recovery: the next fault may be one of Postgres, in which reads must go on.
         """
         self.servers.wait_ready()
-        wait_until(lambda: all(_is_caught_up(service, behind) for service in self.services), limit_s)
+        head = -1
+
+        def is_reached() -> bool:
+            nonlocal head
+            head = max(head, *(_head(service) for service in self.services)) if head < 0 else head
+            return head >= 0 and all(_is_caught_up(service, head, behind) for service in self.services)
+
+        wait_until(is_reached, limit_s)
         with self.services[0].client("guest-1", "guest") as guest:
             urls = [f"{service.base_url}/v1/users/user-1/followers" for service in self.services]
             wait_until(lambda: all(guest.get(url).status_code != 503 for url in urls), CATCH_UP_TIMEOUT_S)
@@ -176,16 +183,22 @@ def running_services(
             yield one, two
 
 
-def _is_caught_up(service: Service, behind: int) -> bool:
-    """Return whether the views are at most ``behind`` events behind what the log holds now.
-
-    The state is up to a second old, so it must have seen that.
-    """
+def _head(service: Service) -> int:
+    """Return the log's end, -1 when the service's address does not lead to Postgres."""
     try:
         with psycopg.connect(service.environment["DATABASE_URL"]) as connection:
             [(head,)] = connection.execute("SELECT coalesce(max(position), 0) FROM events").fetchall()
+    except psycopg.OperationalError:
+        return -1
+    return int(head)
+
+
+def _is_caught_up(service: Service, head: int, behind: int) -> bool:
+    """Return whether the service's state has seen position ``head`` of the log, and the views are at most ``behind``
+    events behind its end of that moment."""
+    try:
         state = httpx.get(f"{service.base_url}/health/ready", trust_env=False, timeout=5).json()
-    except (httpx.TransportError, ValueError, psycopg.OperationalError):
+    except (httpx.TransportError, ValueError):
         return False
     details = state["details"]
     lag = details["lag_events"]  # None until the web process has connected to Postgres again

@@ -157,7 +157,7 @@ def test_secrets_are_in_no_log_answer_output_or_command_line(
         debug_service.stop(name)
     texts["a log"] = debug_service.logs()
     assert (debug_service.folder / "rebuilder.log").read_text().strip()
-    assert "DEBUG" in texts["a log"] and "granian" in texts["a process"] and "401" in texts["an answer"]
+    assert "DEBUG" in texts["a log"] and "-m cli web" in texts["a process"] and "401" in texts["an answer"]
     pem = [line for line in (debug_service.folder / KEY_FILE).read_text().splitlines() if not line.startswith("-")]
     secrets = [part for token in tokens for part in token.split(".")[1:]]
     secrets += [DATABASE_PASSWORD, STORE_PASSWORD, JWKS_PASSWORD, *PERSONAL.values(), *pem]
