@@ -107,7 +107,8 @@ class SessionNeeds(msgspec.Struct, frozen=True):
         assert row is not None
         process_id, version, isolation, encoding, read_only, *durability = row
         if int(version) < OLDEST_POSTGRES:
-            raise UnusableServer(f"it is PostgreSQL {int(version) // 10_000}: {OLDEST_POSTGRES // 10_000} is needed")
+            major, oldest = int(version) // 10_000, OLDEST_POSTGRES // 10_000
+            raise UnusableServer(f"it is PostgreSQL {major}: {oldest} or newer is needed")
         if encoding != "UTF8":
             raise UnusableServer(
                 f"the database's encoding is {encoding}, which cannot hold every name: "

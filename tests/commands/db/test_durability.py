@@ -82,6 +82,6 @@ async def test_asynchronous_commit_by_default_does_not_reach_the_product(url: st
 
 def test_asynchronous_commit_that_stays_off_is_refused() -> None:
     """As behind a pooler that drops what a session sets."""
-    needs, found = SessionNeeds({}), (1, "read committed", "UTF8", "off", "on", "on", "off")
+    needs, found = SessionNeeds({}), (1, "180006", "read committed", "UTF8", "off", "on", "on", "off")
     with pytest.raises(UnusableServer, match=r"synchronous_commit is off: .*FOLLOWS_ALLOW_ASYNC_COMMIT=1"):
         needs.check(found)

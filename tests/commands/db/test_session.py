@@ -1,6 +1,7 @@
 """A session has the settings that the code relies on, whatever the database, the role and the environment say."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from commands.coordination import leases, parked, pause, view_register
 from commands.db.migrate import upgrade_database
 from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine, fetch
 from commands.db.schema import check_current
-from commands.db.session import RELIED_ON
+from commands.db.session import RELIED_ON, SessionNeeds, UnusableServer
 from commands.errors import LogUnavailable, SettingsError
 from commands.events import UserFollowed
 from commands.idempotency import command_key
@@ -145,6 +146,17 @@ async def test_options_of_address_stay(servers: Servers, where: str, monkeypatch
     with connect_import(settings) as importing:
         assert importing.find(["nobody"]) == set()
     servers.administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize(("version", "is_refused"), [("130014", True), ("140000", False), ("180006", False)])
+def test_server_that_is_too_old_is_refused(version: str, is_refused: bool) -> None:
+    row = (1, version, "read committed", "UTF8", "off", "on", "on", "on")
+    with (
+        pytest.raises(UnusableServer, match="it is PostgreSQL 13: 14 or newer is needed")
+        if is_refused
+        else nullcontext()
+    ):
+        assert SessionNeeds({}).check(row) == (1, "read committed")
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
