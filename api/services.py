@@ -213,10 +213,12 @@ def _state_watch(
     postgres: PostgresSettings, redis: RedisClient, watch: ServerWatch, listener: Listener, reader: Reader
 ) -> StateWatch:
     why_deaf = "messages do not arrive"
-    return StateWatch(
+    state = StateWatch(
         Overview(postgres),
         redis,
         lambda: watch.servers,
         lambda: None if listener.is_subscribed else why_deaf,
         reader.view,  # a process that gets no requests would never notice that its Redis has another feeder
     )
+    reader.build_left_s = state.build_left_s
+    return state

@@ -49,7 +49,6 @@ _READERS: Final[tuple[Callable[[], Any], ...]] = (
     PostgresSettings.from_env,
     RedisClientSettings.from_env,
     QueueSettings.from_env,
-    AuthSettings.from_env,
     RateSettings.from_env,
     CorsSettings.from_env,
     ProxySettings.from_env,
@@ -97,7 +96,9 @@ async def _in_time(subject: str, look: Callable[[], AsyncIterator[Finding]]) -> 
 
 def _settings() -> list[Finding]:
     found: dict[str, Finding] = {}
-    for read in _READERS:
+    # Only web processes need keys; whether there are any is another line.
+    readers = (*_READERS, AuthSettings.from_env) if setting("FOLLOWS_JWKS") else _READERS
+    for read in readers:
         try:
             read()
         except SettingsError as error:
@@ -214,7 +215,9 @@ async def _queue() -> AsyncIterator[Finding]:
 async def _keys() -> AsyncIterator[Finding]:
     keys = await read_keys()
     if keys is None:
-        yield Finding("keys", "fail", "FOLLOWS_JWKS is not set: a web process has no key to check tokens with")
+        message = "FOLLOWS_JWKS is not set: a web process has no key to check tokens with; other processes need none"
+        yield Finding("keys", "warn", message, "set it where web processes run")
+        return
     elif keys.failure is not None or not keys.count:
         yield Finding("keys", "fail", _why_no_keys(keys), "correct FOLLOWS_JWKS, or what it names")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
@@ -16,9 +17,12 @@ from projections.keys import View, lease_group_of
 from projections.signals.progress import Progress
 from projections.views.pointer import read_live
 from projections.views.server_watch import ServerWatch
-from queries.build_wait import BuildWait
 from queries.long_lists import LongListLimits, LongLists
 from queries.profile_cache import ProfileCache
+
+# A refused reader comes back after what is left of a build, but not later than this; and so soon when that is unknown.
+RETRY_MAX_S: Final = 60
+RETRY_UNKNOWN_S: Final = 2
 
 
 class ReaderLimits(msgspec.Struct, frozen=True):
@@ -131,8 +135,14 @@ class Reader:
         self._generation = 0
         self._view_until = 0.0
         self._seen_at = 0.0
-        self._build_wait = BuildWait(clock)
+        # Returns the seconds until the next view is built, None when that is not known.
+        self.build_left_s: Callable[[], float | None] = lambda: None
         self.long_lists = LongLists(clock, self.limits.long_lists)
+
+    def _retry_after_s(self) -> int:
+        """Return when a caller may find a view, in whole seconds."""
+        left = self.build_left_s()
+        return RETRY_UNKNOWN_S if left is None else max(1, min(RETRY_MAX_S, math.ceil(left)))
 
     @property
     def last_view(self) -> View | None:
@@ -155,9 +165,9 @@ class Reader:
         if self._feeder.problem is not None:
             raise ViewsUnavailable(self._feeder.problem)
         if not self._is_trusted():  # until the views have been built again
-            raise ViewsUnavailable(retry_after_s=self._build_wait.retry_after_s())
+            raise ViewsUnavailable(retry_after_s=self._retry_after_s())
         if self._view is None:
-            raise ViewUnavailable(self._build_wait.retry_after_s())
+            raise ViewUnavailable(self._retry_after_s())
         return self._view
 
     async def _read_pointer(self, now: float, *, refresh: bool) -> None:
@@ -179,8 +189,6 @@ class Reader:
             if self._watch is not None:
                 self._watch.expect(found.evicted)
             before, self._generation = self._generation, found.view.generation
-            if before != self._generation:
-                self._build_wait.end()
             if before not in (0, self._generation):
                 self.progress.reset(self._generation)  # progress of another generation says nothing about this one
                 self.invalidate_numbers()
@@ -195,10 +203,7 @@ class Reader:
         self._on_switch()
 
     def _may_use_last_view(self, now: float) -> bool:
-        """Return True if the last view may be used while the pointer cannot be read.
-
-        It may not once the workers report progress of another generation.
-        """
+        """Return True while the last view may be used without the pointer: until the workers report another one."""
         reported = self.progress.generation
         is_recent = now - self._seen_at < self.limits.pointer_outage_max_s
         return self._view is not None and is_recent and reported in (0, self._view.generation)
@@ -240,7 +245,7 @@ class Reader:
                     raise ViewBehind(lost or (behind or (0, 0))[0])
                 await self._wait(behind, min_position, left)
         except ViewUnavailable:  # also one that ``judge`` has found
-            raise ViewUnavailable(self._build_wait.retry_after_s()) from None
+            raise ViewUnavailable(self._retry_after_s()) from None
 
     async def _wait(self, behind: tuple[int, int] | None, min_position: MinPosition, left: float) -> None:
         """Wait until a partition may be at a position, a bounded time; without ``behind``, for a repair."""

@@ -79,6 +79,11 @@ class StateWatch:
         lag_s = self._lag_s(log, views, partitions)
         return State(log, why_not, views, builds, partitions, lag_s, self._queue_why_not(), log_is_wrong=is_wrong)
 
+    def build_left_s(self) -> float | None:
+        """Return the seconds until the next view is built, as of the latest reading; None when that is not known."""
+        build = next(iter(self.state.builds), None) if self.state is not None else None
+        return None if build is None else build.seconds_left
+
     def judge(self, state: State) -> list[StateProblem]:
         """Return the problems of ``state``; those that do not say since when have the time when they were seen first,
         unless the first reading had them: then it is not known."""

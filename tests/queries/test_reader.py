@@ -13,10 +13,8 @@ from projections.keys import LEASE_GROUPS, POINTER, View, member
 from projections.signals.progress import Progress, progress_message
 from projections.views import generations
 from queries import users
-from queries.build_wait import FORGET_S, BuildWait
 from queries.follows import FollowRow, FollowState, PageRequest, follow_state, page
-from queries.reader import ANY_POSITION, AnswerPart, MinPosition, Reader, ReaderLimits
-from tests.support.clock import Clock
+from queries.reader import ANY_POSITION, RETRY_MAX_S, RETRY_UNKNOWN_S, AnswerPart, MinPosition, Reader, ReaderLimits
 from tests.support.fixtures import Plain
 from tests.support.handmade_view import VIEW, put_list, put_user, until_a_read_waits
 from tests.support.waiting import until
@@ -113,38 +111,16 @@ async def test_every_query_without_a_pointer_is_unavailable(reader: Reader, raw_
             await call
 
 
-async def test_retry_after_grows_with_the_time_that_a_build_takes(reader: Reader, raw_redis: Plain) -> None:
-    clock = Clock(1000.0)
-    other = Reader(reader.redis, Progress(), clock=clock)
-    pointer = raw_redis.get(POINTER)
-
-    async def retry_after_s() -> int:
-        with pytest.raises(ViewUnavailable) as refused:
-            await follow_state(other, ALICE, BOB)
-        return refused.value.retry_after_s
-
+@pytest.mark.parametrize(("left", "told"), [(None, RETRY_UNKNOWN_S), (0.0, 1), (13.2, 14), (600.0, RETRY_MAX_S)])
+async def test_retry_after_is_what_is_left_of_the_build(
+    reader: Reader, raw_redis: Plain, left: float | None, told: int
+) -> None:
     raw_redis.delete(POINTER)
-    waited = []
-    for _ in range(12):
-        waited.append(await retry_after_s())
-        clock.time += waited[-1]
-    assert waited == [1, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60]
-    assert pointer is not None
-    raw_redis.set(POINTER, pointer.replace(b'"generation":1', b'"generation":2'))
-    clock.time += 1
-    with pytest.raises(ViewUnavailable) as refused:  # the view is live, and a partition of it is lost
+    other = Reader(reader.redis, Progress())
+    other.build_left_s = lambda: left
+    with pytest.raises(ViewUnavailable) as refused:
         await follow_state(other, ALICE, BOB)
-    assert refused.value.retry_after_s == 1, "another view is another build"
-
-
-async def test_retry_after_begins_anew_when_reads_went_on_meanwhile() -> None:
-    clock = Clock(1000.0)
-    wait = BuildWait(clock)
-    assert wait.retry_after_s() == 1
-    clock.time += 30
-    assert wait.retry_after_s() == 30
-    clock.time += FORGET_S + 1
-    assert wait.retry_after_s() == 1
+    assert refused.value.retry_after_s == told
 
 
 async def test_read_after_a_switch_finds_the_new_view(reader: Reader, raw_redis: Plain) -> None:
