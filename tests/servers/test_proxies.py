@@ -47,7 +47,7 @@ def proxy(site: Site) -> str:
 
 
 def test_client_without_token_is_counted_by_its_own_address(site: Site, proxy: str) -> None:
-    """What it says of itself in the header does not count."""
+    """The header that the client itself sends does not count."""
 
     def statuses(own: str, times: int) -> list[int]:
         transport = httpx.HTTPTransport(local_address=own)

@@ -11,10 +11,14 @@ from tests.support.breakable_servers import wait_until
 from tests.support.pgbouncer import answers
 from tests.support.servers import STOP_TIMEOUT_S, free_port
 
-# What of each file is replaced: the addresses of the frontend and of the web processes.
+# What is replaced of each file: the addresses of the frontend and of the web processes.
 LISTENS: Final = {"haproxy": "bind :8080", "nginx": "listen 8080"}
 WEB: Final = ("127.0.0.1:8001", "127.0.0.1:8002")
 FILES: Final = {"haproxy": "haproxy.cfg", "nginx": "nginx.conf"}
+# nginx makes folders for temporary files, and an ordinary user may write to the test's own folder alone.
+TEMPORARY: Final = " ".join(
+    f"{kind}_temp_path {kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
 
 
 @contextmanager
@@ -25,13 +29,15 @@ def running_proxy(program: str, folder: Path, web: Sequence[str]) -> Iterator[st
     settings = folder / FILES[name]
     listen = LISTENS[name]
     replaced = {listen: f"{listen.partition(' ')[0]} {address}", **dict(zip(WEB, web, strict=True))}
+    if name == "nginx":
+        replaced["http {"] = f"http {{ {TEMPORARY}"
     settings.write_text(_replaced((ROOT / "deploy" / FILES[name]).read_text(), replaced))
-    commands = {
-        "haproxy": [program, "-db", "-f", str(settings)],
-        "nginx": [program, "-c", str(settings), "-e", "stderr", "-g", f"daemon off; pid {folder / 'nginx.pid'};"],
+    options = {
+        "haproxy": ["-db", "-f"],
+        "nginx": ["-p", str(folder), "-e", "stderr", "-g", "daemon off; pid nginx.pid;", "-c"],
     }
     with (folder / f"{name}.log").open("wb") as output:
-        process = subprocess.Popen(commands[name], stdout=output, stderr=output, cwd=folder)
+        process = subprocess.Popen([program, *options[name], str(settings)], stdout=output, stderr=output, cwd=folder)
     try:
         wait_until(lambda: answers(process, int(address.rpartition(":")[2])))
         yield address
