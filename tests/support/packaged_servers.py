@@ -22,8 +22,8 @@ from tests.support.servers import free_port
 PASSWORD: Final = "p@ss/w:rd#1%"
 QUOTED: Final = quote(PASSWORD, safe="")
 STOP_TIMEOUT_S: Final = 60.0
-# What docs/operate.md asks of a Redis, beside its own defaults.
-REDIS_SETTINGS: Final = {"appendonly": "yes", "zset-max-listpack-entries": "1024"}
+# What docs/operate.md asks of a Redis, beside its own defaults. Without `save` that file alone has the data.
+REDIS_SETTINGS: Final = {"appendonly": "yes", "save": '""', "zset-max-listpack-entries": "1024"}
 
 
 @contextmanager
