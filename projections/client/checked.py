@@ -51,8 +51,10 @@ class _CheckedConnection(AbstractConnection):
     async def on_connect(self) -> None:
         """Log in and select the database; then check that a Redis is there, as any server may take its place.
 
-        An error is an answer of a Redis, too: it may be loading its file, and the connection stays open.
+        An error is an answer of a Redis, too: it may be loading its file, and the connection stays open. redis-py would
+        send its name and version first, by a command that Redis 7.0 does not know and cannot allow a user.
         """
+        self.lib_name = self.lib_version = None
         await super().on_connect()
         await self.send_packed_command(_PING, check_health=False)
         with suppress(ResponseError, BusyLoadingError):

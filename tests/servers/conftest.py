@@ -12,10 +12,17 @@ import pytest
 from tests.support.pgbouncer import Pooler, running_pooler
 from tests.support.servers import Servers
 
-# Program -> the Debian package that has it. They may be outside of an ordinary user's PATH.
-PROGRAMS = {"pgbouncer": "pgbouncer"}
+# Program -> the Debian package that has it.
+PROGRAMS = {
+    "haproxy": "haproxy",
+    "nginx": "nginx",
+    "pgbouncer": "pgbouncer",
+    "postgres": "postgresql-15",
+    "redis-server": "redis-server",
+}
 HERE = Path(__file__).resolve().parent
-FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"
+# Where they are, which may be outside of an ordinary user's PATH. PostgreSQL's are those of the packaged version.
+FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/postgresql/15/bin"
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
@@ -34,7 +41,14 @@ def pytest_sessionstart() -> None:
 
 def program(name: str) -> str | None:
     """Return the path of a program, None where it is not installed."""
-    return shutil.which(name) or shutil.which(name, path=FOLDERS)
+    return shutil.which(name, path=FOLDERS) or shutil.which(name)
+
+
+def path_of(name: str) -> str:
+    """Return the path of a program that is installed, as `pytest_sessionstart` has made sure."""
+    found = program(name)
+    assert found
+    return found
 
 
 @pytest.fixture(params=["session", "transaction"])
@@ -46,7 +60,5 @@ def pool_mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def pooler(pool_mode: str, servers: Servers, tmp_path: Path) -> Iterator[Pooler]:
     """A PgBouncer in front of the run's PostgreSQL."""
-    found = program("pgbouncer")
-    assert found
-    with running_pooler(found, servers.database, pool_mode, tmp_path / "pooler") as running:
+    with running_pooler(path_of("pgbouncer"), servers.database, pool_mode, tmp_path / "pooler") as running:
         yield running

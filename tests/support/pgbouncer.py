@@ -54,15 +54,16 @@ def running_pooler(program: str, database_url: str, pool_mode: str, folder: Path
             [program, str(settings)], stdout=output, stderr=output, preexec_fn=become(account), cwd="/"
         )
     try:
-        wait_until(lambda: _answers(process, port))
+        wait_until(lambda: answers(process, port))
         yield Pooler(port, pool_mode)
     finally:
         process.terminate()
         process.wait(STOP_TIMEOUT_S)
 
 
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    assert process.poll() is None, "PgBouncer has ended"
+def answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Return True if a connection to the port of a program is accepted; fail when the program has ended."""
+    assert process.poll() is None, f"{process.args!r} has ended"
     with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
         return True
     return False

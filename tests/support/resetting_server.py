@@ -14,10 +14,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-# So many commands of a connection are answered before it is reset, in turn.
-ANSWERED = (0, 1, 2, 3)
-# Two CLIENT SETINFO and the PING of the client's check: with these answered a connection is open.
-ANSWERED_WHEN_OPEN = (2, 3, 4, 5, 6)
+# So many commands of a connection are answered before it is reset, in turn. With the PING of the client's check
+# answered a connection is open.
+ANSWERED = (0, 1, 2, 3, 4)
 
 _COMMAND = re.compile(rb"^\*\d+\r\n", re.MULTILINE)
 
@@ -33,7 +32,7 @@ class ResettingServer:
         self._flows.set()
         self._forwards = False
         self._listening = socket.create_server(("127.0.0.1", port))
-        self._answered = itertools.cycle(ANSWERED_WHEN_OPEN if real else ANSWERED)
+        self._answered = itertools.cycle(ANSWERED)
         self._forwarded: list[socket.socket] = []
         self.connections = 0
         self.port = int(self._listening.getsockname()[1])

@@ -1,12 +1,10 @@
 """Restarts of all processes, one after the other, under load: no request fails, and no erasure is lost."""
 
-import itertools
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
@@ -15,9 +13,9 @@ import pytest
 
 from cli.dev.dev_key import ensure_dev_key
 from tests.support.breakable_servers import wait_until
+from tests.support.rolling import Site, load, register
 from tests.support.servers import STOP_TIMEOUT_S, Service, running_service
 
-CLIENTS = 6
 ERASED = 4
 FANS = 20
 # How long a stopping web process still serves; the balancer checks it many times meanwhile, also on a busy machine.
@@ -36,32 +34,6 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT gra
 # The services whose worker ends the follows of an erased user and waits for the log's lock.
 ERASING = """SELECT a.application_name FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid
     WHERE l.locktype = 'advisory' AND NOT l.granted AND a.query LIKE '%end_follows(%'"""
-
-
-@dataclass
-class Site:
-    """Two web and two worker processes on one database; ``ready`` are the addresses that the balancer now sends to."""
-
-    one: Service
-    two: Service
-    ready: tuple[str, ...]
-    failed: list[str] = field(default_factory=list)
-    answered: int = 0
-    closes: int = 0
-    turns: Iterator[int] = field(default_factory=itertools.count)
-
-    def send(self, client: httpx.Client, method: str, path: str) -> httpx.Response:
-        """Send a request once to the next ready process, over an open connection if there is one."""
-        ready = self.ready
-        found = client.request(method, f"{ready[next(self.turns) % len(ready)]}{path}")
-        self.answered += 1
-        self.closes += found.headers.get("connection") == "close"
-        return found
-
-    def caller(self, user: str, role: str = "user") -> httpx.Client:
-        """Return an ordinary client, which keeps its connections and repeats no request."""
-        headers = {"Authorization": f"Bearer {self.one.token(user, role)}"}
-        return httpx.Client(headers=headers, trust_env=False, timeout=30)
 
 
 @contextmanager
@@ -110,42 +82,6 @@ def site(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> I
             yield site
 
 
-@contextmanager
-def load(site: Site) -> Iterator[None]:
-    """Run clients that follow, read and unfollow until the block ends; wrong answers go to ``site.failed``."""
-    stop = threading.Event()
-
-    def act(number: int) -> None:
-        with site.caller(f"client-{number}") as client:
-            for method, path, status in itertools.cycle(
-                [
-                    ("POST", "/v1/users/star/follow", 201),
-                    ("GET", "/v1/users/star/follow-status", 200),
-                    ("DELETE", "/v1/users/star/follow", 204),
-                ]
-            ):
-                if stop.is_set() and method == "POST":
-                    return
-                try:
-                    found = site.send(client, method, path)
-                except Exception as error:
-                    site.failed.append(f"{method}: {type(error).__name__}: {error}")
-                    return
-                right = found.status_code == status and (method != "GET" or found.json()["is_following"] is True)
-                if not right:
-                    site.failed.append(f"{method}: {found.status_code} {found.text}")
-
-    threads = [threading.Thread(target=act, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
 def restart(site: Site, service: Service, name: str) -> None:
     """Terminate a process, as a supervisor does, start it again, and return when it works."""
     service.stop(name)
@@ -157,9 +93,8 @@ def restart(site: Site, service: Service, name: str) -> None:
 
 
 def test_restart_of_each_process_fails_no_request(site: Site) -> None:
+    register(site, *(f"gone-{n}" for n in range(ERASED)))
     with site.caller("platform", "service") as platform:
-        for user in ("star", *(f"client-{n}" for n in range(CLIENTS)), *(f"gone-{n}" for n in range(ERASED))):
-            assert platform.put(f"{site.one.base_url}/v1/users/{user}", json={}).status_code == 201
         for fan in range(FANS):
             with site.caller(f"fan-{fan}") as client:
                 for number in range(ERASED):
@@ -175,10 +110,8 @@ def test_restart_of_each_process_fails_no_request(site: Site) -> None:
                 if (gone := next(erased, None)) is not None:
                     assert site.send(platform, "DELETE", f"/v1/users/gone-{gone}").status_code == 204
                 restart(site, service, name)
-                before = site.answered
-                wait_until(lambda before=before: site.answered > before + 3 * CLIENTS or bool(site.failed))  # type: ignore[misc]
-    print(f"{site.answered} requests answered, {site.closes} of them closing the connection")
-    assert not site.failed, f"{len(site.failed)} of {site.answered + len(site.failed)}: {site.failed[:5]}"
+                site.go_on()
+    site.judge()
     assert site.closes  # clients with an open connection were told to close it
     for fan in range(FANS):  # workers may have stopped in the middle of an erasure; another test below makes sure of it
         with site.one.client(f"fan-{fan}") as client:
@@ -209,10 +142,7 @@ def test_stopping_web_process_serves_and_closes_connections(site: Site) -> None:
 
 def test_stopping_web_process_commits_and_answers_running_commands(site: Site, database_url: str) -> None:
     """Also commands that wait for the log's lock when the signal comes."""
-    with site.one.client("platform", "service") as client:
-        assert client.put("/v1/users/star", json={}).status_code == 201
-        for number in range(CLIENTS):
-            assert client.put(f"/v1/users/client-{number}", json={}).status_code == 201
+    register(site)
     answers: list[int] = []
 
     def follow(number: int) -> None:

@@ -14,7 +14,7 @@ from tests.support.queues import queue_of
 from tests.support.valkey_cluster import Node, start_node, stop_nodes, wait_until
 
 # They are sent elsewhere: at a connect, to a cluster, and to find the master of sentinels.
-ELSEWHERE = {"select", "info", "role", "client|setname", "client|setinfo", "cluster|slots", "asking"}
+ELSEWHERE = {"select", "info", "role", "client|setname", "cluster|slots", "asking"}
 
 
 @pytest.fixture(scope="module")
