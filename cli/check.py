@@ -16,7 +16,7 @@ def check_command(as_json: bool) -> None:
     """Check every setting and server that the processes need.
 
     One line for each thing: ok, warn or fail, and what to do. A write is tried on each server: in PostgreSQL it is
-    rolled back, in Redis it expires. It takes two seconds at most. The exit code is 0 when all is ok, 1 when a line
+    rolled back, in Redis it expires. A server is given two seconds. The exit code is 0 when all is ok, 1 when a line
     says warn, 2 when one says fail.
     """
     without_log_lines()

@@ -27,7 +27,7 @@ from commands.db.rights import may_change_the_log, missing_rights
 from commands.db.schema import NEWEST_REVISION, check_current
 from commands.db.unavailable import words_of
 from commands.erasure_file import ErasureFile
-from commands.errors import FollowsError, LogUnavailable, SettingsError, Unavailable
+from commands.errors import LogUnavailable, SettingsError, Unavailable
 from commands.settings import FollowSettings, log_level, setting, unknown_settings
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.client.node import Node
@@ -41,6 +41,9 @@ from projections.state.view_facts import probe_queue, probe_views
 CHECK_TIMEOUT_S: Final = 1.8
 # Longer lists are kept in the form that takes four times the memory.
 LISTPACK_ENTRIES: Final = 1_024
+
+_UNREACHED: Final = "see that it runs, and that address, password and certificate are right"
+_WITHOUT_RIGHTS: Final = "as the owner of the tables: `follows migrate --grant ROLE`"
 
 Result = Literal["ok", "warn", "fail"]
 RESULTS: Final[tuple[Result, ...]] = ("ok", "warn", "fail")
@@ -88,9 +91,9 @@ async def _in_time(subject: str, look: Callable[[], AsyncIterator[Finding]]) -> 
         found.append(Finding(subject, "fail", f"no answer within {CHECK_TIMEOUT_S:g} s", f"see that {subject} answers"))
     except SettingsError as error:
         found.append(Finding(subject, "fail", error.message))
-    except (FollowsError, RedisError, OSError) as error:
-        words = words_of(error) if isinstance(error, LogUnavailable) else str(error)
-        found.append(Finding(subject, "fail", words, "start it, or correct its address"))
+    except Exception as error:  # the other lines are needed all the more
+        words = words_of(error) if isinstance(error, LogUnavailable) else str(error) or type(error).__name__
+        found.append(Finding(subject, "fail", words, _WITHOUT_RIGHTS if "permission denied" in words else _UNREACHED))
     return found
 
 
@@ -169,15 +172,22 @@ async def _redis() -> AsyncIterator[Finding]:
                 )
         if (refused := await probe_views(redis)) is not None:
             yield Finding("redis", "fail", f"a write is refused: {refused}", "do what the words ask for")
-        overview = Overview(PostgresSettings.from_env(), CHECK_TIMEOUT_S)
-        try:
-            if (other := await why_refused(overview.engine, redis)) is not None:
-                raise SettingsError(f"{other}")
-            yield Finding("redis", "ok", "no other database feeds it")
-        except LogUnavailable:
-            pass  # that is said already
-        finally:
-            await overview.engine.dispose()
+        if (feeder := await _feeder(redis)) is not None:
+            yield feeder
+
+
+async def _feeder(redis: RedisClient) -> Finding | None:
+    """Return whether this database may feed this Redis, None while PostgreSQL cannot say, which has its own line."""
+    engine = create_engine(PostgresSettings.from_env(), timeout_s=CHECK_TIMEOUT_S / 2, is_tool=True)
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S / 2):
+            await check_current(engine)
+            other = await why_refused(engine, redis)
+    except (LogUnavailable, SettingsError, TimeoutError):
+        return None
+    finally:
+        await engine.dispose()
+    return Finding("redis", "ok", "no other database feeds it") if other is None else Finding("redis", "fail", other)
 
 
 @asynccontextmanager

@@ -93,7 +93,8 @@ async def check_one_redis(client: Redis, name: str, commands: Sequence[Command])
 
 def _refusal(name: str, refused: Sequence[str]) -> str:
     shown = ", ".join(refused[:_SHOWN_MAX]) + (f" and {len(refused) - _SHOWN_MAX} more" * (len(refused) > _SHOWN_MAX))
-    return f"the user of {name} may not send: {shown}. docs/operate.md has the ACL line of a user who may"
+    keys = "; or the namespace is not that of the user's keys" if len(refused) > _SHOWN_MAX else ""
+    return f"the user of {name} may not send: {shown}. docs/operate.md has the ACL line of a user who may{keys}"
 
 
 def check_views_server(name: str, info: dict[str, Any], *, clustered: bool) -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from cli.checks import RESULTS
 from cli.dev.dev_key import ensure_dev_key
 from tests.support.cli_runner import Tools, tools_on
+from tests.support.servers import Servers
 from tests.support.valkey_cluster import start_node, stop_nodes, wait_until
 
 ROLE = "follows_checked"
@@ -101,6 +103,21 @@ def test_rights_and_schema_are_looked_at(tools: Tools, database_url: str) -> Non
         sql.execute("UPDATE follows_version SET version_num = '0001_initial'")
         [message] = check(tools)["postgres", "fail"]
         assert "run `follows migrate`" in message
+
+
+def test_database_without_tables_has_one_line_and_hides_no_other(tools: Tools, servers: Servers) -> None:
+    name = f"empty_{uuid4().hex[:8]}"
+    servers.administer(f"CREATE DATABASE {name}")
+    found = check(tools, DATABASE_URL=servers.database_url(name))
+    [message] = found["postgres", "fail"]
+    assert "run `follows migrate`" in message
+    assert ("redis", "ok") in found and ("redis", "fail") not in found
+    with psycopg.connect(servers.database_url(name), autocommit=True) as sql:
+        sql.execute("CREATE TABLE follows_version (version_num text)")
+        as_role = servers.database_url(name).replace("postgres@", f"{ROLE}@", 1)
+        [message] = check(tools, DATABASE_URL=as_role)["postgres", "fail"]
+        assert "permission denied" in message
+    servers.administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def test_redis_with_other_settings_is_warned_of_or_refused(tools: Tools, tmp_path: Path) -> None:

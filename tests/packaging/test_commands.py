@@ -23,7 +23,8 @@ def test_operate_md_names_the_same_commands() -> None:
 def test_units_image_and_manifests_run_the_same_commands() -> None:
     deploy = ROOT / "deploy"
     units = {path.stem: path.read_text() for path in (deploy / "systemd").glob("*.service")}
-    assert {name: _words(r"^ExecStart=/opt/follows/bin/(.*)$", text)[0][:2] for name, text in units.items()} == {
+    started = {name.rstrip("@"): _words(r"^ExecStart=/opt/follows/bin/(.*)$", text) for name, text in units.items()}
+    assert {name: words[0][:2] for name, words in started.items()} == {
         f"follows-{name}": ["follows", name] for name in PROCESSES
     }
     compose = _words(r"^    command: (follows .*)$", (deploy / "compose.yaml").read_text())

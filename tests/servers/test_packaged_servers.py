@@ -108,6 +108,8 @@ def test_short_story(world: World) -> None:
         run(world.tools, "rebuild")
         run(world.tools, "rebuild", "--job")
         assert EQUAL in run(world.tools, "verify")
+        checked = world.tools.follows_process("check", "--json").json
+        assert not [found for found in checked["findings"] if found["result"] == "fail"], checked
         before = run(world.tools, "generations")
         for server in (world.redis, world.postgres):
             server.restart()
