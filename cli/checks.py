@@ -159,10 +159,11 @@ async def _redis() -> AsyncIterator[Finding]:
     async with _views() as redis:
         for node in await redis.nodes():
             info = await check_one_redis(node.client, node.name, VIEWS_COMMANDS)
-            weak = check_views_server(node.name, info, clustered=redis.clustered)
+            check_views_server(node.name, info, clustered=redis.clustered)
             yield Finding("redis", "ok", f"{node.name}: {_product(info)}, noeviction; its user may do what is needed")
-            if weak is not None:
-                yield Finding("redis", "warn", weak, "set appendonly yes, so that views survive a restart")
+            if not info.get("aof_enabled"):
+                message = f"{node.name} has no append-only file: after its restart the views must be rebuilt"
+                yield Finding("redis", "warn", message, "set appendonly yes")
             if (entries := await _listpack_entries(node)) is not None and entries < LISTPACK_ENTRIES:
                 yield Finding(
                     "redis",

@@ -68,9 +68,9 @@ async def check_redis(redis: RedisClient) -> None:
                 raise ViewsUnavailable(said=str(error)) from error
             logger.warning("%s does not answer", node.name)
         else:
-            weak = check_views_server(node.name, info, clustered=redis.clustered)
-            if weak is not None:
-                logger.warning("%s", weak)
+            check_views_server(node.name, info, clustered=redis.clustered)
+            if not info.get("aof_enabled"):
+                logger.warning("%s has no append-only file: after its restart the views must be rebuilt", node.name)
     await redis.connect()
 
 
@@ -97,19 +97,13 @@ def _refusal(name: str, refused: Sequence[str]) -> str:
     return f"the user of {name} may not send: {shown}. docs/operate.md has the ACL line of a user who may{keys}"
 
 
-def check_views_server(name: str, info: dict[str, Any], *, clustered: bool) -> str | None:
-    """Return what the views' server could do better, None when nothing. Raises SettingsError where it cannot be used.
-
-    ``info`` is what INFO says.
-    """
+def check_views_server(name: str, info: dict[str, Any], *, clustered: bool) -> None:
+    """Raise SettingsError unless the views' server, of which INFO says ``info``, can be used."""
     if bool(info.get("cluster_enabled")) != clustered:
         raise SettingsError(f"{name} is {'no' if clustered else 'a'} part of a cluster: REDIS_URL must say so")
     policy = info.get("maxmemory_policy", NOEVICTION)
     if policy != NOEVICTION:
         raise SettingsError(f"{name} has maxmemory-policy {policy}: set it to {NOEVICTION}")
-    if info.get("aof_enabled"):
-        return None
-    return f"{name} has no append-only file: after its restart the views must be rebuilt"
 
 
 async def _refused(client: Redis, commands: Sequence[Command]) -> list[str]:
