@@ -23,7 +23,7 @@ STEP: Final = 250
 # After this long a pause is due, and it takes so long. A pause of 0 is not enough: the HTTP server's thread passes a
 # request on only while the event loop waits for something.
 WORK_S: Final = 0.001
-PAUSE_S: Final = 0.001
+PAUSE_S: Final = 0.002
 
 # Generation, the user's number, and the attribute that a list is sorted by.
 ListKey = tuple[int, int, str]
