@@ -20,8 +20,8 @@ from commands.errors import ListsBusy
 ROWS_AT_ONCE: Final = 1_000
 # Rows that are handled before the time is looked at.
 STEP: Final = 250
-# After this long a pause is due, and it takes so long. A pause of 0 is not enough: the HTTP server's thread passes a
-# request on only while the event loop waits for something.
+# Work in one piece, and the pause after it. A pause of 0 is not enough: the HTTP server's thread passes a request on
+# only while the event loop waits for something.
 WORK_S: Final = 0.001
 PAUSE_S: Final = 0.002
 

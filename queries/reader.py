@@ -20,7 +20,7 @@ from projections.views.server_watch import ServerWatch
 from queries.long_lists import LongListLimits, LongLists
 from queries.profile_cache import ProfileCache
 
-# A refused reader comes back after what is left of a build, but not later than this; and so soon when that is unknown.
+# Limit of Retry-After while a view is built, and its value when it is not known how long that takes.
 RETRY_MAX_S: Final = 60
 RETRY_UNKNOWN_S: Final = 2
 
