@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from litestar.routes import HTTPRoute
 
+from api import openapi
 from api.context import ROWS_PER_REQUEST
 from api.kraken.routes import kraken_router
 from api.v1.routes import v1_router
 from queries.long_lists import ROWS_AT_ONCE
 from queries.reader import ReaderLimits
-from tests.support.in_process import InProcess
+from tests.support.in_process import InProcess, in_process
 from tests.support.v1_calls import CALLS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,16 @@ async def test_style_sheet_loads_nothing(service: InProcess, page: str) -> None:
     css = (await service.anybody.get(sheet[1])).text
     assert "@import" not in css
     assert all(url.startswith(("data:", "#")) for url in re.findall(r"url\(['\"]?([^)'\"]*)", css))
+
+
+async def test_document_is_there_without_the_extra_for_the_page(
+    own_settings: dict[str, str], keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openapi, "has_page", lambda: False)
+    async with in_process(own_settings, keys) as service:
+        for path in ("/docs", "/docs/openapi.json"):
+            answer = await service.anybody.get(path)
+            assert answer.status_code == 200 and answer.json()["openapi"].startswith("3."), path
 
 
 async def test_swagger_ui_accepts_the_documents_version(service: InProcess, page: str) -> None:
