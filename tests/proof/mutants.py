@@ -60,6 +60,9 @@ HEALTH: Final = "api/health.py"
 KRAKEN: Final = "api/kraken/middleware.py"
 JUDGE: Final = "projections/state/judge.py"
 OVERVIEW: Final = "commands/coordination/overview.py"
+LONG_LISTS: Final = "queries/long_lists.py"
+ATTRIBUTES: Final = "queries/attributes.py"
+CHANNELS: Final = "queries/channels.py"
 
 # File -> the tests of which one must fail, quick ones first; pytest stops at the first that fails.
 TESTS: Final = {
@@ -150,6 +153,9 @@ TESTS: Final = {
     HEALTH: ("tests/api/test_health.py",),
     KRAKEN: ("tests/api/test_head.py",),
     **dict.fromkeys((JUDGE, OVERVIEW), ("tests/cli/test_status.py",)),
+    **dict.fromkeys(
+        (LONG_LISTS, ATTRIBUTES, CHANNELS), ("tests/queries/test_long_lists.py", "tests/queries/test_channels.py")
+    ),
     **dict.fromkeys(
         (TAIL, OWN_WRITES, VISIBLE, LOOK_UPS), ("tests/api/test_tail.py", "tests/api/test_read_your_writes.py")
     ),
@@ -756,4 +762,58 @@ MUTANTS: Final = (
         JUDGE, "a worker that stopped is none", "if not any(worker.is_alive for worker in workers)", "if not workers"
     ),
     Mutant(OVERVIEW, "the probe's write is taken back", "await connection.rollback()", "await connection.commit()"),
+    Mutant(
+        MIGRATE,
+        "a lock is waited for a second at most",
+        "lock_timeout_ms=MIGRATION_LOCK_TIMEOUT_MS,",
+        "lock_timeout_ms=0,",
+    ),
+    Mutant(MIGRATE, "a lock that is not free is tried again", "if sqlstate(error) not in _LOCK_STATES:", "if True:"),
+    Mutant(
+        SUPERVISE,
+        "the pause is kept whatever happened",
+        "reason(failure))\n        await asyncio.sleep(pause_s)",
+        "reason(failure))\n            continue\n        await asyncio.sleep(pause_s)",
+    ),
+    Mutant(
+        SUPERVISE,
+        "arq starts again after a pause",
+        "reason(failure))\n        await asyncio.sleep(pause)",
+        "reason(failure))\n        await asyncio.sleep(0)",
+    ),
+    Mutant(
+        LONG_LISTS, "no list waits for a slot for ever", "async with asyncio.timeout(self.limits.wait_s):", "if True:"
+    ),
+    Mutant(
+        LONG_LISTS, "few lists are read at once", "asyncio.Semaphore(self.limits.running_max)", "asyncio.Semaphore(99)"
+    ),
+    Mutant(LONG_LISTS, "a list is not kept for ever", "self._clock() >= found.made_at + self.limits.kept_s", "False"),
+    Mutant(LONG_LISTS, "kept lists are bounded", "while self._bytes > self.limits.kept_bytes_max:", "while False:"),
+    Mutant(LONG_LISTS, "work is cut into pieces", "if time.monotonic() >= self._due_at:", "if False:"),
+    Mutant(
+        LONG_LISTS, "a pause lets the server's thread run", "await asyncio.sleep(PAUSE_S)", "await asyncio.sleep(0)"
+    ),
+    Mutant(
+        ATTRIBUTES,
+        "a kept list shows what its caller must see",
+        "if kept is None or not _shows(query, view, kept):",
+        "if kept is None:",
+    ),
+    Mutant(
+        ATTRIBUTES,
+        "a kept list whose user's follows changed is read again",
+        "or (now.total, now.scores) != (kept.length, [kept.newest])",
+        "",
+    ),
+    Mutant(
+        ATTRIBUTES,
+        "a list is read once for those who wait",
+        "if made is not None and is_new and _shows(query, view, made):",
+        "if False:",
+    ),
+    Mutant(
+        ATTRIBUTES, "no list beyond the limit", "if not exists or total > reader.limits.followed_max:", "if not exists:"
+    ),
+    Mutant(ATTRIBUTES, "a lost partition is no attribute", "if position is None or after is None:", "if False:"),
+    Mutant(CHANNELS, "a long page of channels takes a slot", "if len(candidates) > ROWS_AT_ONCE else", "if False else"),
 )
