@@ -11,6 +11,7 @@ from typing import Final
 import click
 import msgspec
 
+from bench.cpu import OthersMeter
 from bench.report import earlier, line, machine, new_report, save
 from bench.result import Result
 from bench.rows import (
@@ -26,6 +27,7 @@ from bench.rows import (
     space,
     status,
     switching,
+    verifying,
     visible,
     writes,
 )
@@ -48,6 +50,7 @@ ROWS: Final[dict[str, Callable[[Testbed], Iterator[Result]]]] = {
     "rebuild": rebuild.run,
     "memory": rebuild.run_memory,
     "switch": switching.run,
+    "verify": verifying.run,
     "space": space.run,
     "celebrity": celebrity.run,
     "start": process.run_start,
@@ -93,7 +96,7 @@ def main(rows: str, quick: bool, graph: Path | None, minutes: float, keep: bool,
 
 def _run(testbed: Testbed, name: str) -> list[Result]:
     """Run one row; one that fails is reported and does not stop the others."""
-    began, found = time.monotonic(), []
+    began, found, others = time.monotonic(), list[Result](), OthersMeter()
     try:
         for result in ROWS[name](testbed):
             found.append(result)
@@ -101,7 +104,10 @@ def _run(testbed: Testbed, name: str) -> list[Result]:
     except Exception as error:
         traceback.print_exc()
         found.append(Result(name, name, "", "", [], invalid=repr(error)))
-    click.echo(f"  ({name}: {time.monotonic() - began:.0f} s)")
+    cores = round(others.cores(), 2)
+    for result in found:
+        result.details["others_cores"] = cores
+    click.echo(f"  ({name}: {time.monotonic() - began:.0f} s; other processes used {cores:g} cores)")
     return found
 
 

@@ -1,5 +1,7 @@
-"""CPU seconds and memory of running processes, each with its children."""
+"""CPU seconds and memory of running processes, each with its children, and what the rest of the machine used."""
 
+import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,9 +13,9 @@ def seconds(pid: int) -> float:
     return sum(_own(process) for process in family(pid))
 
 
-def resident(pid: int) -> int:
-    """Return the resident bytes of a process and its children."""
-    return sum(_resident(process) for process in family(pid))
+def proportional(pid: int) -> int:
+    """Return the bytes of a process and its children (PSS): memory that several share counts once among them."""
+    return sum(_proportional(process) for process in family(pid))
 
 
 def peak(pid: int) -> int:
@@ -43,6 +45,25 @@ class Meter:
         return {name: seconds(pid) - self._before[name] for name, pid in self._pids.items()}
 
 
+class OthersMeter:
+    """The CPU that processes outside of the bench have used since the meter was made.
+
+    Those of the bench are this process and its descendants, which include all servers.
+    """
+
+    def __init__(self) -> None:
+        self._began, self._before = time.monotonic(), self._seconds()
+
+    def cores(self) -> float:
+        """Return their CPU seconds a second. Interrupts belong to nobody and are left out."""
+        return max(0.0, (self._seconds() - self._before) / (time.monotonic() - self._began))
+
+    def _seconds(self) -> float:
+        """Return the CPU seconds of the machine without those of the bench."""
+        spent = psutil.cpu_times()
+        return float(spent.user + spent.nice + spent.system + spent.steal) - seconds(os.getpid())
+
+
 def _own(process: psutil.Process) -> float:
     try:
         times = process.cpu_times()
@@ -51,8 +72,8 @@ def _own(process: psutil.Process) -> float:
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def _resident(process: psutil.Process) -> int:
+def _proportional(process: psutil.Process) -> int:
     try:
-        return int(process.memory_info().rss)
+        return int(process.memory_full_info().pss)
     except psutil.NoSuchProcess:
         return 0

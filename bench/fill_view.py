@@ -47,7 +47,7 @@ async def main() -> FillResult:
                 events = progress.events
                 await asyncio.sleep(0)
 
-            before, views_began = cpu.resident(_pid()), await _views_cpu(redis)
+            before, views_began = cpu.proportional(_pid()), await _views_cpu(redis)
             began, cpu_began = time.perf_counter(), time.process_time()
             await fill(engine, redis, projector, between)
             took, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began

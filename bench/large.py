@@ -47,7 +47,7 @@ def main(follows: int, results: Path) -> None:
                 "projected_per_s": fill.events / fill.seconds,
                 "filler_peak_mb": fill.peak / MEGABYTE,
                 "filler_before_mb": fill.before / MEGABYTE,
-                "valkey_mb": cpu.resident(testbed.pids["valkey"]) / MEGABYTE,
+                "valkey_mb": cpu.proportional(testbed.pids["valkey"]) / MEGABYTE,
                 "machine": about,
             }
     finally:

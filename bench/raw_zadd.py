@@ -1,13 +1,14 @@
-"""The floor of a projection: the same sorted sets written over a raw socket.
+"""The floors of a projection: the same sorted sets written by ZADD over a raw socket.
 
-Both directions of every follow, with the product's keys, members and scores. Commands are grouped by key within batches
-of a rebuild's size, packed beforehand, and sent while the server still answers the previous batch.
+Both directions of every follow, with the product's keys, members and scores. Commands are packed beforehand, and sent
+while the server still answers the previous batch. In log order they are grouped by key within batches of a rebuild's
+size; ``sorted_lists`` writes each list as a whole, in its own order.
 """
 
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from hiredis import pack_command as _pack
@@ -28,6 +29,21 @@ def packed(edges: Sequence[Edge], batch: int = REBUILD_BATCH) -> list[tuple[byte
         commands = list(_commands(part))
         batches.append((b"".join(commands), len(commands)))
     return batches
+
+
+def sorted_lists(edges: Sequence[Edge], batch: int = REBUILD_BATCH) -> list[tuple[bytes, int]]:
+    """Return the same for whole lists in the order of their scores, at most ``batch`` entries in a command."""
+    batches, data, entries, commands = [], list[bytes](), 0, 0
+    for key, fields in _lists(edges).items():
+        rows = sorted(zip(fields[::2], fields[1::2], strict=True))
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            data.append(packed_command(("ZADD", key, *chain.from_iterable(part))))
+            entries, commands = entries + len(part), commands + 1
+            if entries >= batch:
+                batches.append((b"".join(data), commands))
+                data, entries, commands = [], 0, 0
+    return [*batches, (b"".join(data), commands)] if commands else batches
 
 
 def send(path: str, database: int, batches: Sequence[tuple[bytes, int]]) -> float:
@@ -56,13 +72,18 @@ def packed_command(words: Sequence[str | int]) -> bytes:
 
 def _commands(part: Sequence[Edge]) -> Iterator[bytes]:
     """Yield one ZADD for each key of the batch."""
+    for key, fields in _lists(part).items():
+        yield packed_command(("ZADD", key, *fields))
+
+
+def _lists(part: Sequence[Edge]) -> dict[str, list[str | int]]:
+    """Return key -> score, member, score, member, ..."""
     lists: dict[str, list[str | int]] = {}
     for follower, followed, created_at, notifications in part:
         value = score(created_at, notifications)
         lists.setdefault(VIEW.following(follower), []).extend((value, member(followed)))
         lists.setdefault(VIEW.followers(followed), []).extend((value, member(follower)))
-    for key, fields in lists.items():
-        yield packed_command(("ZADD", key, *fields))
+    return lists
 
 
 def _answers(connection: socket.socket) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import msgspec
@@ -79,7 +80,7 @@ def markdown(report: Report) -> str:
     lines = [
         f"# `make bench`, {report.at}",
         "",
-        f"{report.seconds:.0f} s in all. {about}.",
+        f"{report.seconds:.0f} s in all. {about}. {_others(report.results)}",
         "",
         *table(report.results),
         "",
@@ -87,6 +88,15 @@ def markdown(report: Report) -> str:
     for result in report.results:
         lines += [f"**{result.what}** against {result.against or 'nothing'}: {_cpu(result)}", ""]
     return "\n".join(lines)
+
+
+def _others(results: Sequence[Result]) -> str:
+    """Return what other processes used, a sentence."""
+    used = {result.row: result.details["others_cores"] for result in results if "others_cores" in result.details}
+    if not used:
+        return ""
+    most = max(used, key=lambda row: float(used[row]))
+    return f"Other processes used {median(used.values()):g} cores in the median row, {used[most]:g} in the row {most}."
 
 
 def table(results: Sequence[Result]) -> list[str]:
@@ -122,7 +132,8 @@ def _cpu(result: Result) -> str:
         if used:
             costs = ", ".join(f"{name} {spent:.1f}" for name, spent in used.items())
             parts.append(f"CPU us per request of {side}: {costs}")
-    rest = {name: value for name, value in result.details.items() if name not in ("ours", "theirs")}
+    shown_above = ("ours", "theirs", "others_cores")
+    rest = {name: value for name, value in result.details.items() if name not in shown_above}
     return "; ".join([*parts, *(f"{name} {value}" for name, value in rest.items())]) or "no details"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import shlex
 import signal
 import socket
@@ -18,7 +19,7 @@ import psycopg
 from redis import Redis
 
 from bench.cpu import Meter
-from bench.graph import Graph, generate_graph, read
+from bench.graph import SEED, Graph, generate_graph, read
 from bench.settings import BenchSettings
 from cli.dev.dev_key import DEV_ISSUER, ensure_dev_key, sign
 from cli.dev.embedded import embedded
@@ -64,6 +65,7 @@ class Testbed:
         self._made: dict[str, Server] = {}
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._graph: Graph | None = None
+        self._callers_left: list[int] | None = None
         # Follows made by rows: (follower's place, followed's place).
         self.made_follows: set[tuple[int, int]] = set()
         upgrade_database(self.database)
@@ -91,6 +93,16 @@ class Testbed:
             self._graph = read(self.settings.graph) if self.settings.graph else generate_graph()
             load(self.database, self._graph)
         return self._graph
+
+    def fresh_callers(self, count: int) -> list[int]:
+        """Return the places of users who follow at least one other, and whom this has not returned before."""
+        if self._callers_left is None:
+            followers = sorted(self.graph.following)
+            self._callers_left = random.Random(SEED + 1).sample(followers, len(followers))
+        chosen, self._callers_left = self._callers_left[:count], self._callers_left[count:]
+        if len(chosen) < count:
+            raise RuntimeError("all callers of the graph have written: run fewer rows at once")
+        return chosen
 
     def service(self) -> Server:
         """Return the product: a web process and a worker on the graph, up to date with the log, without rate limits."""

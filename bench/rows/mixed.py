@@ -25,6 +25,7 @@ from bench.testbed import Testbed
 
 # More than all rounds together can send.
 WRITES: Final = 600
+WRITES_ALONE: Final = 120_000
 READS_PER_WRITE: Final = 500
 STATUS_SHARE: Final = 0.29
 SINGLE_SHARE: Final = 0.64
@@ -38,7 +39,8 @@ def run(testbed: Testbed) -> Iterator[Result]:
     deep.fill(testbed, graph.open_to_follow[0], HALF_MILLION // testbed.settings.size_divisor)
     callers = callers_of(graph)
     tokens = [testbed.token(graph.ids[place]) for place in callers]
-    writes = [structs.replace(one, kind="write") for one in new_follows(graph, callers, testbed.made_follows)]
+    follows = new_follows(graph, callers, testbed.made_follows, requests=WRITES + WRITES_ALONE)
+    writes = [structs.replace(one, kind="write") for one in follows]
     mixed = Requests(_mixed(graph, len(callers), writes[:WRITES]), tokens, once=True)
     alone = {kind: Requests([one for one in mixed.items if one.kind == kind], tokens) for kind in ("status", "list")}
     alone["write"] = Requests(writes[WRITES:], tokens, once=True)

@@ -13,14 +13,15 @@ from typing import Final
 import httpx
 
 from bench import cpu
-from bench.comparison import Side, compare, details_of
+from bench.comparison import Side, compare, results
 from bench.load import closed, generator
-from bench.result import Result
+from bench.result import Aim, Result
 from bench.rows import floor, status
 from bench.testbed import READY_TIMEOUT_S, Testbed
 
 UNREACHED: Final = "100000000"
 MEGABYTE: Final = 1e6
+WEB_MEMORY_MB: Final = 130
 
 
 def run_start(testbed: Testbed) -> Iterator[Result]:
@@ -37,7 +38,9 @@ def run_start(testbed: Testbed) -> Iterator[Result]:
     yield Result("start", "start to first answer, web", "", "s", times)
     names = [name for name in ("web", "worker", "postgres", "valkey") if name in testbed.pids]
     for name in names:
-        yield Result("start", f"resident memory, {name}", "", "MB", [cpu.resident(testbed.pids[name]) / MEGABYTE])
+        aim = Aim("ours", "<=", WEB_MEMORY_MB) if name == "web" else None
+        used = cpu.proportional(testbed.pids[name]) / MEGABYTE
+        yield Result("start", f"memory (PSS), {name}", "", "MB", [used], [], aim)
 
 
 def run_scale(testbed: Testbed) -> Iterator[Result]:
@@ -47,7 +50,7 @@ def run_scale(testbed: Testbed) -> Iterator[Result]:
     two = Side(server, status.side(testbed).requests, one.check, ["web-two", "worker"])
     compare(testbed, two, one)
     testbed.stop("web-two")
-    yield _compared("scale", "follow-status, two web processes", "one", two, one)
+    yield from results("scale", "follow-status, two web processes", "one", two, one)
 
 
 def run_limits(testbed: Testbed) -> Iterator[Result]:
@@ -58,7 +61,7 @@ def run_limits(testbed: Testbed) -> Iterator[Result]:
     limited = Side(server, status.side(testbed).requests, without.check, ["web-limited", "worker"])
     compare(testbed, limited, without)
     testbed.stop("web-limited")
-    yield _compared("limits", "follow-status with rate limits", "without", limited, without)
+    yield from results("limits", "follow-status with rate limits", "without", limited, without)
 
 
 def run_generator(testbed: Testbed) -> Iterator[Result]:
@@ -77,9 +80,3 @@ def run_generator(testbed: Testbed) -> Iterator[Result]:
             bad += load.bad
     what, invalid = "our own load generator on the no-op route", f"{bad} errors" if bad else ""
     yield Result("generator", what, generator(), "requests/s", own, other, None, invalid)
-
-
-def _compared(row: str, what: str, against: str, ours: Side, theirs: Side) -> Result:
-    details = details_of(ours, theirs)
-    invalid = ours.invalid or theirs.invalid
-    return Result(row, what, against, "requests/s", ours.rates, theirs.rates, None, invalid, details)

@@ -11,17 +11,15 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-import httpx
 import msgspec
 
-from bench.comparison import Side
 from bench.generator import Spec
-from bench.load import SLACK_S, percentile
-from bench.requests import Request, Requests
+from bench.load import SLACK_S, closed, percentile
+from bench.requests import Requests
 from bench.result import Aim, Result
 from bench.rows.deep import live_view
 from bench.rows.status import callers_of
-from bench.rows.writes import new_follows, warm
+from bench.rows.writes import TARGETS, new_follows
 from bench.testbed import READY_TIMEOUT_S, ROOT, Server, Testbed, is_up_to_date, wait_until
 from bench.visibility_probe import ProbeResult, ProbeSpec
 from projections.keys import member
@@ -30,6 +28,10 @@ RATES: Final = (100, 1_000, 5_000)
 AIMED: Final = 1_000
 # Writes probed a second, at most.
 PROBES_MAX: Final = 200
+# More than all rates can send.
+REQUESTS: Final = 120_000
+# With 100 writes a second, a process has looked up all users after this many runs of a second.
+WARM_TRIES: Final = 20
 
 
 def run(testbed: Testbed) -> Iterator[Result]:
@@ -40,9 +42,10 @@ def run(testbed: Testbed) -> Iterator[Result]:
     )
     callers = callers_of(testbed.graph)
     tokens = [testbed.token(testbed.graph.ids[place]) for place in callers]
-    requests = Requests(list(new_follows(testbed.graph, callers, testbed.made_follows)), tokens, once=True)
-    for server in (usual, at_commit):  # as in a process that has run for a while, tokens are verified and users known
-        warm(testbed, Side(server, requests, _anything, []))
+    follows = new_follows(testbed.graph, callers, testbed.made_follows, requests=REQUESTS)
+    requests = Requests(list(follows), tokens, once=True)
+    for server in (usual, at_commit):
+        _warm(testbed, server, requests)
     for rate in RATES:
         probes: dict[str, list[ProbeResult]] = {"answers wait": [], "answers at commit": []}
         for _ in range(testbed.settings.rounds):
@@ -54,8 +57,12 @@ def run(testbed: Testbed) -> Iterator[Result]:
     testbed.stop(at_commit.name)
 
 
-def _anything(_: Request, __: httpx.Response) -> None:
-    """Accept every answer of the warm-up; timed answers are checked by their status and by the view."""
+def _warm(testbed: Testbed, server: Server, requests: Requests) -> None:
+    """Send until the process has verified every token and looked up every user, as one that has run for a while."""
+    wanted = requests.sent + TARGETS
+    for _ in range(WARM_TRIES):
+        if requests.sent < wanted:
+            closed(server.port, requests, 1, testbed.settings.connections, testbed.folder)
 
 
 def _results(what: str, rounds: list[ProbeResult], rate: int) -> Iterator[Result]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from bench.report import line, machine, new_report, save
 from bench.rows import status
 from bench.settings import BenchSettings
@@ -20,8 +22,11 @@ def test_row_status_runs_and_saves_its_results(tmp_path: Path) -> None:
         folder, BenchSettings(seconds=0.3, rounds=1, warm_up_s=0.1, connections=8, graph=graph)
     ) as testbed:
         about = machine(testbed.server_settings())
-        (result,) = status.run(testbed)
+        result, rate = status.run(testbed)
     assert result.verdict in ("met", "not met"), line(result)
-    assert result.details["ours"]["cpu_us_per_request"]["web"] > 0
+    spent = result.details["ours"]["cpu_us_per_request"]
+    assert spent["web"] > 0 and spent["all"] >= spent["web"] + spent["valkey"]
+    assert result.ours == [pytest.approx(1e6 / spent["web"], rel=0.01)]
+    assert rate.unit == "requests/s" and rate.ours[0] > 0
     save(tmp_path / "results", new_report([result], 1.0, about))
     assert {path.name for path in (tmp_path / "results").iterdir()} == {"latest.json", "latest.md", "latest.svg"}
