@@ -812,7 +812,10 @@ MUTANTS: Final = (
         "if False:",
     ),
     Mutant(
-        ATTRIBUTES, "no list beyond the limit", "if not exists or total > reader.limits.followed_max:", "if not exists:"
+        ATTRIBUTES,
+        "no list beyond the limit",
+        "    if total > reader.limits.followed_max:\n        reason",
+        "    if False:\n        reason",
     ),
     Mutant(ATTRIBUTES, "a lost partition is no attribute", "if position is None or after is None:", "if False:"),
     Mutant(CHANNELS, "a long page of channels takes a slot", "if len(candidates) > ROWS_AT_ONCE else", "if False else"),

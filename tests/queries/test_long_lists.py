@@ -15,7 +15,7 @@ from projections.client.client import RedisClient, RedisClientSettings, open_red
 from projections.keys import LEASE_GROUPS, View, member, score
 from projections.signals.progress import Progress, progress_message
 from queries.attributes import Attributes, logins, sorted_users
-from queries.channels import SortKey, live_following, sorted_following
+from queries.channels import SortKey, StreamType, live_following, sorted_following
 from queries.follows import PageRequest
 from queries.long_lists import ROWS_AT_ONCE, LongListLimits, LongLists, Pauses, SortedList, sort_in_slices
 from queries.reader import ANY_POSITION, MinPosition, Reader, ReaderLimits
@@ -268,6 +268,21 @@ async def test_many_live_channels_are_read_in_slices(world: World) -> None:
     page = await live_following(process.reader, FAN, "playlist", PageRequest(10, offset=100), as_written="fan")
     assert page.total == 125
     assert [one.profile.number for one in page.channels] == [n for n in NUMBERS[249::-1] if n % 2 == 0][100:110]
+
+
+async def test_many_live_channels_of_a_kind_need_a_slot_also_when_the_list_is_kept(world: World) -> None:
+    for number in NUMBERS[: ROWS_AT_ONCE + 1]:
+        await world.user(number, f"n{number}", Broadcast(viewers=number, is_playlist=True))
+    process = Process(world, wait_s=0.02)
+
+    async def total(kind: StreamType) -> int:
+        return (await live_following(process.reader, FAN, kind, PageRequest(10), as_written="fan")).total
+
+    assert await total("playlist") == ROWS_AT_ONCE + 1
+    async with process.reader.long_lists.slot():
+        assert await total("all") == ROWS_AT_ONCE + 1
+        with pytest.raises(ListsBusy):
+            await total("playlist")
 
 
 def made(length: int, at: float = 0.0) -> SortedList:
