@@ -7,15 +7,17 @@ import psycopg
 
 # An administrator may still write, and end what others run.
 _ADMINISTRATOR = "-c default_transaction_read_only=off"
+_END = """SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_start <= %s"""
 
 
 def end_sessions(url: str) -> None:
-    """End all other sessions of the database."""
+    """End all other sessions of the database that have begun before this call."""
     with psycopg.connect(url, autocommit=True, options=_ADMINISTRATOR) as sql:
-        sql.execute(
-            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        begun = sql.execute("SELECT clock_timestamp()").fetchone()
+        # Twice at least: a session that is just beginning is listed a moment later.
+        while sql.execute(_END, begun).fetchall() or sql.execute(_END, begun).fetchall():
+            pass
 
 
 def set_default(url: str, setting: str) -> None:
