@@ -91,6 +91,7 @@ class ProjectionLoop:
         self._disconnects = 0
         self._check_at = 0.0
         self._publish_from = 0.0
+        self._before: Projector | None = None
 
     def wake(self) -> None:
         """Make the loop read the log and the pointer now."""
@@ -145,6 +146,8 @@ class ProjectionLoop:
         try:
             await projector.load()
             await self._feeding.confirm()
+            await projector.go_on_from(self._before, self._pointer.replaces)
+            self._before = projector
             await self._project(projector)
         except LogChanged:  # what was made from another log must not be served
             if not await self._feeding.judge(self._pointer.record, view):
@@ -269,9 +272,8 @@ class ProjectionLoop:
         if is_live and not self._has_disconnected() and time.monotonic() >= self._publish_from:
             groups = whole_lease_groups(projector.view, projector.fences)
             generation, changed = projector.view.generation, projector.changed
-            message = progress_message(
-                projector.position, groups, generation, changed, projector.checkpointed, self.leases.store
-            )
+            at, store, replaces = projector.checkpointed, self.leases.store, self._pointer.replaces
+            message = progress_message(projector.position, groups, generation, changed, at, store, replaces)
             if await self._wakeup.publish(LogNames.applied_channel, [message]):
                 projector.changed = set()
             else:  # a queue that is away must not slow the projection down; waiting callers poll the views in the end

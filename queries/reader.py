@@ -117,7 +117,7 @@ class Reader:
     ) -> None:
         """Read through ``redis``. ``progress`` ends waits early if it receives the workers' reports.
 
-        ``on_switch`` is called at every switch, for other caches of numbers: the new view may be of another log.
+        ``on_switch`` is called when the new view may be of another log, for other caches of numbers.
         ``watch`` and ``feeder`` know why the live view cannot be trusted; the owner of ``watch`` starts it.
         """
         self.redis = redis
@@ -133,8 +133,7 @@ class Reader:
         self._clock = clock
         self._view: View | None = None
         self._generation = 0
-        self._view_until = 0.0
-        self._seen_at = 0.0
+        self._view_until = self._seen_at = 0.0
         # Returns the seconds until the next view is built, None when that is not known.
         self.build_left_s: Callable[[], float | None] = lambda: None
         self.long_lists = LongLists(clock, self.limits.long_lists)
@@ -189,9 +188,12 @@ class Reader:
             if self._watch is not None:
                 self._watch.expect(found.evicted)
             before, self._generation = self._generation, found.view.generation
-            if before not in (0, self._generation):
-                self.progress.reset(self._generation)  # progress of another generation says nothing about this one
-                self.invalidate_numbers()
+            if before == 0:
+                self.progress.begin(self._generation)
+            elif before != self._generation:
+                self.progress.reset(self._generation, found.replaces)  # that of another one says nothing about this one
+                if before != found.replaces:
+                    self.invalidate_numbers()
 
     def _is_trusted(self) -> bool:
         return self._feeder.problem is None and (self._watch is None or self._watch.problem is None)

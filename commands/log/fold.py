@@ -91,6 +91,10 @@ _CHANGED: Final = {
     "following": text(f"SELECT DISTINCT object FROM events WHERE {_BETWEEN} AND subject = :number"),
     "followers": text(f"SELECT DISTINCT subject FROM events WHERE {_BETWEEN} AND object = :number"),
 }
+_CHANGED_USERS: Final = text(
+    """SELECT DISTINCT subject FROM events
+    WHERE position > :after AND position <= :up_to AND subject = object LIMIT :limit"""
+)
 _PROFILE_POSITIONS: Final = text(
     """SELECT n.number, e.position FROM unnest(CAST(:numbers AS bigint[])) AS n (number)
     CROSS JOIN LATERAL (
@@ -196,6 +200,12 @@ async def changed_others(engine: Engine, side: Side, number: int, after: int, up
     async with long_query(engine) as connection:
         parameters = {"after": after, "up_to": up_to, "number": number}
         return set((await connection.execute(_CHANGED[side], parameters)).scalars()) - {number}
+
+
+async def changed_users(engine: Engine, after: int, up_to: int, limit: int) -> list[int] | None:
+    """Return whose own data changed after ``after``, up to ``up_to``; None for more than ``limit`` users."""
+    found = await fetch(engine, _CHANGED_USERS, {"after": after, "up_to": up_to, "limit": limit + 1})
+    return [number for (number,) in found] if len(found) <= limit else None
 
 
 async def profile_positions(engine: Engine, numbers: Sequence[int]) -> dict[int, int]:

@@ -23,6 +23,7 @@ from projections.projector.history import ViewHistory
 from projections.projector.parking import ParkedPairs
 from projections.projector.read_words import ReadWords
 from projections.projector.refused import find_refused, rejected_events
+from projections.signals.progress import changed_since
 from projections.views.freezes import Freezes
 from projections.views.generations import checkpoints
 
@@ -92,6 +93,18 @@ class Projector:
         refused = await self._apply({partition: PartitionBatch() for partition in self.fences}, self.checkpointed)
         if refused:
             raise BatchRefused(refused, "refuse even an empty batch")
+
+    async def go_on_from(self, before: Projector | None, replaced: int) -> None:
+        """Take over the changed profiles that ``before`` has not reported, if it projected the generation ``replaced``
+        of the same log. A partition that it did not project may have had changes that nobody reported."""
+        if (
+            before is not None
+            and before.changed is not None
+            and before.view.generation == replaced
+            and self.fences.keys() <= before.fences.keys()
+        ):
+            since = await changed_since(self._engine, before.position, self.position)
+            self.changed = None if since is None else before.changed.union(since)
 
     async def refresh_parked(self) -> None:
         """Read which pairs have parked events: later events of these pairs must wait, too."""

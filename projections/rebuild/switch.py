@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import uuid4
 
 from commands.coordination import leases
@@ -22,9 +22,10 @@ from commands.log import event_log as log
 from projections.client.client import RedisClient
 from projections.errors import Fenced, NotSwitched, ViewLost
 from projections.feeding.feeders import require_feeder
+from projections.feeding.histories import strange_checkpoints
 from projections.keys import LEASE_GROUPS, LogNames, View
 from projections.projector.projector import Projector
-from projections.signals.progress import progress_message
+from projections.signals.progress import changed_since, progress_message
 from projections.signals.wakeups import Wakeup
 from projections.views import generations
 from projections.views.feeder_record import store_of
@@ -35,6 +36,16 @@ logger: Final = logging.getLogger(__name__)
 # A try must be over well before FREEZE_MAX_S.
 SWITCH_TRY_S: Final = 1.0
 SWITCH_TRIES_MAX: Final = 10
+
+
+class _Replaced(NamedTuple):
+    """The generation that a switch replaces, if it is of the same log, else 0, and the position that all of it had."""
+
+    generation: int
+    position: int
+
+
+_NOTHING: Final = _Replaced(0, 0)
 
 
 async def switch_readers(
@@ -55,20 +66,22 @@ async def switch_readers(
     view, old = projector.view, await generations.live_view(redis)
     freezes = Freezes(engine, redis)
     try:
+        replaced = _NOTHING
         if old is None or old == view:
             fence = await leases.next_fence(engine)
             await projector.check()
             await _point(redis, projector, fence)
         else:
             for _ in range(tries_max):
-                if await _replace(engine, redis, freezes, old, projector, try_s):
+                if (done := await _replace(engine, redis, freezes, old, projector, try_s)) is not None:
+                    replaced = done
                     break
             else:
                 raise NotSwitched
     finally:
         await projector.close()
     await set_state(engine, view.generation, "live")
-    await _announce(redis, wakeup, projector)
+    await _announce(engine, redis, wakeup, projector, replaced)
     logger.info("generation %d is live", view.generation)
 
 
@@ -79,8 +92,8 @@ async def _replace(
     old: View,
     projector: Projector,
     try_s: float,
-) -> bool:
-    """Switch while the old view is frozen. Return False, with nothing changed, if that takes longer than ``try_s``.
+) -> _Replaced | None:
+    """Switch while the old view is frozen. Return None, with nothing changed, if that takes longer than ``try_s``.
 
     The fence comes before the freeze: a process that breaks the freeze draws a higher one. So a try in which this
     process has broken another freeze would be refused, too, and is made again.
@@ -92,7 +105,7 @@ async def _replace(
                 *[_freeze(freezes, old, partition, token) for partition in range(old.partitions)]
             )
             if freezes.broken != broken:
-                return False
+                return None
             head = (await log.head(engine)).position  # a view of another log may be beyond its end
             end = min(max(frozen), head)
             await projector.write_checkpoints()
@@ -101,20 +114,25 @@ async def _replace(
                 await projector.write_checkpoints()
             await projector.check()  # if this process was stopped, another build may have deleted the view meanwhile
             if projector.position < end:  # Redis lost a partition's last writes
-                return False
-        await _point(redis, projector, fence, old)
+                return None
+            is_same_log = not await strange_checkpoints(engine, redis, old)
+        replaced = _Replaced(old.generation, min(frozen)) if is_same_log else _NOTHING
+        await _point(redis, projector, fence, old, replaced)
         await generations.retire(redis, old, fence)
     except TimeoutError:
-        return False
+        return None
     finally:  # retired partitions ignore it
         await asyncio.gather(*[freezes.unfreeze(old, partition, token) for partition in range(old.partitions)])
-    return True
+    return replaced
 
 
-async def _point(redis: RedisClient, projector: Projector, fence: int, old: View | None = None) -> None:
+async def _point(
+    redis: RedisClient, projector: Projector, fence: int, old: View | None = None, replaced: _Replaced = _NOTHING
+) -> None:
     """Move the pointer, with ``old`` only from there: a worker may have taken it away. Raises Fenced."""
     evicted = await generations.evicted_at_begin(redis, projector.view)
-    if not await generations.switch(redis, projector.view, fence, projector.position, evicted, old):
+    view, since = projector.view, projector.position
+    if not await generations.switch(redis, view, fence, since, evicted, old, replaced.generation):
         raise Fenced("the live pointer")
 
 
@@ -126,18 +144,25 @@ async def _freeze(freezes: Freezes, view: View, partition: int, token: str) -> i
         return 0
 
 
-async def _announce(redis: RedisClient, wakeup: Wakeup, projector: Projector) -> None:
+async def _announce(
+    engine: Engine, redis: RedisClient, wakeup: Wakeup, projector: Projector, replaced: _Replaced
+) -> None:
     """Publish the new view's progress and wake the workers. If that fails, they find the new pointer within a second.
 
-    Profiles that readers have cached were read from the old view at another moment, so none of them may be kept.
+    Readers keep the profiles that they have read from a view of the same log, but for those that have changed since.
     """
+    changed = None
     try:
         await projector.check()  # if this process was stopped since its last step, Redis may have lost writes
         store = await store_of(redis)
+        if replaced.generation:
+            changed = await changed_since(engine, replaced.position, projector.position)
     except (Fenced, ViewLost, Unavailable) as error:
         logger.info("generation %d is not announced: %s", projector.view.generation, error)
         return
     generation = projector.view.generation
-    message = progress_message(projector.position, range(LEASE_GROUPS), generation, None, store=store)
+    message = progress_message(
+        projector.position, range(LEASE_GROUPS), generation, changed, store=store, replaces=replaced.generation
+    )
     await wakeup.publish(LogNames.applied_channel, [message])
     wakeup.send(projector.position)

@@ -10,18 +10,22 @@ from typing import Final, Protocol
 
 import msgspec
 
+from commands.db.postgres import Engine
+from commands.log.fold import changed_users
 from projections.keys import LEASE_GROUPS, lease_group_of
 
 # A message that would name more changed profiles than these names none: dropping all cached ones is less work then.
 CHANGED_MAX: Final = 1_000
+# A switch looks through so many events for changed profiles, some milliseconds.
+EVENTS_MAX: Final = 100_000
 # The message of a worker that projects nothing now, but can read the log.
 READS_THE_LOG: Final = b"0"
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
     """How far a worker is: ``position``, the lease ``groups`` that have reached it, the generation, the users whose
-    profiles changed (None: perhaps all), partition -> checkpoint of all that the worker projects, and the word of the
-    Redis that it projects into.
+    profiles changed (None: perhaps all), partition -> checkpoint of all that the worker projects, the word of the
+    Redis that it projects into, and the generation that this one replaces, as the pointer has it.
 
     A newer version may append fields, which are ignored here; a field that is missing has its default.
     """
@@ -32,6 +36,7 @@ class _Message(msgspec.Struct, array_like=True, gc=False):
     changed: list[int] | None = None
     partitions: dict[int, int] = {}
     store: str = ""
+    replaces: int = 0
 
 
 _messages: Final = msgspec.json.Decoder(_Message)
@@ -73,19 +78,20 @@ class Progress:
 
     @property
     def generation(self) -> int:
-        """Return the generation of the last message; 0 before the first one."""
+        """Return the generation of the last message, or the one that was read before it; 0 before either."""
         return self._generation
 
     def subscribe(self, watcher: Watcher, on_switch: Callable[[], None]) -> None:
         """Report changed profiles to ``watcher``, before any wait ends, and call ``on_switch`` when the workers publish
-        the progress of another generation."""
+        the progress of a generation that may be of another history of the log."""
         self._watchers.append(watcher)
         self._on_switch.append(on_switch)
 
     def on_message(self, message: bytes | None) -> None:
         """Take in a worker's message; None means that some may have been missed.
 
-        The first message of another generation resets everything: the log may have been restored to an older state.
+        The first message of another generation resets everything, but for profiles, numbers and logins when it replaces
+        the generation before: otherwise the log may have been restored to an older state.
         """
         if message is None:
             for watcher in self._watchers:
@@ -98,7 +104,7 @@ class Progress:
         if told.store != self._store and told.store and self._store:  # another Redis is fed from this log, too
             return
         position, groups, partitions = told.position, told.groups, told.partitions
-        changed = None if self.reset(told.generation) else told.changed
+        changed = told.changed if self.reset(told.generation, told.replaces) else None
         high_waters = self._high_waters
         for partition, at in partitions.items():
             if at > high_waters.get(partition, 0):
@@ -126,15 +132,24 @@ class Progress:
             self._store = store
             self.clear()
 
-    def reset(self, generation: int) -> bool:
-        """Start over with ``generation``; return False, with nothing changed, if it is the one known already."""
-        if generation == self._generation:
-            return False
-        self._generation = generation
+    def begin(self, generation: int) -> None:
+        """Take ``generation`` for that of the first message, unless there was one: nothing is dropped."""
+        self._generation = self._generation or generation
+
+    def reset(self, generation: int, replaces: int = 0) -> bool:
+        """Start over with ``generation``, unless it is known already.
+
+        Return whether what was read from the view before is right in this one, which ``replaces`` that generation.
+        """
+        before, self._generation = self._generation, generation
+        if generation == before:
+            return True
         self.clear()
+        if before and before == replaces:
+            return True
         for call in self._on_switch:
             call()
-        return True
+        return False
 
     def clear(self) -> None:
         """Drop all that was reported: it is of another view, or of another history of the log."""
@@ -178,6 +193,11 @@ def _give_up(future: asyncio.Future[bool]) -> None:
         future.set_result(False)
 
 
+async def changed_since(engine: Engine, after: int, up_to: int) -> list[int] | None:
+    """Return whose profiles changed after a position, up to another one, for ``progress_message``; None: too many."""
+    return None if up_to - after > EVENTS_MAX else await changed_users(engine, after, up_to, CHANGED_MAX)
+
+
 def progress_message(
     position: int,
     groups: Iterable[int],
@@ -185,12 +205,13 @@ def progress_message(
     changed: Collection[int] | None = (),
     partitions: Mapping[int, int] | None = None,
     store: str = "",
+    replaces: int = 0,
 ) -> bytes:
     """Return a ``_Message`` for ``Progress.on_message``, to be published on the log's ``applied_channel``.
 
     ``changed`` are the users with new profiles, None for too many to name; ``partitions`` the checkpoints of all
-    partitions that the worker projects, in the Redis of the word ``store``.
+    partitions that the worker projects, in the Redis of the word ``store``; ``replaces`` is as in the pointer.
     """
     numbers = None if changed is None or len(changed) > CHANGED_MAX else list(changed)
-    told = _Message(position, list(groups), generation, numbers, dict(partitions or {}), store)
+    told = _Message(position, list(groups), generation, numbers, dict(partitions or {}), store, replaces)
     return msgspec.json.encode(told)

@@ -44,6 +44,7 @@ class _Pointer(msgspec.Struct, frozen=True):
     fence: int = 0
     since: int = 0
     evicted: dict[str, int] = {}
+    replaces: int = 0
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -70,13 +71,15 @@ class Live(msgspec.Struct, frozen=True):
     switch. A partition before that position has lost more than its tail: it is half-built.
 
     ``evicted``: run_id of a server -> evicted_keys when the build of the view began, without zeros.
-    ``fence`` is that of the switch.
+    ``fence`` is that of the switch. ``replaces`` is the generation that was live until then if it was of the same log,
+    else 0: numbers, logins and profiles that were read from that one are right in this one.
     """
 
     view: View
     since: int
     evicted: dict[str, int] = {}
     fence: int = 0
+    replaces: int = 0
 
 
 async def read_pointer(redis: RedisClient) -> Live | None:
@@ -88,8 +91,8 @@ def decode_pointer(raw: bytes | None) -> Live | None:
     """Return the content of the pointer; None when Redis holds none."""
     if raw is None:
         return None
-    pointer = msgspec.json.decode(raw, type=_Pointer)
-    return Live(View(pointer.generation, pointer.partitions), pointer.since, pointer.evicted, pointer.fence)
+    at = msgspec.json.decode(raw, type=_Pointer)
+    return Live(View(at.generation, at.partitions), at.since, at.evicted, at.fence, at.replaces)
 
 
 async def live_view(redis: RedisClient) -> View | None:
@@ -105,13 +108,15 @@ async def switch(
     since: int = 0,
     evicted: Mapping[str, int] | None = None,
     only_from: View | None = None,
+    replaces: int = 0,
 ) -> bool:
     """Make ``view`` live in one atomic step. Return False if a higher fence has switched already.
 
-    ``since`` is the position that all its partitions have reached, ``evicted`` is as in Live. With ``only_from`` the
-    answer is also False when that is not the live view any more.
+    ``since`` is the position that all its partitions have reached, ``evicted`` and ``replaces`` are as in Live. With
+    ``only_from`` the answer is also False when that is not the live view any more.
     """
-    pointer = msgspec.json.encode(_Pointer(view.generation, view.partitions, fence, since, dict(evicted or {})))
+    content = _Pointer(view.generation, view.partitions, fence, since, dict(evicted or {}), replaces)
+    pointer = msgspec.json.encode(content)
     only = "" if only_from is None else only_from.generation
     return bool(await redis.run(POINT, [POINTER], [fence, pointer, only]))
 

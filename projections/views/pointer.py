@@ -29,8 +29,9 @@ class LivePointer:
     def __init__(self, redis: RedisClient) -> None:
         self._redis = redis
         self._last: View | None = None
-        # The feeder's record, as it was last read.
+        # The feeder's record, as it was last read, and the generation that the live view replaces.
         self.record: bytes | None = None
+        self.replaces = 0
         self._retry_at = 0.0
 
     async def view(self) -> View | None:
@@ -57,5 +58,5 @@ class LivePointer:
         except (ViewsUnavailable, TimeoutError):
             self._retry_at = time.monotonic() + POINTER_RETRY_S
             return False
-        self._last = None if found is None else found.view
+        self._last, self.replaces = (None, 0) if found is None else (found.view, found.replaces)
         return True

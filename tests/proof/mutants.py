@@ -89,6 +89,7 @@ TESTS: Final = {
     ),
     REFUSED: ("tests/projections/projector/test_parking.py",),
     LOOP: (
+        "tests/projections/rebuild/test_kept_over_a_switch.py",
         "tests/projections/projector/test_projector.py",
         "tests/projections/projector/test_parking.py",
         "tests/projections/feeding/test_lost_tail.py",
@@ -113,7 +114,8 @@ TESTS: Final = {
     ),
     LEASED: ("tests/projections/test_take_over.py",),
     IDENTITY: ("tests/commands/db/test_identity.py",),
-    **dict.fromkeys((PROGRESS, LEASE_SHARES), ("tests/projections/feeding/test_two_redis.py",)),
+    LEASE_SHARES: ("tests/projections/feeding/test_two_redis.py",),
+    PROGRESS: ("tests/projections/rebuild/test_kept_over_a_switch.py", "tests/projections/feeding/test_two_redis.py"),
     **dict.fromkeys((FEEDER_CHECK, LIVE_POINTER), ("tests/projections/feeding/test_feeder_check.py",)),
     **dict.fromkeys(
         (FEEDERS, ADOPT, SWAP),
@@ -122,6 +124,7 @@ TESTS: Final = {
     LEASES: ("tests/commands/coordination/test_lease_watch.py",),
     **dict.fromkeys((FREEZES, FENCE_POINTER, UNFREEZE, RETIRE), ("tests/projections/views/test_freezes.py",)),
     SWITCH: (
+        "tests/projections/rebuild/test_kept_over_a_switch.py",
         "tests/projections/rebuild/test_stopped_builder.py",
         "tests/projections/views/test_freezes.py",
         "tests/projections/feeding/test_feeders.py",
@@ -147,7 +150,11 @@ TESTS: Final = {
         ),
     ),
     **dict.fromkeys((WATCH, EVICTIONS), ("tests/projections/rebuild/test_evictions.py",)),
-    READER: ("tests/queries/test_reader.py", "tests/projections/rebuild/test_evictions.py"),
+    READER: (
+        "tests/queries/test_reader.py",
+        "tests/projections/rebuild/test_kept_over_a_switch.py",
+        "tests/projections/rebuild/test_evictions.py",
+    ),
     LOOKS: ("tests/commands/log/test_looks.py",),
     **dict.fromkeys((KEY_SET, JWKS), ("tests/api/auth/test_algorithms.py", "tests/api/auth/test_jwks.py")),
     HEALTH: ("tests/api/test_health.py",),
@@ -819,4 +826,21 @@ MUTANTS: Final = (
     ),
     Mutant(ATTRIBUTES, "a lost partition is no attribute", "if position is None or after is None:", "if False:"),
     Mutant(CHANNELS, "a long page of channels takes a slot", "if len(candidates) > ROWS_AT_ONCE else", "if False else"),
+    Mutant(
+        SWITCH, "a view that is not of the log is not replaced", "if is_same_log else _NOTHING", "if True else _NOTHING"
+    ),
+    Mutant(
+        SWITCH,
+        "profiles that changed at a switch are named",
+        "            changed = await changed_since(engine, replaced.position, projector.position)",
+        "            changed = []",
+    ),
+    Mutant(PROGRESS, "only what a generation replaces is kept", "if before and before == replaces:", "if before:"),
+    Mutant(READER, "numbers of another log are dropped", "if before != found.replaces:", "if False:"),
+    Mutant(LOOP, "changes that were not reported are", "else before.changed.union(since)", "else set(since)"),
+    Mutant(
+        LOOP, "changes since the last report are reported", "else before.changed.union(since)", "else before.changed"
+    ),
+    Mutant(LOOP, "partitions of others", "            and self.fences.keys() <= before.fences.keys()\n", ""),
+    Mutant(LOOP, "of the replaced view only", "and before.view.generation == replaced", "and replaced"),
 )
