@@ -20,9 +20,11 @@ DECLARE
     base timestamptz;
     too_many bigint[] := '{}';
     later bigint[] := '{}';
+    erased bigint[];
 BEGIN
     PERFORM pg_advisory_xact_lock(log_lock());
     base := next_recorded_at();
+    erased := ARRAY(SELECT x.number FROM erasures x WHERE x.number = ANY(subjects || objects));
     IF following_max IS NULL THEN
         PERFORM delete_follow_counts(subjects);
     ELSE
@@ -47,14 +49,16 @@ BEGIN
                base + (o.ord - 1) * interval '1 microsecond', o.data, o.command_id
         FROM (
             SELECT * FROM input i
-            WHERE NOT EXISTS (SELECT FROM erasures x WHERE x.number IN (i.subject, i.object))
+            WHERE NOT (i.subject = ANY(erased) OR i.object = ANY(erased))
               AND (i.command_id IS NULL
                    OR NOT EXISTS (SELECT FROM command_answers a WHERE a.command_id = i.command_id))
               AND NOT i.ord = ANY(too_many || later)
             ORDER BY i.ord
         ) o
         ON CONFLICT (subject, object, version) DO NOTHING
-        RETURNING position, subject, object, recorded_at, type
+        RETURNING position, subject, recorded_at, type
+    ), numbered AS ( -- the time of an event says which row it was
+        SELECT n.*, microseconds(n.recorded_at) - microseconds(base) + 1 AS ord FROM inserted n
     ), counted AS (
         UPDATE follow_counts c SET following = c.following + n.change
         FROM (SELECT subject,
@@ -63,16 +67,14 @@ BEGIN
         WHERE following_max IS NOT NULL AND c.number = n.subject
     ), answered AS (
         INSERT INTO command_answers (command_id, request_hash, position)
-        SELECT i.command_id, i.request_hash, n.position
-        FROM inserted n JOIN input i USING (subject, object)
-        WHERE i.command_id IS NOT NULL
+        SELECT command_ids[n.ord], request_hashes[n.ord], n.position FROM numbered n
+        WHERE command_ids[n.ord] IS NOT NULL
     ), batch AS (
         INSERT INTO batches (last_position, word)
         SELECT max(position), random_word() FROM inserted HAVING count(*) > 0
         RETURNING word
     )
-    SELECT i.ord, n.position, n.recorded_at, b.word
-    FROM inserted n JOIN input i USING (subject, object) CROSS JOIN batch b
+    SELECT n.ord, n.position, n.recorded_at, b.word FROM numbered n CROSS JOIN batch b
     UNION ALL
     SELECT t.ord, NULL, NULL, NULL FROM unnest(too_many) AS t (ord);
 END $$;
