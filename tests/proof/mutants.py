@@ -231,7 +231,7 @@ MUTANTS: Final = (
     ),
     Mutant(APPEND, "a version that is taken is left out", "ON CONFLICT (subject, object, version) DO NOTHING", ""),
     Mutant(APPEND, "the order of the arrays", "ORDER BY i.ord\n", "ORDER BY i.ord DESC\n"),
-    Mutant(APPEND, "only commands with a key have answers", "WHERE i.command_id IS NOT NULL", ""),
+    Mutant(APPEND, "only commands with a key have answers", "WHERE command_ids[n.ord] IS NOT NULL", ""),
     Mutant(
         APPEND,
         "the lock of an answer without event",
@@ -574,7 +574,12 @@ MUTANTS: Final = (
         "            await projector.check()  # if this",
         "            pass  # if this",
     ),
-    Mutant(SWITCH, "no switch from a view that was taken away", ", evicted, old)", ", evicted)"),
+    Mutant(
+        SWITCH,
+        "no switch from a view that was taken away",
+        ", evicted, old, replaced.generation)",
+        ", evicted, None, replaced.generation)",
+    ),
     Mutant(EVENT_LOG, "no word from a standby", "        if is_standby:\n", "        if False:\n"),
     Mutant(FREEZES, "a freeze ends", "        elif now - since >= self._max_s:", "        elif False:"),
     Mutant(FREEZES, "two seconds", "        elif now - since >= self._max_s:", "        elif True:"),
@@ -611,7 +616,7 @@ MUTANTS: Final = (
     Mutant(
         SWITCH,
         "a try that has broken a freeze is made again",
-        "            if freezes.broken != broken:\n                return False\n",
+        "            if freezes.broken != broken:\n                return None\n",
         "",
     ),
     Mutant(ANSWERS, "answers stay until the views have passed", ", 0) <= :passed", ", 0) IS NOT NULL"),

@@ -114,6 +114,20 @@ async def test_switch_that_a_process_has_missed_drops_numbers(
     assert not caches.are_kept
 
 
+async def test_numbers_that_were_read_from_the_old_view_after_the_message_are_dropped_with_the_pointer(
+    engine: Engine, redis: RedisClient, queue: QueueSettings
+) -> None:
+    """A process may still use the old view for a moment when it has heard of the new one, which is of another log."""
+    old, caches = await built(engine, redis, queue), Caches(redis)
+    await caches.fill_from_the_view()
+    caches.progress.on_message(progress_message(1, [0], old.generation + 1))
+    assert not caches.are_kept
+    caches.fill()
+    await generations.switch(redis, View(old.generation + 1, 64))
+    await caches.reader.view(refresh=True)
+    assert not caches.are_kept
+
+
 async def test_switch_from_a_view_beyond_the_log_drops_numbers(
     engine: Engine, redis: RedisClient, raw_redis: Plain, queue: QueueSettings
 ) -> None:
