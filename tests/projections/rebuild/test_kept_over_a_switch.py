@@ -123,7 +123,7 @@ async def test_numbers_that_were_read_from_the_old_view_after_the_message_are_dr
     caches.progress.on_message(progress_message(1, [0], old.generation + 1))
     assert not caches.are_kept
     caches.fill()
-    await generations.switch(redis, View(old.generation + 1, 64))
+    assert await generations.switch(redis, View(old.generation + 1, 64), 2**40)
     await caches.reader.view(refresh=True)
     assert not caches.are_kept
 
