@@ -20,6 +20,7 @@ from queries.reader import Reader
 from tests.support.fixtures import Plain
 from tests.support.live_view import ONLY_WOKEN, projecting, up_to_date_view
 from tests.support.rebuilds import built, rebuilt, undone
+from tests.support.small_world import catch_up
 from tests.support.waiting import until
 
 
@@ -230,5 +231,21 @@ async def test_unreported_changes_are_taken_over_for_the_same_partitions_of_the_
     await projector.go_on_from(earlier, replaced)
     assert projector.changed == kept
     await projector.go_on_from(None, replaced)
+    for one in (earlier, projector):
+        await one.close()
+
+
+async def test_changes_between_both_views_are_taken_over(engine: Engine, redis: RedisClient) -> None:
+    """Their events were projected by the builder alone."""
+    for generation in (1, 2):
+        await generations.prepare(redis, View(generation, 4), None, 0)
+    earlier, projector = (Projector(engine, redis, View(one, 4), dict.fromkeys(range(4), 1)) for one in (1, 2))
+    await earlier.load()
+    number = await changed(engine, "new")
+    await projector.load()
+    await catch_up(projector)
+    earlier.changed = {7_000}
+    await projector.go_on_from(earlier, 1)
+    assert projector.changed == {7_000, number}
     for one in (earlier, projector):
         await one.close()
