@@ -14,7 +14,8 @@ from projections.signals.progress import Progress, progress_message
 from projections.views import generations
 from queries import users
 from queries.follows import FollowRow, FollowState, PageRequest, follow_state, page
-from queries.reader import ANY_POSITION, RETRY_MAX_S, RETRY_UNKNOWN_S, AnswerPart, MinPosition, Reader, ReaderLimits
+from queries.reader import ANY_POSITION, RETRY_MAX_S, RETRY_UNKNOWN_S, AnswerPart, MinPosition, Reader
+from queries.reader_limits import ReaderLimits
 from tests.support.fixtures import Plain
 from tests.support.handmade_view import VIEW, put_list, put_user, until_a_read_waits
 from tests.support.waiting import until

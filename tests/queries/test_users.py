@@ -9,7 +9,8 @@ from commands.users import Profile, blank
 from projections.keys import LEASE_GROUPS, member
 from projections.signals.progress import Progress, progress_message
 from queries.channels import channels
-from queries.reader import Reader, ReaderLimits
+from queries.reader import Reader
+from queries.reader_limits import ReaderLimits
 from queries.users import ProfileWithCounts, cached_profiles, number_of_id, number_of_login, profile
 from tests.support.fixtures import Plain
 from tests.support.handmade_view import VIEW, put_list, put_user, until_a_read_waits
