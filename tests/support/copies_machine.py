@@ -123,16 +123,16 @@ class CopiesWorld:
             assert await tail.wait_until(lambda tail=tail, now=now: tail.has_looked_since(now))  # type: ignore[misc]
         sent = {"X-Request-Id": "the-same", **headers}
         first, plain, second = [await client.get(path, headers=sent) for client in (one, other, one)]
-        if (
-            headers.get("Follow-Position") == BEYOND
-        ):  # what it shows depends on how soon a look has found that the position is beyond the log's end
+        if headers.get("Follow-Position") == BEYOND:
+            # What it shows depends on how soon a look has found that the position is beyond the log's end.
             for answer in (first, plain, second):
                 assert int(answer.headers.pop("follow-position")) < int(BEYOND)
         expected = (plain.status_code, plain.headers.raw, plain.content)
         for answer in (first, second):
             found = answer.status_code, answer.headers.raw, answer.content
             assert found == expected, f"{path} {headers}:\n{found}\n{expected}"
-        return plain.headers.get("etag", "")
+        etag: str = plain.headers.get("etag", "")
+        return etag
 
 
 class CopiesMachine(RuleBasedStateMachine):
