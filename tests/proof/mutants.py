@@ -172,15 +172,20 @@ class Mutant(NamedTuple):
     new: str
 
 
-_TOKENS_FIRST = """if argv[9] then
+_MOVE_TOKENS = """if argv[9] then
     call('HSET', keys[1], unpack(argv, 9))
 end
-for k, operation in ipairs(cmsgpack.unpack(argv[7])) do
 """
-_TOKENS_LAST = """for k, operation in ipairs(cmsgpack.unpack(argv[7])) do
-    if argv[9] and k == #keys - 1 then
-        call('HSET', keys[1], unpack(argv, 9))
+_OPERATE = """for k, operation in ipairs(cmsgpack.unpack(argv[7])) do
+    local name, key, arguments = operation[1], keys[k + 1], operation[2]
+    if name == 'DELEQ' then
+        if call('GET', key) == arguments[1] then
+            call('DEL', key)
+        end
+    else
+        call(name, key, unpack(arguments))
     end
+end
 """
 _LOST = """            if checkpoint is None:
                 raise ViewLost(self.view, partition)
@@ -201,7 +206,7 @@ MUTANTS: Final = (
     Mutant(APPLY, "the fence is written", ", 'fence', '0' .. argv[3])", ")"),
     Mutant(APPLY, "the fence says that tokens move", "'0' .. argv[3]", "argv[3]"),
     Mutant(APPLY, "the tokens of touched lists move", "if argv[9] then", "if false then"),
-    Mutant(APPLY, "tokens move before the lists do", _TOKENS_FIRST, _TOKENS_LAST),
+    Mutant(APPLY, "tokens move before the lists do", _MOVE_TOKENS + _OPERATE, _OPERATE + _MOVE_TOKENS),
     Mutant(
         APPLY, "the salt changes after a worker that moves no tokens", "if not string.match(at[2], '^0%d')", "if false"
     ),
