@@ -33,6 +33,11 @@ class OwnWrites(MinPosition):
         """The position that the answer shows, if ``asked`` is beyond the log's end; else None."""
         return None if self.position == self._asked or self._lowest == _NONE else self._lowest
 
+    @property
+    def reports(self) -> bool:
+        """As for every MinPosition."""
+        return self._asked > 0
+
     def needed(self, number: int) -> int:
         """As for every MinPosition."""
         asked = self._asked_in_log()

@@ -1,5 +1,6 @@
 """A call's answer before it is sent: what the hot calls return, with the router and without it."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -11,11 +12,18 @@ RawHeaders = list[tuple[bytes, bytes]]
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """Status, own headers and JSON body of an answer."""
+    """Status, own headers and JSON body of an answer; ``etag`` of the body where it is known already."""
 
     body: bytes = b""
     headers: Mapping[str, str] = {}
     status: int = 200
+    etag: bytes | None = None
+
+
+def etag_of(body: bytes) -> bytes:
+    """Return the ETag of a body. It is compared only with answers of this service, so a second text with the same hash
+    is of no use to an attacker."""
+    return b'"%s"' % hashlib.sha1(body, usedforsecurity=False).hexdigest().encode()
 
 
 def to_response(reply: Reply) -> Response[Any]:

@@ -20,6 +20,9 @@ PARTITIONS: Final = 64
 # Workers lease partitions by group. Progress messages name groups, so it is the same for every process.
 LEASE_GROUPS: Final = 8
 
+# Tokens of a partition's lists: a write to a list makes copies of so small a part of the partition useless.
+LIST_TOKENS: Final = 16
+
 # In front of every name, so that installations can share a Redis. ``check_namespace`` refuses what a pattern or a hash
 # tag would read in another way.
 NAMESPACE: Final = setting("FOLLOWS_NAMESPACE")
@@ -57,8 +60,13 @@ class View(msgspec.Struct, frozen=True):
         return crc32(text.encode()) % self.partitions
 
     def checkpoint(self, partition: int) -> str:
-        """Hash: position, fence, word, rows (``write_word``); retired_position, frozen; evicted in partition 0."""
+        """Hash: position, fence, word, rows (``write_word``); retired_position, frozen; evicted in partition 0; salt
+        and ``token_field``s."""
         return f"{_PARTITION}{self.generation}.{partition}}}:checkpoint"
+
+    def token_field(self, number: int) -> str:
+        """Return the checkpoint's field that changes with the lists of this user, and with whether the user exists."""
+        return f"t{number // self.partitions % LIST_TOKENS}"
 
     def following(self, number: int) -> str:
         """Sorted set: the users that this user follows."""

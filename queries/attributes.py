@@ -151,11 +151,13 @@ async def _rows(
     partition = view.partition_of(number)
     keys = [view.checkpoint(partition), view.logins(partition), view.following(number)]
     limit, direction = (1, "REV") if newest else (ROWS_AT_ONCE, "")
-    raw = await reader.redis.run(PAGE, keys, [number, direction, limit, 0, *(after or ())])
+    token = (view.token_field(number), "")  # without a copy
+    raw = await reader.redis.run(PAGE, keys, [number, direction, limit, *token, 0, *(after or ())])
     if raw is None:
         return None
-    part = reader.checked(view, (partition, number, int(raw[0]), raw[4], False))
-    return _Rows(part, bool(raw[1]), raw[2], raw[3][::2], raw[3][1::2])
+    position, word, _, exists, total, rows = raw
+    part = reader.checked(view, (partition, number, int(position), word, False))
+    return _Rows(part, bool(exists), total, rows[::2], rows[1::2])
 
 
 async def _read(query: _Query, view: View, first: _Rows) -> tuple[SortedList, list[AnswerPart]] | None:

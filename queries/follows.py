@@ -10,6 +10,7 @@ from commands.errors import BadCursor, UserNotFound
 from commands.users import Side
 from projections.client.client import load_script
 from projections.keys import View, member, number_of, score, unscore
+from queries.copies import PageCopy
 from queries.reader import ANY_POSITION, AnswerPart, MinPosition, Reader
 
 PAGE: Final = load_script("queries", "page.lua", reads=True)
@@ -36,12 +37,16 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class RawPage(msgspec.Struct, frozen=True):
-    """A page as Redis returns it, members and scores apart: rows are made only where they are needed."""
+    """A page as Redis returns it, members and scores apart: rows are made only where they are needed.
+
+    ``copy`` is the kept copy of the page, if there is one.
+    """
 
     position: int
     total: int
     members: list[bytes]
     scores: list[bytes]
+    copy: PageCopy | None = None
 
     def row(self, at: int) -> FollowRow:
         """Return row ``at`` of the page."""
@@ -105,29 +110,46 @@ async def raw_page(
 ) -> RawPage:
     """Return a page of a user's list; rows and total are of one moment.
 
-    One round trip, O(log n + limit) at any depth. Raises UserNotFound(as_written).
+    One round trip, O(log n + limit) at any depth; O(1) when this process has a copy and the list has not changed.
+    Raises UserNotFound(as_written).
     """
+
+    async def attempt(view: View) -> tuple[tuple[bool, RawPage], list[AnswerPart]] | None:
+        return await _read_page(reader, view, side, number, wanted)
+
+    exists, found = await reader.read(attempt, min_position)
+    if not exists:
+        raise UserNotFound(as_written)
+    return found
+
+
+async def _read_page(
+    reader: Reader, view: View, side: Side, number: int, wanted: PageRequest
+) -> tuple[tuple[bool, RawPage], list[AnswerPart]] | None:
+    """Return whether the user exists, and the page, with its part; None when the partition is lost."""
     place: list[int | str] = [wanted.offset]
     if wanted.cursor is not None:
         place += [wanted.cursor[0], member(wanted.cursor[1])]
-    arguments = [number, "REV" if wanted.newest_first else "", wanted.limit, *place]
-    exists = False
-
-    async def attempt(view: View) -> tuple[RawPage, list[AnswerPart]] | None:
-        nonlocal exists
-        key = view.followers(number) if side == "followers" else view.following(number)
-        partition = view.partition_of(number)
-        raw = await reader.redis.run(PAGE, [view.checkpoint(partition), view.logins(partition), key], arguments)
-        if raw is None:
-            return None
-        exists, position = bool(raw[1]), int(raw[0])
-        parts = [(partition, number, position, raw[4], False)]
-        return RawPage(position, raw[2], raw[3][::2], raw[3][1::2]), parts
-
-    result = await reader.read(attempt, min_position)
-    if not exists:
-        raise UserNotFound(as_written)
-    return result
+    order, limit, partition = "REV" if wanted.newest_first else "", wanted.limit, view.partition_of(number)
+    list_key = view.followers(number) if side == "followers" else view.following(number)
+    copy_key = (view.generation, side, number, order, limit, *place)
+    copy = reader.copies.find(copy_key)
+    raw = await reader.redis.run(
+        PAGE,
+        [view.checkpoint(partition), view.logins(partition), list_key],
+        [number, order, limit, view.token_field(number), b"" if copy is None else copy.token, *place],
+    )
+    if raw is None:
+        return None
+    position, word, token, *read = raw
+    parts = [(partition, number, int(position), word, False)]
+    if read and token is None:
+        exists, total, rows = read
+        return (bool(exists), RawPage(int(position), total, rows[::2], rows[1::2])), parts
+    if read:
+        copy = reader.copies.keep(copy_key, token, *read)
+    assert copy is not None, "Redis has confirmed its token"
+    return (copy.exists, RawPage(int(position), copy.total, copy.members, copy.scores, copy)), parts
 
 
 async def follow_state(

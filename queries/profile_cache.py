@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
@@ -34,7 +35,7 @@ _Read = tuple[bytes, int, bytes | None]
 class CachedProfile(msgspec.Struct):
     """A user's profile as of ``read_at`` (``time.monotonic``), read at the checkpoint ``position`` with ``word``.
 
-    Each dialect keeps its text in ``rendered``.
+    Each dialect keeps its text in ``rendered``. No other profile of this process has had the same ``stamp``.
     """
 
     number: int
@@ -44,6 +45,7 @@ class CachedProfile(msgspec.Struct):
     position: int
     word: bytes | None
     rendered: dict[str, Any] = msgspec.field(default_factory=dict)
+    stamp: int = msgspec.field(default_factory=itertools.count(1).__next__)
 
 
 class ProfileCache:
@@ -54,16 +56,20 @@ class ProfileCache:
         self._profiles_max = profiles_max
         self._profiles: dict[bytes, CachedProfile] = {}
         self._changes = 0
+        # Raised when a profile that was cached, or that is being read, is not the one to show any more.
+        self.version = 0
         self._reported_at = self._valid_from = float("-inf")
 
     def invalidate(self, numbers: Iterable[int] | None) -> None:
         """Drop the profiles of ``numbers``, or all for None; also those that are being read just now."""
         self._reported_at = self._clock()
         if numbers is None:
+            self.version += 1
             self._changes += 1
             self._valid_from = self._reported_at
             return
         for number in numbers:
+            self.version += 1
             self._changes += 1
             self._profiles.pop(member_of(number).encode(), None)
 
@@ -74,7 +80,7 @@ class ProfileCache:
 
     def fresh(self, members: Sequence[bytes]) -> list[CachedProfile] | None:
         """Return the profiles of ``members``, in their order, if all are cached and none has expired."""
-        oldest, cached, found = self._oldest(), self._profiles, list[CachedProfile]()
+        oldest, cached, found = self.oldest(), self._profiles, list[CachedProfile]()
         for member in members:
             profile = cached.get(member)
             if profile is None or profile.read_at <= oldest:
@@ -95,7 +101,7 @@ class ProfileCache:
         Users that are ``unknown`` to the directory and lack a profile get a blank one. One round trip for all that are
         not cached or have expired, or that are outdated for the caller. Raises ViewsUnavailable.
         """
-        now, oldest, cached = self._clock(), self._oldest(), self._profiles
+        now, oldest, cached = self._clock(), self.oldest(), self._profiles
         found = [cached.get(member) for member in members]
         stale = [
             at
@@ -114,7 +120,7 @@ class ProfileCache:
                 found[at] = self._renewed(members[at], found[at], row, now, keep=changes == self._changes)
         return found  # type: ignore[return-value]
 
-    def _oldest(self) -> float:
+    def oldest(self) -> float:
         """Return the time at or before which a profile that was read has expired."""
         now = self._clock()
         age_max_s = AGE_MAX_S if now - self._reported_at < REPORT_GAP_MAX_S else AGE_MAX_UNREPORTED_S
@@ -126,13 +132,17 @@ class ProfileCache:
         """Return the profile as read. ``keep`` is False when it may have been read just before a reported change."""
         raw, position, word = read
         if profile is None or profile.raw != raw:
+            self.version += profile is not None
             profile = CachedProfile(number_of(member), _decoder.decode(raw), raw, now, position, word)
         else:
+            self.version += position < profile.position  # Redis has lost writes
             profile.position, profile.word = position, word
             profile.read_at = now if keep else profile.read_at
         if keep:
+            self.version += self._profiles.get(member, profile) is not profile  # another request has read it, too
             self._profiles[member] = profile
             if len(self._profiles) > self._profiles_max:
+                self.version += 1
                 del self._profiles[next(iter(self._profiles))]
         return profile
 

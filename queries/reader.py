@@ -8,8 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-import msgspec
-
 from commands.errors import ViewBehind, ViewsUnavailable, ViewUnavailable
 from projections.client.client import RedisClient
 from projections.feeding.feeder_check import FeederCheck
@@ -17,37 +15,14 @@ from projections.keys import View, lease_group_of
 from projections.signals.progress import Progress
 from projections.views.pointer import read_live
 from projections.views.server_watch import ServerWatch
-from queries.long_lists import LongListLimits, LongLists
+from queries.copies import Copies
+from queries.long_lists import LongLists
 from queries.profile_cache import ProfileCache
+from queries.reader_limits import ReaderLimits
 
 # Limit of Retry-After while a view is built, and its value when it is not known how long that takes.
 RETRY_MAX_S: Final = 60
 RETRY_UNKNOWN_S: Final = 2
-
-
-class ReaderLimits(msgspec.Struct, frozen=True):
-    """Time limits and sizes of a reader."""
-
-    # A process may go on with the view it knows for this long after a switch; the old view stays whole for longer.
-    view_age_max_s: float = 0.25
-    # In a cluster, the pointer's node may be unreachable while the other nodes answer. Processes then go on with the
-    # view they know. That is safe: a switch retires the old view's partitions, so that a read of them returns None and
-    # never an old answer. It must end some time: a partition whose own node was unreachable at the switch is not
-    # retired.
-    pointer_timeout_s: float = 0.05
-    pointer_outage_max_s: float = 30.0
-    # A caller waits this long for a view that has not reached the position of their own write.
-    min_position_wait_s: float = 1.0
-    # A partition that has lost writes is read again this often. A worker notices the loss within a second and repairs
-    # it in milliseconds.
-    lost_writes_poll_s: float = 0.02
-    # How often the views are read while a caller waits, without a worker's message.
-    poll_s: float = 0.25
-    # Cached user numbers by id, and as many by login: about 25 MB each when full.
-    numbers_max: int = 200_000
-    # The longest list that is read as a whole, to sort it; no person follows so many users by hand.
-    followed_max: int = 100_000
-    long_lists: LongListLimits = LongListLimits()
 
 
 # A part of an answer: the partition that it was read from; the user whom it is about, or DIRECTORY; position and word
@@ -86,6 +61,11 @@ class MinPosition:
         """Return the parts that were read below the position that is needed of them, each after that position."""
         return below(self.position, parts)
 
+    @property
+    def reports(self) -> bool:
+        """Return whether the answer says at which position its parts were read."""
+        return False
+
     def may_wait(self) -> None:
         """Raise an exception when the views must not be waited for now."""
 
@@ -113,6 +93,7 @@ class Reader:
         feeder: FeederCheck | None = None,
         limits: ReaderLimits | None = None,
         profile_cache: ProfileCache | None = None,
+        copies: Copies | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read through ``redis``. ``progress`` ends waits early if it receives the workers' reports.
@@ -127,6 +108,7 @@ class Reader:
         self.numbers_by_id: dict[str, int] = {}
         self.numbers_by_login: dict[str, int] = {}
         self.profile_cache = profile_cache or ProfileCache()
+        self.copies = Copies() if copies is None else copies
         self._on_switch = on_switch
         # All partitions of the live view were here at the switch. One below it is half-built and answers nothing.
         self.since = 0
@@ -199,9 +181,11 @@ class Reader:
         return self._feeder.problem is None and (self._watch is None or self._watch.problem is None)
 
     def invalidate_numbers(self) -> None:
-        """Replace the caches of numbers and drop the long lists. A look-up under way writes into the replaced cache."""
+        """Replace the caches of numbers and drop lists and pages. A look-up under way writes into the replaced
+        cache."""
         self.numbers_by_id, self.numbers_by_login = {}, {}
         self.long_lists.clear()
+        self.copies.clear()
         self._on_switch()
 
     def _may_use_last_view(self, now: float) -> bool:

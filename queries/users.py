@@ -187,9 +187,14 @@ def _is_shown(cached: Sequence[CachedProfile], changed_at: int, min_position: Mi
     """Return whether each of these profiles was read late enough, judged by the one that was read first."""
     if min_position is ANY_POSITION or not cached:
         return True
-    oldest = min(cached, key=_position)
-    part = (NO_USER, NO_USER, oldest.position, oldest.word, True)
-    return oldest.position >= changed_at and min_position.unjudged([part]) is None
+    position, word = oldest_of(cached)
+    return position >= changed_at and min_position.unjudged([(NO_USER, NO_USER, position, word, True)]) is None
+
+
+def oldest_of(profiles: Sequence[CachedProfile]) -> tuple[int, bytes | None]:
+    """Return position and word of the checkpoint that the first of these profiles was read at; (0, None) for none."""
+    oldest = min(profiles, key=_position, default=None)
+    return (0, None) if oldest is None else (oldest.position, oldest.word)
 
 
 def _part(view: View, cached: CachedProfile, number: int) -> AnswerPart:

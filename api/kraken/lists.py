@@ -1,5 +1,6 @@
 """The lists of /kraken: a channel's followers, the channels that a user follows, and which of them are live."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -30,12 +31,14 @@ from api.kraken.render import channel_object, followed_object, followers_page, s
 from api.kraken.request import kraken_request
 from api.kraken.schemas import FollowedPage, FollowersPage, StreamsPage
 from api.openapi import QueryOperation
-from api.reply import Reply, to_response
+from api.reply import Reply, etag_of, to_response
 from api.services import Services
 from commands.errors import UserNotFound
 from queries.channels import LivePage, SortKey, StreamType, channels, live_following, sorted_following
-from queries.follows import PageRequest, encode_cursor, page, raw_page
-from queries.users import cached_login, cached_profiles, is_login_current, number_of_id
+from queries.follows import PageRequest, RawPage, encode_cursor, page, raw_page
+from queries.profile_cache import CachedProfile
+from queries.rendered import rendered_page
+from queries.users import cached_login, is_login_current, number_of_id
 
 
 class FollowersCall(msgspec.Struct, frozen=True):
@@ -78,7 +81,14 @@ async def _followers_page(call: FollowersCall, number: int, asked: PageRequest) 
     reader, name, sent = call.services.reader, call.channel.lower(), call.sent
     min_position = call.context.min_position
     found = await raw_page(reader, "followers", number, asked, as_written=name, min_position=min_position)
-    profiles = await cached_profiles(reader, found.members, position=found.position, min_position=min_position)
+    by_offset = sent.offset is not None and sent.cursor is None
+    request = (call.base, name, asked, sent.cursor, by_offset)
+    render = partial(_page_reply, call, asked, found)
+    return await rendered_page(reader, found, "kraken", request, render, min_position=min_position)
+
+
+def _page_reply(call: FollowersCall, asked: PageRequest, found: RawPage, profiles: Sequence[CachedProfile]) -> Reply:
+    name, sent = call.channel.lower(), call.sent
     last = encode_cursor(found.row(-1)) if found.members else ""
     by_offset = sent.offset is not None and sent.cursor is None
     here: Parameters = {"cursor": sent.cursor} if sent.cursor is not None else {}
@@ -88,7 +98,7 @@ async def _followers_page(call: FollowersCall, number: int, asked: PageRequest) 
     behind: Parameters = {"offset": onward} if by_offset and onward <= FOLLOWERS_OFFSET_MAX else {"cursor": last}
     links = page_links(f"{call.base}/channels/{name}/follows", _shown(asked), here, behind if last else None)
     body = followers_page(FollowersPage(found.total, links, last, []), call.base, name, found, profiles)
-    return Reply(body, next_link_header(links))
+    return Reply(body, next_link_header(links), etag=etag_of(body))
 
 
 @get(

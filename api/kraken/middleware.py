@@ -1,6 +1,5 @@
 """What happens to every /kraken request around its call: leniency, CORS, the token, the pipeline, JSON-P and ETags."""
 
-import hashlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
@@ -27,7 +26,7 @@ from api.kraken.request import (
 from api.kraken.version_2 import asks_for_version_2, with_fields_of_version_2
 from api.one_reading import may_have_body, read_whole_body, two_readings
 from api.pipeline import HotCall, begin, respond
-from api.reply import RawHeaders, raw_headers, without_headers
+from api.reply import RawHeaders, etag_of, raw_headers, without_headers
 from api.request_id import REQUEST_ID_HEADER, begin_request
 from api.services import Services
 from api.shutdown import closing_after_chunks
@@ -78,7 +77,7 @@ def kraken_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIAp
             await app(inside, receive, _finishing(send, asking))  # type: ignore[arg-type]
         else:
             own = [_JSON, *raw_headers(reply.headers)]
-            await _send(send, *_finished(asking, reply.status, own, reply.body))
+            await _send(send, *_finished(asking, reply.status, own, reply.body, reply.etag))
 
     return handle
 
@@ -147,16 +146,18 @@ def _finishing(send: Send, asking: _Asking) -> Send:
     return finish
 
 
-def _finished(asking: _Asking, status: int, headers: RawHeaders, body: bytes) -> tuple[int, RawHeaders, bytes]:
+def _finished(
+    asking: _Asking, status: int, headers: RawHeaders, body: bytes, etag: bytes | None = None
+) -> tuple[int, RawHeaders, bytes]:
+    """Finish an answer; ``etag`` is that of its body as it comes, where it is known."""
     own = [*asking.own, *(asking.context.answer_headers() if asking.context is not None else ())]
     if asking.version_2 and status == 200:
-        body = with_fields_of_version_2(body)
+        body, etag = with_fields_of_version_2(body), None
     if asking.callback is not None:
         status, body = 200, script(asking.callback, body)
         own.append((b"content-type", b"application/javascript"))
     elif asking.known is not None and status == 200:
-        # Compared only with answers of this service, so a second text with the same hash is of no use to an attacker.
-        etag = b'"%s"' % hashlib.sha1(body, usedforsecurity=False).hexdigest().encode()
+        etag = etag or etag_of(body)
         own.append((b"etag", etag))
         if etag in asking.known:
             status, body = 304, b""

@@ -2,6 +2,7 @@
 calls them without the router when the request is plain, the routes call them for the rest."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import quote
 
@@ -18,7 +19,8 @@ from commands.errors import CannotFollowYourself, GuestsMayNotAct, UserNotFound
 from commands.users import ID_MAX, Side, is_user_id
 from queries.follows import PageRequest, RawPage, follow_state, raw_page
 from queries.profile_cache import CachedProfile
-from queries.users import cached_number, cached_profiles, number_of_id
+from queries.rendered import rendered_page
+from queries.users import cached_number, number_of_id
 
 PER_PAGE: Final = 20
 PER_PAGE_MAX: Final = 100
@@ -94,12 +96,13 @@ async def _list(call: FollowCall, side: Side) -> Reply:
     try:
         number = cached_number(reader, target) or await _look_up(call, target)
         found = await raw_page(reader, side, number, asked, as_written=target, min_position=min_position)
-        profiles = await cached_profiles(reader, found.members, position=found.position, min_position=min_position)
     except UserNotFound:
         if target != caller.id:
             raise
-        found, profiles = RawPage(0, 0, [], []), []  # the caller has a token and never sent a command
-    return _page_reply(call, side, found, profiles)
+        return _page_reply(call, side, RawPage(0, 0, [], []), [])  # the caller has a token and never sent a command
+    request = (call.user_id, call.page, call.per_page)
+    render = partial(_page_reply, call, side, found)
+    return await rendered_page(reader, found, "v1", request, render, min_position=min_position)
 
 
 def _page_reply(call: FollowCall, side: Side, found: RawPage, profiles: Sequence[CachedProfile]) -> Reply:

@@ -23,7 +23,7 @@ from bench.testbed import Testbed
 from commands.users import Profile
 from projections.keys import member, score
 from projections.projector.fold import encode_profile
-from queries.reader import ReaderLimits
+from queries.reader_limits import ReaderLimits
 
 CLIENTS: Final = 16
 # Higher than the numbers that the directory assigns, and those of the row ``deep``.

@@ -29,12 +29,16 @@ Value = str | int
 
 
 class Operation(msgspec.Struct, frozen=True, gc=False):
-    """A Redis command on one key, and the number of the user it is about."""
+    """A Redis command on one key, and the number of the user it is about.
+
+    ``moves_token`` unless neither a list of this user nor whether the user exists can change.
+    """
 
     name: str
     key: str
     values: list[Value]
     number: int
+    moves_token: bool = True
 
 
 class PartitionBatch(msgspec.Struct):
@@ -156,9 +160,10 @@ def add_user(folded: Folded, view: View, reached: Mapping[int, int], profile: Pr
     number = profile.number
     position, names = folded.users[number]
 
-    def put(partition: int, name: str, key: str, *arguments: Value) -> None:
+    def put(partition: int, name: str, key: str, *arguments: Value, moves_token: bool = False) -> None:
         if reached.get(partition, position) < position:
-            folded.partitions[partition].operations.append(Operation(name, key, list(arguments), number))
+            operation = Operation(name, key, list(arguments), number, moves_token)
+            folded.partitions[partition].operations.append(operation)
 
     own = view.partition_of(number)
     text = member(number)
@@ -178,10 +183,10 @@ def add_user(folded: Folded, view: View, reached: Mapping[int, int], profile: Pr
             put(view.partition_of_text(old), "DELEQ", view.login(old), str(number))
     id_partition = view.partition_of_text(profile.id)
     if profile.erased:
-        put(own, "HDEL", view.logins(own), str(number))
+        put(own, "HDEL", view.logins(own), str(number), moves_token=True)
         put(id_partition, "DEL", view.id(profile.id))
         return
-    put(own, "HSET", view.logins(own), str(number), profile.login)
+    put(own, "HSET", view.logins(own), str(number), profile.login, moves_token=True)
     put(id_partition, "SET", view.id(profile.id), str(number))
     put(view.partition_of_text(profile.login), "SET", view.login(profile.login), str(number))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from secrets import token_urlsafe
 from typing import Final
 
 from redis.exceptions import ResponseError
@@ -37,6 +38,7 @@ LIVE_BATCH: Final = 2_000
 REBUILD_BATCH: Final = 10_000
 # If a batch has more refused operations, the server or this version is at fault: stop rather than park the log.
 PARKED_MAX: Final = 100
+TOKEN_BYTES: Final = 9
 
 
 class Projector:
@@ -216,9 +218,13 @@ class Projector:
         keys, operations = script_arguments(batch)
         begin = self.checkpointed[partition]
         head = (begin, end, self.fences[partition], *self._history.fields(begin, end))
+        # Random: a sequence may begin again, after a restore of Postgres or in a process that was forked.
+        token = token_urlsafe(TOKEN_BYTES)
+        fields = {self.view.token_field(each.number) for each in batch.operations if each.moves_token}
+        moved = [part for field in fields for part in (field, token)]
         while True:
             outcome, position, word = await self._redis.run(
-                APPLY, [self.view.checkpoint(partition), *keys], [*head, operations]
+                APPLY, [self.view.checkpoint(partition), *keys], [*head, operations, token, *moved]
             )
             if outcome != b"FROZEN":
                 return outcome.decode(), int(position), read_word(word, int(position))

@@ -16,7 +16,7 @@ from api.context import ROWS_PER_REQUEST
 from api.kraken.routes import kraken_router
 from api.v1.routes import v1_router
 from queries.long_lists import ROWS_AT_ONCE
-from queries.reader import ReaderLimits
+from queries.reader_limits import ReaderLimits
 from tests.support.in_process import InProcess, in_process
 from tests.support.v1_calls import CALLS
 

@@ -12,7 +12,7 @@ import pytest
 from commands.log.looks import Mark
 from projections.client.client import RedisClient
 from projections.keys import View
-from queries.reader import ReaderLimits
+from queries.reader_limits import ReaderLimits
 from tests.support.in_process import InProcess, Person, in_process, soon
 
 MOVING = {"x-request-id", "x-ratelimit-remaining", "x-ratelimit-reset", "date"}

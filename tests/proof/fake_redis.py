@@ -24,6 +24,11 @@ ZSet = dict[bytes, float]
 Hash = dict[bytes, bytes]
 
 
+def _moves_tokens(fence: bytes | None) -> bool:
+    """Return whether a fence was written by a worker that moves the tokens of lists."""
+    return fence is not None and len(fence) > 1 and fence.startswith(b"0")
+
+
 def _bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
@@ -89,7 +94,7 @@ class FakeRedis:
 
     def apply(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[bytes]:
         """Do what ``apply.lua`` does."""
-        expected, new, fence, word, new_word, rows, packed = arguments
+        expected, new, fence, word, new_word, rows, packed, token, *moved = arguments
         at = self._of(keys[0], dict)
         if b"position" not in at:
             return [b"LOST", b"0", b""]
@@ -104,13 +109,17 @@ class FakeRedis:
             return [b"BEHIND", here, here_word]
         if word and here_word not in (b"", _bytes(word)) and here_word.partition(b":")[0] == here:
             return [b"OTHER_HISTORY", here, here_word]
+        if not _moves_tokens(at[b"fence"]):
+            self._hset(keys[0], "salt", token)
+        if moved:
+            self._hset(keys[0], *moved)
         for key, (name, values) in zip(keys[1:], msgspec.msgpack.decode(packed), strict=True):
             if name == "DELEQ":
                 if self._get(key) == _bytes(values[0]):
                     self._del(key)
             else:
                 self.execute(name, key, *values)
-        self._hset(keys[0], "position", new, "fence", fence)
+        self._hset(keys[0], "position", new, "fence", f"0{fence}")
         if new_word:
             self._hset(keys[0], "word", new_word)
         if rows:
@@ -122,19 +131,26 @@ class FakeRedis:
         position = self._hget(keys[0], "position")
         if position is None:
             return None
-        number, order, limit, start = arguments[0], arguments[1], int(arguments[2]), int(arguments[3])
+        word, fence, salt = self._hmget(keys[0], "word", "fence", "salt")
+        number, order, limit, field, known, offset, *cursor = arguments
+        token = None
+        if salt is not None and _moves_tokens(fence):
+            token = salt + b" " + (self._hget(keys[0], field) or b"")
+            if token == _bytes(known):
+                return [position, word, token]
+        limit, start = int(limit), int(offset)
         entries = sorted(((score, name) for name, score in self._of(keys[2], SortedSet).items()))
         total = len(entries)
-        if len(arguments) > 4:
-            place = (float(arguments[4]), _bytes(arguments[5]))
-            other_flag = (float(int(arguments[4]) ^ 1), place[1])  # the cursor's entry with its notifications changed
+        if cursor:
+            place = (float(cursor[0]), _bytes(cursor[1]))
+            other_flag = (float(int(cursor[0]) ^ 1), place[1])  # the cursor's entry with its notifications changed
             entries = [entry for entry in entries if entry != other_flag]
             below = sum(entry < place for entry in entries)
             start = len(entries) - below if order == "REV" else below + (place in entries)
         if order == "REV":
             entries.reverse()
         rows = [field for score, name in entries[start : start + limit] for field in (name, _number(score))]
-        return [position, self._hexists(keys[1], number), total, rows, self._hget(keys[0], "word")]
+        return [position, word, token, self._hexists(keys[1], number), total, rows]
 
     def point(self, keys: Sequence[str], arguments: Sequence[Any]) -> int:
         """Do what ``point.lua`` does."""

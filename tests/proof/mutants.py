@@ -30,6 +30,10 @@ FENCE_POINTER: Final = "projections/views/fence_pointer.lua"
 UNFREEZE: Final = "projections/views/unfreeze.lua"
 RETIRE: Final = "projections/views/retire.lua"
 REPAIR: Final = "projections/verify/repair.lua"
+FOLD: Final = "projections/projector/fold.py"
+PAGE: Final = "queries/page.lua"
+RENDERED: Final = "queries/rendered.py"
+PROFILE_CACHE: Final = "queries/profile_cache.py"
 SWEEPS: Final = "workers/sweeps.py"
 PROFILES: Final = "commands/profiles.py"
 JOB_QUEUE: Final = "projections/signals/job_queue.py"
@@ -90,6 +94,7 @@ TESTS: Final = {
     REFUSED: ("tests/projections/projector/test_parking.py",),
     LOOP: (
         "tests/projections/rebuild/test_kept_over_a_switch.py",
+        "tests/projections/projector/test_list_tokens.py",
         "tests/projections/projector/test_projector.py",
         "tests/projections/projector/test_parking.py",
         "tests/projections/feeding/test_lost_tail.py",
@@ -134,6 +139,8 @@ TESTS: Final = {
     JOB_QUEUE: ("tests/projections/signals/test_wakeups.py",),
     **dict.fromkeys((HISTORIES, READ_WORDS, HEAL), ("tests/projections/feeding/test_lost_tail.py",)),
     REPAIR: ("tests/projections/verify/test_repair.py",),
+    FOLD: ("tests/projections/projector/test_list_tokens.py",),
+    **dict.fromkeys((PAGE, RENDERED, PROFILE_CACHE), ("tests/queries/test_copies.py",)),
     BUILD: (
         "tests/projections/rebuild/test_stopped_builder.py",
         "tests/projections/rebuild/test_evictions.py",
@@ -178,6 +185,21 @@ class Mutant(NamedTuple):
     new: str
 
 
+_MOVE_TOKENS = """if argv[9] then
+    call('HSET', keys[1], unpack(argv, 9))
+end
+"""
+_OPERATE = """for k, operation in ipairs(cmsgpack.unpack(argv[7])) do
+    local name, key, arguments = operation[1], keys[k + 1], operation[2]
+    if name == 'DELEQ' then
+        if call('GET', key) == arguments[1] then
+            call('DEL', key)
+        end
+    else
+        call(name, key, unpack(arguments))
+    end
+end
+"""
 _LOST = """            if checkpoint is None:
                 raise ViewLost(self.view, partition)
             self._set_position"""
@@ -194,7 +216,13 @@ MUTANTS: Final = (
     Mutant(APPLY, "BEHIND", "if position < expected then", "if false then"),
     Mutant(APPLY, "another user's name is not deleted", "if call('GET', key) == arguments[1] then", "if true then"),
     Mutant(APPLY, "the position is written", "'position', argv[2], 'fence'", "'fence'"),
-    Mutant(APPLY, "the fence is written", ", 'fence', argv[3])", ")"),
+    Mutant(APPLY, "the fence is written", ", 'fence', '0' .. argv[3])", ")"),
+    Mutant(APPLY, "the fence says that tokens move", "'0' .. argv[3]", "argv[3]"),
+    Mutant(APPLY, "the tokens of touched lists move", "if argv[9] then", "if false then"),
+    Mutant(APPLY, "tokens move before the lists do", _MOVE_TOKENS + _OPERATE, _OPERATE + _MOVE_TOKENS),
+    Mutant(
+        APPLY, "the salt changes after a worker that moves no tokens", "if not string.match(at[2], '^0%d')", "if false"
+    ),
     Mutant(APPLY, "no word is written if there is none", "if argv[5] ~= '' then", "if true then"),
     Mutant(
         APPLY,
@@ -613,6 +641,76 @@ MUTANTS: Final = (
     ),
     Mutant(RETIRE, "a view that is retired is not frozen", "ARGV[2], 'frozen')", "ARGV[2])"),
     Mutant(REPAIR, "only with its token", "if at[3] ~= ARGV[3] then", "if false then"),
+    Mutant(REPAIR, "the salt changes, before the lists do", "redis.call('HSET', KEYS[1], 'salt', ARGV[3])\n", ""),
+    Mutant(PAGE, "a copy is confirmed under its token only", "if token == ARGV[5] then", "if ARGV[5] ~= '' then"),
+    Mutant(
+        PAGE,
+        "no copy is confirmed under a worker that moves no tokens",
+        "if checkpoint[4] and string.match(checkpoint[3], '^0%d') then",
+        "if checkpoint[4] then",
+    ),
+    Mutant(
+        PAGE,
+        "no copy is confirmed without a salt",
+        "if checkpoint[4] and string",
+        "checkpoint[4] = checkpoint[4] or ''\nif string",
+    ),
+    Mutant(PAGE, "the salt is a part of each token", "token = checkpoint[4] .. ' '", "token = ' '"),
+    Mutant(PAGE, "the token is that of the list", "'salt', ARGV[4])", "'salt', 't0')"),
+    Mutant(LOOP, "the worker names the tokens of touched lists", "if each.moves_token}", "if False}"),
+    Mutant(LOOP, "no two calls have the same token", "token_urlsafe(TOKEN_BYTES)", "str(end)"),
+    Mutant(FOLD, "a change of a list moves its token", "moves_token: bool = True", "moves_token: bool = False"),
+    Mutant(
+        FOLD,
+        "a registration moves the token",
+        '"HSET", view.logins(own), str(number), profile.login, moves_token=True',
+        '"HSET", view.logins(own), str(number), profile.login',
+    ),
+    Mutant(
+        FOLD,
+        "an erasure moves the token",
+        '"HDEL", view.logins(own), str(number), moves_token=True',
+        '"HDEL", view.logins(own), str(number)',
+    ),
+    Mutant(RENDERED, "of one request", "known.request != request", "False"),
+    Mutant(RENDERED, "from the same profiles", "and known.stamps == stamps", ""),
+    Mutant(RENDERED, "while no profile was dropped", "known.version != cache.version or", ""),
+    Mutant(RENDERED, "while no profile has expired", "or known.read_at <= cache.oldest()", ""),
+    Mutant(
+        RENDERED, "with the changes that its caller has made", "or known.position < min_position.needed(DIRECTORY)", ""
+    ),
+    Mutant(RENDERED, "not when the answer says its position", "min_position.reports or", ""),
+    Mutant(
+        RENDERED,
+        "judged as other parts are",
+        "return min_position.unjudged([(NO_USER, NO_USER, known.position, known.word, True)]) is None",
+        "return True",
+    ),
+    Mutant(
+        RENDERED,
+        "a change while profiles are read counts",
+        "stamps, version, read_at",
+        "stamps, cache.version, read_at",
+    ),
+    Mutant(
+        PROFILE_CACHE,
+        "a reported change counts",
+        "for number in numbers:\n            self.version += 1",
+        "for number in numbers:",
+    ),
+    Mutant(
+        PROFILE_CACHE,
+        "a profile that another request has read counts",
+        "self.version += self._profiles.get(member, profile) is not profile",
+        "pass",
+    ),
+    Mutant(PROFILE_CACHE, "a profile that is dropped for room counts", "self.version += 1\n                del", "del"),
+    Mutant(
+        PROFILE_CACHE,
+        "a profile read at a lower position counts",
+        "self.version += position < profile.position",
+        "pass",
+    ),
     Mutant(
         SWITCH,
         "a try that has broken a freeze is made again",

@@ -22,6 +22,8 @@ ROUNDS, STEPS = 40, 25
 USERS = range(8, 14)
 LISTS = [VIEW.following(number) for number in USERS]
 TEXTS = [VIEW.user(number) for number in USERS]
+# A worker that moves the tokens of lists writes its fence with a zero in front.
+FENCES = [0, 1, 2, "00", "01", "02"]
 CHECKPOINT, LOGINS = VIEW.checkpoint(0), VIEW.logins(0)
 
 
@@ -79,21 +81,31 @@ def _batch(rng: random.Random) -> tuple[list[str], list[Any], Any]:
     new = rng.randrange(expected, 5)
     words = rng.choice(["", f"{expected}:{rng.randrange(2)}"]), rng.choice(["", f"{new}:{rng.randrange(2)}"])
     head = [expected, new, rng.randrange(1, 4), *words, rng.choice(["", "9:7"])]
-    return [CHECKPOINT, *(key for _, key, _ in operations)], [*head, packed], APPLY
+    moved = ["t1", "ab"] if rng.random() < 0.5 else []
+    return [CHECKPOINT, *(key for _, key, _ in operations)], [*head, packed, rng.choice("ab"), *moved], APPLY
 
 
 def _page(rng: random.Random) -> tuple[list[str], list[Any], Any]:
     place = [rng.randrange(5), member(rng.choice(USERS))] if rng.random() < 0.5 else []
-    arguments = [rng.choice(USERS), rng.choice(["", "REV"]), rng.randrange(1, 4), rng.randrange(4), *place]
+    token = [rng.choice(["t1", "t2"]), rng.choice(["", "a ", "a ab", "b ab", "s "])]
+    arguments = [rng.choice(USERS), rng.choice(["", "REV"]), rng.randrange(1, 4), *token, rng.randrange(4), *place]
     return [CHECKPOINT, LOGINS, rng.choice(LISTS)], arguments, PAGE
 
 
 def _checkpoint(rng: random.Random) -> tuple[list[str], list[Any], Any]:
     """Prepare, rewind, freeze, unfreeze or lose the partition."""
-    fields = ["position", rng.randrange(4), "fence", rng.randrange(3), "word", f"{rng.randrange(4)}:{rng.randrange(2)}"]
+    fields = [
+        "position",
+        rng.randrange(4),
+        "fence",
+        rng.choice(FENCES),
+        "word",
+        f"{rng.randrange(4)}:{rng.randrange(2)}",
+    ]
     choice: list[list[Any]] = [["HSET", CHECKPOINT, *fields]] * 4
     choice += [
         ["HSET", CHECKPOINT, "frozen", rng.choice("xy")],
+        ["HSET", CHECKPOINT, "salt", "s"],
         ["HDEL", CHECKPOINT, "frozen"],
         ["HDEL", CHECKPOINT, "position"],
     ]

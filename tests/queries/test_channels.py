@@ -16,7 +16,8 @@ from projections.signals.progress import Progress
 from projections.views.generations import invalidate
 from queries.channels import channels, live_following, sorted_following
 from queries.follows import FollowRow, PageRequest
-from queries.reader import Reader, ReaderLimits
+from queries.reader import Reader
+from queries.reader_limits import ReaderLimits
 from tests.support.channel_world import FAN, World
 from tests.support.fixtures import few
 

@@ -18,7 +18,8 @@ from queries.attributes import Attributes, logins, sorted_users
 from queries.channels import SortKey, StreamType, live_following, sorted_following
 from queries.follows import PageRequest
 from queries.long_lists import ROWS_AT_ONCE, LongListLimits, LongLists, Pauses, SortedList, sort_in_slices
-from queries.reader import ANY_POSITION, MinPosition, Reader, ReaderLimits
+from queries.reader import ANY_POSITION, MinPosition, Reader
+from queries.reader_limits import ReaderLimits
 from tests.support.channel_world import FAN, World
 from tests.support.clock import Clock
 

@@ -12,7 +12,7 @@ from queries.reader import Reader
 from queries.users import cached_profiles
 from tests.support.clock import Clock
 from tests.support.fixtures import Plain
-from tests.support.handmade_view import put_user
+from tests.support.handmade_view import VIEW, put_user
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ async def test_profile_is_not_read_again_while_workers_report(
     assert await names(reader, 7) == ["before"]
     rename(raw_redis, 7, "after")
     for _ in range(5):
-        reader.progress.on_message(progress_message(101, range(LEASE_GROUPS)))
+        reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), VIEW.generation))
         clock.time += 1.0
         assert await names(reader, 7) == ["before"]
     if silence_s:
@@ -92,7 +92,7 @@ async def test_reported_change_is_seen_at_once(reader: Reader, raw_redis: Plain,
     assert await names(reader, 7, 8) == ["before", "before"]
     for number in (7, 8):
         rename(raw_redis, number, "after")
-    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), 0, changed))
+    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), VIEW.generation, changed))
     assert (await names(reader, 7, 8))[0] == "after"
 
 
@@ -114,7 +114,7 @@ async def test_profile_read_during_a_change_is_not_cached(reader: Reader, raw_re
     await reader.view()
     reading = asyncio.ensure_future(names(reader, 7))
     await asyncio.sleep(0)
-    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), 0, [7]))
+    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), VIEW.generation, [7]))
     assert await reading == ["before"]
     rename(raw_redis, 7, "after")
     assert await names(reader, 7) == ["after"]

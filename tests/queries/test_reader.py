@@ -14,7 +14,8 @@ from projections.signals.progress import Progress, progress_message
 from projections.views import generations
 from queries import users
 from queries.follows import FollowRow, FollowState, PageRequest, follow_state, page
-from queries.reader import ANY_POSITION, RETRY_MAX_S, RETRY_UNKNOWN_S, AnswerPart, MinPosition, Reader, ReaderLimits
+from queries.reader import ANY_POSITION, RETRY_MAX_S, RETRY_UNKNOWN_S, AnswerPart, MinPosition, Reader
+from queries.reader_limits import ReaderLimits
 from tests.support.fixtures import Plain
 from tests.support.handmade_view import VIEW, put_list, put_user, until_a_read_waits
 from tests.support.waiting import until
@@ -152,7 +153,7 @@ async def test_read_at_a_position_waits_until_the_worker_reports_it(reader: Read
     assert not reading.done()
     put_list(raw_redis, VIEW.following(ALICE), {9: (6, False)})
     raw_redis.hset(VIEW.checkpoint(VIEW.partition_of(ALICE)), "position", 101)
-    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS)))
+    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), VIEW.generation))
     assert await reading == FollowState(101, FollowRow(9, 6, False), False)
 
 
@@ -186,7 +187,7 @@ async def test_look_up_waits_for_a_user_who_has_just_registered(reader: Reader, 
     reading = asyncio.create_task(users.number_of_id(reader, "u20", min_position=MinPosition(101)))
     await until_a_read_waits(reader)
     put_user(raw_redis, 20)
-    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS)))
+    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), VIEW.generation))
     assert await reading == 20
     with pytest.raises(UserNotFound):
         await users.number_of_id(reader, "u21", min_position=MinPosition(100))

@@ -9,7 +9,8 @@ from commands.users import Profile, blank
 from projections.keys import LEASE_GROUPS, member
 from projections.signals.progress import Progress, progress_message
 from queries.channels import channels
-from queries.reader import Reader, ReaderLimits
+from queries.reader import Reader
+from queries.reader_limits import ReaderLimits
 from queries.users import ProfileWithCounts, cached_profiles, number_of_id, number_of_login, profile
 from tests.support.fixtures import Plain
 from tests.support.handmade_view import VIEW, put_list, put_user, until_a_read_waits
@@ -85,7 +86,7 @@ async def test_missing_profile_is_read_again_after_the_workers_progress(reader: 
     reading = asyncio.create_task(profiles(reader, [7, 8], position=101))
     await until_a_read_waits(reader)
     put_user(raw_redis, 8)
-    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS)))
+    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), VIEW.generation))
     assert [found.number for found in await reading] == [7, 8]
 
 
@@ -100,7 +101,7 @@ async def test_profile_that_stays_missing_is_unavailable(reader: Reader, raw_red
 async def test_user_whom_the_directory_does_not_know_has_a_blank_profile(reader: Reader, raw_redis: Plain) -> None:
     """A follow by them is in the log, which was restored in part; a row of the list must not close all of it."""
     put_user(raw_redis, 7)
-    reader.progress.on_message(progress_message(100, range(LEASE_GROUPS)))
+    reader.progress.on_message(progress_message(100, range(LEASE_GROUPS), VIEW.generation))
     for _ in range(2):
         assert (await profiles(reader, [7, 8], position=100))[1] == blank(8)
     known, unknown = await channels(reader, [7, 8], position=100)

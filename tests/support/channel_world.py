@@ -12,7 +12,8 @@ from projections.signals.progress import Progress
 from projections.views.generations import prepare, switch
 from queries.channels import LivePage, live_following
 from queries.follows import PageRequest
-from queries.reader import Reader, ReaderLimits
+from queries.reader import Reader
+from queries.reader_limits import ReaderLimits
 
 FAN = 1
 ALL_ROWS = PageRequest(1_000_000)

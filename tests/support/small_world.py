@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -121,7 +122,8 @@ async def projecting(engine: Engine, redis: RedisClient, partitions: int = PARTI
 
 
 async def contents(redis: RedisClient, view: View) -> dict[str, object]:
-    """Return key -> value of a generation as Redis gives it, without the freezes of its partitions."""
+    """Return key -> value of a generation as Redis gives it, without the freezes of its partitions and the tokens of
+    their lists."""
     commands = {
         b"zset": ("ZRANGE", 0, -1, "WITHSCORES"),
         b"string": ("GET",),
@@ -135,6 +137,8 @@ async def contents(redis: RedisClient, view: View) -> dict[str, object]:
             value = await redis.call(name, key, *rest)
             if name == "HGETALL":
                 value = dict(zip(value[::2], value[1::2], strict=True))
+                for field in [each for each in value if re.fullmatch(rb"salt|t\d+", each)]:
+                    del value[field]
                 value.pop(b"frozen", None)
             found[key.decode()] = value
     return found

@@ -121,7 +121,7 @@ async def test_script_unknown_to_one_master_is_sent_to_it(cluster: ValkeyCluster
         if node is not None:
             node.ask("SCRIPT", "FLUSH")
         assert (
-            await asyncio.gather(*[redis.run(PAGE, partition, [1, "", 1, 0]) for partition in keys])
+            await asyncio.gather(*[redis.run(PAGE, partition, [1, "", 1, "t0", "", 0]) for partition in keys])
             == [None] * PARTITIONS
         )
 

@@ -18,7 +18,8 @@ from projections.signals.wakeups import Listener, Wakeup
 from projections.views import generations
 from projections.views.pointer import LivePointer
 from queries.follows import follow_state
-from queries.reader import Reader, ReaderLimits
+from queries.reader import Reader
+from queries.reader_limits import ReaderLimits
 from tests.support import view_model
 from tests.support.clock import Clock
 from tests.support.cluster_contents import held, partitions_of

@@ -1,6 +1,7 @@
 """The apply script: each guard stops a whole batch that must not be applied, and changes nothing."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -47,19 +48,22 @@ def apply(
     new_word: str = "",
     rows: str = "",
     script: str = APPLY.text,
+    token: str = "new",
+    moved: Sequence[str] = ("t3", "t9"),
 ) -> tuple[str, int]:
     """Apply one batch; return outcome and position."""
-    arguments = expected, new, fence, word, new_word, rows, OPERATIONS
+    tokens = [part for field in moved for part in (field, token)]
+    arguments = expected, new, fence, word, new_word, rows, OPERATIONS, token, *tokens
     outcome, position, _ = raw_redis.eval(script, len(KEYS), *KEYS, *arguments)
     return outcome.decode(), int(position)
 
 
 def test_batch_at_expected_position_is_applied_whole(raw_redis: Plain) -> None:
-    """The operations, the new position and the fence."""
-    prepare(raw_redis)
+    """The operations, the new position, the fence, and the tokens of the lists that were touched."""
+    prepare(raw_redis, fence="03")
     assert apply(raw_redis, fence=4) == ("OK", 20)
     assert contents(raw_redis) == {
-        "checkpoint": {b"position": b"20", b"fence": b"4", b"word": b"10:e"},
+        "checkpoint": {b"position": b"20", b"fence": b"04", b"word": b"10:e", b"t3": b"new", b"t9": b"new"},
         "list": [(b"a", 5.0), (b"b", 6.0)],
         "texts": [b"new", None],
     }
@@ -156,7 +160,7 @@ def test_batch_after_successor_is_fenced(raw_redis: Plain) -> None:
 def test_answer_to_batch_for_frozen_partition_has_the_token(raw_redis: Plain) -> None:
     """By which a worker sees whether it meets the same freeze again."""
     prepare(raw_redis, frozen="token")
-    answer = raw_redis.eval(APPLY.text, len(KEYS), *KEYS, 10, 20, 3, "10:e", "", "", OPERATIONS)
+    answer = raw_redis.eval(APPLY.text, len(KEYS), *KEYS, 10, 20, 3, "10:e", "", "", OPERATIONS, "new")
     assert answer == [b"FROZEN", b"10", b"token"]
 
 
@@ -178,10 +182,39 @@ def test_batch_that_fails_halfway_keeps_checkpoint_and_can_be_repeated(raw_redis
     with pytest.raises(ResponseError):
         apply(raw_redis)
     assert raw_redis.hget(CHECKPOINT, "position") == b"10"
+    assert raw_redis.zscore(LIST, "b") == 6 and raw_redis.hget(CHECKPOINT, "t3") == b"new", "lists and their tokens"
     raw_redis.delete(TEXT)
     raw_redis.rename("kept", OTHER)
     assert apply(raw_redis) == ("OK", 20)
     assert raw_redis.zrange(LIST, 0, -1, withscores=True) == [(b"a", 5.0), (b"b", 6.0)]
+
+
+def test_batch_without_changes_of_lists_moves_no_token(raw_redis: Plain) -> None:
+    prepare(raw_redis, fence="03", salt="s", t3="t")
+    apply(raw_redis, moved=())
+    assert raw_redis.hmget(CHECKPOINT, "salt", "t3") == [b"s", b"t"]
+
+
+@pytest.mark.parametrize(("fence", "salt"), [("3", b"new"), ("10", b"new"), ("03", b"old"), ("00", b"old")])
+def test_first_batch_after_a_worker_that_moves_no_tokens_changes_the_salt(
+    raw_redis: Plain, fence: str, salt: bytes
+) -> None:
+    """It is known by its fence. Any list may have changed, also when the first batch of its successor changes none."""
+    prepare(raw_redis, fence=fence, salt="old")
+    assert apply(raw_redis, fence=30, moved=()) == ("OK", 20)
+    assert raw_redis.hget(CHECKPOINT, "salt") == salt
+    apply(raw_redis, 20, 30, fence=30, word="20:", token="second", moved=())
+    assert raw_redis.hget(CHECKPOINT, "salt") == salt
+
+
+def test_batch_that_fails_after_a_worker_that_moves_no_tokens_leaves_its_fence(raw_redis: Plain) -> None:
+    """So the copies of readers stay useless until a batch has been applied."""
+    prepare(raw_redis)
+    raw_redis.delete(OTHER)
+    raw_redis.zadd(OTHER, {"type": 1})
+    with pytest.raises(ResponseError):
+        apply(raw_redis, fence=4)
+    assert raw_redis.hmget(CHECKPOINT, "fence", "salt") == [b"3", b"new"]
 
 
 def _without(guard: str) -> str:

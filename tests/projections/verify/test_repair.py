@@ -1,11 +1,13 @@
 """Repair: a frozen partition does not move, a repair writes only at the position it examined, and leaves no traces."""
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from commands.db.postgres import Engine
 from commands.directory import Directory
@@ -54,7 +56,7 @@ async def apply(engine: Engine, redis: RedisClient, view: View, partition: int =
     at = int(await redis.call("HGET", view.checkpoint(partition), "position"))
     _, operations = script_arguments(PartitionBatch())
     head = (at, at + 1, FENCE, "", "", "")
-    outcome, position, _ = await redis.run(APPLY, [view.checkpoint(partition)], [*head, operations])
+    outcome, position, _ = await redis.run(APPLY, [view.checkpoint(partition)], [*head, operations, "token"])
     return outcome.decode(), int(position) - at
 
 
@@ -74,7 +76,7 @@ async def broken(engine: Engine, redis: RedisClient) -> tuple[View, list[Differe
 async def test_frozen_partition_moves_for_no_other_process(engine: Engine, redis: RedisClient) -> None:
     """One token at a time, which may freeze it again and unfreeze it; then the projection goes on."""
     view = await viewed(engine, redis)
-    assert await freeze(redis, view, "mine") == [1, b"0", str(FENCE).encode()]
+    assert await freeze(redis, view, "mine") == [1, b"0", b"0%d" % FENCE]
     assert await apply(engine, redis, view) == ("FROZEN", 0)
     assert await apply(engine, redis, view, partition=1) == ("OK", 1)
     assert await freeze(redis, view, "another's") == [0, b"mine"]
@@ -119,6 +121,34 @@ async def test_repair_writes_only_at_its_position_and_with_its_token(
     assert await redis.call("GET", key) == (b"after" if outcome == b"OK" else b"before")
     held = await redis.call("HEXISTS", view.checkpoint(0), "frozen")
     assert held == (outcome != b"OK"), "a repair unfreezes"
+    assert (await redis.call("HGET", view.checkpoint(0), "salt") == b"mine") == (outcome == b"OK")
+
+
+async def test_repair_that_fails_halfway_changes_the_salt(engine: Engine, redis: RedisClient) -> None:
+    """It has changed a list, so copies of its pages are no longer true."""
+    view = await viewed(engine, redis)
+    key, text = view.followers(view.partitions), view.user(view.partitions)
+    await redis.call("SET", text, "text")
+    await freeze(redis, view, "mine")
+    commands = ("ZADD", 2, 2, 5, "x", "ZADD", 3, 2, 5, "x")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await redis.run(REPAIR, [view.checkpoint(0), key, text], [0, FENCE, "mine", *commands])
+    assert await redis.call("ZSCORE", key, "x") == b"5"
+    assert await redis.call("HGET", view.checkpoint(0), "salt") == b"mine"
+
+
+async def test_repair_of_an_earlier_version_is_refused_under_a_worker_that_moves_tokens(
+    engine: Engine, redis: RedisClient
+) -> None:
+    """It would change lists without a new salt. It compares fences as texts, and is written here as it was."""
+    view = await viewed(engine, redis)
+    earlier = REPAIR.text.replace("tonumber(at[2]) ~= tonumber(ARGV[2])", "at[2] ~= ARGV[2]")
+    script = Script(earlier, hashlib.sha1(earlier.encode(), usedforsecurity=False).hexdigest(), reads=False)
+    assert earlier != REPAIR.text
+    for fence, outcome in [(f"0{FENCE}", b"MOVED"), (FENCE, b"OK")]:
+        await redis.call("HSET", view.checkpoint(0), "fence", fence)
+        assert (await freeze(redis, view, "mine"))[0] == 1
+        assert await redis.run(script, [view.checkpoint(0)], [0, FENCE, "mine"]) == outcome
 
 
 async def test_repair_of_unfrozen_partition_writes_nothing(engine: Engine, redis: RedisClient) -> None:
