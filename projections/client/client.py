@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
@@ -31,6 +32,10 @@ FLUSH_BYTES: Final = 100_000
 NOEVICTION: Final = "noeviction"
 
 
+# Keys and arguments of one call of a script.
+ScriptCall = tuple[Sequence[Any], Sequence[Any]]
+
+
 def ignore_failure(reply: asyncio.Future[Any]) -> asyncio.Future[Any]:
     """Return ``reply``, which may now fail without a caller that waits for it and without a log line."""
     reply.add_done_callback(_retrieve)
@@ -54,6 +59,28 @@ class RedisClientSettings(msgspec.Struct, frozen=True):
         return cls(secret("REDIS_URL"))
 
 
+# A script that makes several calls of another one. Of each it gets the number of keys, the number of arguments, and the
+# arguments. A call that fails is answered with its error, and the others are made.
+_EACH: Final = """local function one(KEYS, ARGV)
+%s
+end
+local keys, argv, answers, key, at = KEYS, ARGV, {}, 0, 1
+while argv[at] do
+    local own_keys, own_argv = {}, {}
+    for n = 1, tonumber(argv[at]) do
+        own_keys[n] = keys[key + n]
+    end
+    for n = 1, tonumber(argv[at + 1]) do
+        own_argv[n] = argv[at + 1 + n]
+    end
+    key, at = key + #own_keys, at + 2 + #own_argv
+    local is_done, answer = pcall(one, own_keys, own_argv)
+    answers[#answers + 1] = is_done and answer or {err = type(answer) == 'table' and answer.err or tostring(answer)}
+end
+return answers
+"""
+
+
 class Script(msgspec.Struct, frozen=True):
     """A Lua script and the hash by which the server knows it. ``reads`` when it changes nothing."""
 
@@ -61,11 +88,43 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
     reads: bool
 
+    @classmethod
+    def of(cls, text: str, *, reads: bool) -> Script:
+        """Return the script of this text."""
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), reads)
+
 
 def load_script(package: str, name: str, *, reads: bool) -> Script:
     """Read a script from the package's folder."""
-    text = files(package).joinpath(name).read_text()
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), reads)
+    return Script.of(files(package).joinpath(name).read_text(), reads=reads)
+
+
+@cache
+def each_of(script: Script) -> Script:
+    """Return the script that makes several calls of ``script``, which must not answer with false."""
+    return Script.of(_EACH % script.text, reads=script.reads)
+
+
+def _groups(calls: Sequence[ScriptCall]) -> Iterator[list[ScriptCall]]:
+    """Yield the calls in groups whose arguments come to FLUSH_BYTES or so."""
+    group, size = list[ScriptCall](), 0
+    for call in calls:
+        group.append(call)
+        size += sum([len(argument) for argument in call[1] if isinstance(argument, bytes | str)])
+        if size > FLUSH_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _together(calls: Sequence[ScriptCall]) -> tuple[list[Any], list[Any]]:
+    """Return keys and arguments of the calls as ``each_of`` takes them."""
+    every_key, every_argument = list[Any](), list[Any]()
+    for keys, arguments in calls:
+        every_key += keys
+        every_argument += (len(keys), len(arguments), *arguments)
+    return every_key, every_argument
 
 
 class RedisClient:
@@ -171,6 +230,26 @@ class RedisClient:
             return await self.call(f"EVALSHA{suffix}", script.sha, len(keys), *keys, *arguments)
         except exceptions.NoScriptError:
             return await self.call(f"EVAL{suffix}", script.text, len(keys), *keys, *arguments)
+
+    async def run_each(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run a script for several partitions with the others of this turn; return the answers in order, with redis'
+        ResponseError in place of that of a call that failed. Raises like ``call``.
+
+        Where the store is no cluster, calls share a command of at most ``FLUSH_BYTES`` or so: a server runs it as one.
+        """
+        if self.clustered or len(calls) == 1:
+            made = await asyncio.gather(
+                *[self.run(script, keys, arguments) for keys, arguments in calls], return_exceptions=True
+            )
+        else:
+            groups = [self.run(each_of(script), *_together(group)) for group in _groups(calls)]
+            made = [answer for answers in await asyncio.gather(*groups) for answer in answers]
+        for answer in made:
+            if isinstance(answer, BaseException):
+                error = translated(answer) if isinstance(answer, Exception) else answer
+                if not isinstance(error, exceptions.ResponseError):
+                    raise error
+        return made
 
     def get_many(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
         """Read the strings under ``keys``, which may be of any partitions, with the others of this turn; the future

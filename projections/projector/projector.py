@@ -5,21 +5,20 @@ Live projection and rebuilds use the same projector; they differ in the view and
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from secrets import token_urlsafe
 from typing import Final
 
 from redis.exceptions import ResponseError
 
 from commands.db.postgres import Engine
 from commands.events import Recorded
-from projections.client.client import RedisClient, load_script
+from projections.client.client import RedisClient
 from projections.errors import BatchRefused, Fenced, LogChanged, ViewLost
-from projections.keys import View, lease_group_of, read_word
+from projections.keys import View, lease_group_of
+from projections.projector.apply import Outcome, apply, call_of
 from projections.projector.batches import BatchReader, add_users
-from projections.projector.fold import Folded, Operation, PartitionBatch, fold, script_arguments
+from projections.projector.fold import Folded, Operation, PartitionBatch, fold
 from projections.projector.history import ViewHistory
 from projections.projector.parking import ParkedPairs
 from projections.projector.read_words import ReadWords
@@ -30,7 +29,6 @@ from projections.views.generations import checkpoints
 
 logger: Final = logging.getLogger(__name__)
 
-APPLY: Final = load_script("projections.projector", "apply.lua", reads=False)
 # A live batch takes about 20 ms: small enough to be seen soon, large enough to keep up with many writers.
 LIVE_BATCH: Final = 2_000
 # In a larger batch, more events are about the same user and are written as one. Beyond this, readers would notice the
@@ -38,7 +36,6 @@ LIVE_BATCH: Final = 2_000
 REBUILD_BATCH: Final = 10_000
 # If a batch has more refused operations, the server or this version is at fault: stop rather than park the log.
 PARKED_MAX: Final = 100
-TOKEN_BYTES: Final = 9
 
 
 class Projector:
@@ -187,18 +184,13 @@ class Projector:
 
     async def _apply(self, batches: Mapping[int, PartitionBatch], ends: dict[int, int]) -> list[int]:
         """Apply each partition's batch in one round trip and take over its position; return the refusing partitions."""
-        outcomes = await asyncio.gather(
-            *[self._apply_partition(partition, batch, ends[partition]) for partition, batch in batches.items()],
-            return_exceptions=True,
-        )
+        outcomes = await self._outcomes(batches, ends)
         refused: list[int] = []
         moved: dict[str, list[int]] = {"AHEAD": [], "BEHIND": []}
         words: set[tuple[int, int | None]] = set()
-        for partition, outcome in zip(batches, outcomes, strict=True):
+        for partition, outcome in outcomes.items():
             if isinstance(outcome, ResponseError):
                 refused.append(partition)
-            elif isinstance(outcome, BaseException):
-                raise outcome
             else:
                 name, at, word = outcome
                 self._use_outcome(partition, name, at)
@@ -213,22 +205,15 @@ class Projector:
                 logger.warning("partitions %s are %s (now %d); continuing from there", partitions, name, position)
         return refused
 
-    async def _apply_partition(self, partition: int, batch: PartitionBatch, end: int) -> tuple[str, int, int | None]:
-        """Apply one partition's batch; return the outcome of ``apply.lua``, and the partition's position and word."""
-        keys, operations = script_arguments(batch)
-        begin = self.checkpointed[partition]
-        head = (begin, end, self.fences[partition], *self._history.fields(begin, end))
-        # Random: a sequence may begin again, after a restore of Postgres or in a process that was forked.
-        token = token_urlsafe(TOKEN_BYTES)
-        fields = {self.view.token_field(each.number) for each in batch.operations if each.moves_token}
-        moved = [part for field in fields for part in (field, token)]
-        while True:
-            outcome, position, word = await self._redis.run(
-                APPLY, [self.view.checkpoint(partition), *keys], [*head, operations, token, *moved]
-            )
-            if outcome != b"FROZEN":
-                return outcome.decode(), int(position), read_word(word, int(position))
-            await self._freezes.wait(self.view.checkpoint(partition), word)
+    async def _outcomes(
+        self, batches: Mapping[int, PartitionBatch], ends: Mapping[int, int]
+    ) -> dict[int, Outcome | ResponseError]:
+        calls = {}
+        for partition, batch in batches.items():
+            begin, end = self.checkpointed[partition], ends[partition]
+            head = (begin, end, self.fences[partition], *self._history.fields(begin, end))
+            calls[partition] = call_of(self.view, partition, head, batch)
+        return await apply(self._redis, self._freezes, calls)
 
     def _use_outcome(self, partition: int, outcome: str, position: int) -> None:
         match outcome:
@@ -264,16 +249,19 @@ class Projector:
             raise BatchRefused([partition], "refuse even an empty batch")  # so no event is at fault
         batch = (await self._fold(events)).partitions[partition]
 
-        async def apply(operations: list[Operation]) -> None:
-            """Apply operations without moving the checkpoint."""
+        async def try_out(operations: list[Operation]) -> None:
+            """Apply operations without moving the checkpoint. Raises ResponseError when Redis refuses them."""
             if self.checkpointed[partition] != begin:
                 return
-            outcome, position, word = await self._apply_partition(partition, PartitionBatch(operations), begin)
-            self._use_outcome(partition, outcome, position)
+            outcome = (await self._outcomes({partition: PartitionBatch(operations)}, {partition: begin}))[partition]
+            if isinstance(outcome, ResponseError):
+                raise outcome
+            name, position, word = outcome
+            self._use_outcome(partition, name, position)
             if position != begin:
                 await self._history.require({(position, word)})
 
-        refused = await find_refused(apply, partition, batch.operations, self._parked_max)
+        refused = await find_refused(try_out, partition, batch.operations, self._parked_max)
         if self.checkpointed[partition] != begin:  # these events are not the next ones of the partition any more
             return
         await self._parked.park(rejected_events(self.view, refused, events))

@@ -17,12 +17,13 @@ from commands.coordination import leases, pause
 from commands.db.postgres import Engine
 from commands.events import UserFollowed, UserUnfollowed
 from commands.log import event_log as log
-from projections.client.client import RedisClient, Script
+from projections.client.client import RedisClient, Script, ScriptCall
 from projections.client.node import Node
 from projections.errors import Fenced
 from projections.keys import LEASE_GROUPS, LogNames, View, lease_group_of
 from projections.loop import LoopTiming, ProjectionLoop
-from projections.projector.projector import APPLY, Projector
+from projections.projector.apply import APPLY
+from projections.projector.projector import Projector
 from projections.rebuild.build import BuildLease
 from projections.signals.job_queue import QueueSettings
 from projections.signals.progress import Progress
@@ -64,6 +65,10 @@ class Flushing:
         if script is APPLY:
             self._partitions.add(keys[0])
         return await self._redis.run(script, keys, arguments)
+
+    async def run_each(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run the calls one by one, as for a cluster."""
+        return [await self.run(script, keys, arguments) for keys, arguments in calls]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._redis, name)

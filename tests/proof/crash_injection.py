@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal, cast
 from unittest.mock import patch
@@ -18,9 +18,9 @@ from unittest.mock import patch
 import msgspec
 
 from commands.db.postgres import Engine
-from projections.client.client import RedisClient
+from projections.client.client import RedisClient, Script, ScriptCall
 from projections.projector.projector import Projector
-from tests.support.intercepted_redis import Killed
+from tests.support.intercepted_redis import Killed, one_by_one
 from tests.support.projector_steps import STEPS
 from tests.support.random_histories import VIEW, World
 
@@ -87,6 +87,10 @@ class CrashingRedis:
     async def run(self, *arguments: Any, **options: Any) -> Any:
         """Run the script, or crash."""
         return await self._crash_point.step(self._redis.run, arguments, options)
+
+    async def run_each(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run the calls one by one, as for a cluster: there, too, a batch may be applied to some partitions only."""
+        return await one_by_one(self.run, script, calls)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._redis, name)

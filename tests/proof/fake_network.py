@@ -11,10 +11,11 @@ from typing import Any, Final, Protocol, TypeVar
 from redis.exceptions import ResponseError
 
 from commands.errors import LogUnavailable, ViewsUnavailable
-from projections.client.client import Script
-from projections.projector.projector import APPLY
+from projections.client.client import Script, ScriptCall
+from projections.projector.apply import APPLY
 from tests.proof.fake_log import FakeLog
 from tests.proof.virtual_time import VirtualTimeLoop
+from tests.support.intercepted_redis import one_by_one
 
 _T = TypeVar("_T")
 DELAY_MAX_S: Final = 0.02
@@ -119,6 +120,10 @@ class FakeRedisClient:
             return answer
 
         return await self._send([work], lambda answers: answers[0])
+
+    async def run_each(self, script: Script, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run the calls in a step each, as on a cluster: a batch may be applied to some partitions only."""
+        return await one_by_one(self.run, script, calls)
 
     def _send(self, steps: Sequence[Callable[[], Any]], read: Callable[[list[Any]], Any]) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()

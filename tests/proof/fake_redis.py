@@ -12,7 +12,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from projections.client.client import Script
-from projections.projector.projector import APPLY
+from projections.projector.apply import APPLY
 from projections.views.freezes import FENCE_POINTER, UNFREEZE
 from projections.views.generations import POINT, REMOVE
 from queries.follows import PAGE

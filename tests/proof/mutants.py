@@ -8,6 +8,8 @@ APPLY: Final = "projections/projector/apply.lua"
 APPEND: Final = "commands/db/sql/append_events.sql"
 ANSWERS: Final = "commands/idempotency.py"
 LOOP: Final = "projections/projector/projector.py"
+CALLS: Final = "projections/projector/apply.py"
+CLIENT: Final = "projections/client/client.py"
 BATCHES: Final = "projections/projector/batches.py"
 HISTORY: Final = "projections/projector/history.py"
 REFUSED: Final = "projections/projector/refused.py"
@@ -92,6 +94,8 @@ TESTS: Final = {
         "tests/projections/projector/test_users_in_views.py",
     ),
     REFUSED: ("tests/projections/projector/test_parking.py",),
+    CALLS: ("tests/projections/projector/test_list_tokens.py", "tests/projections/projector/test_projector.py"),
+    CLIENT: ("tests/projections/client/test_client.py",),
     LOOP: (
         "tests/projections/rebuild/test_kept_over_a_switch.py",
         "tests/projections/projector/test_list_tokens.py",
@@ -378,8 +382,8 @@ MUTANTS: Final = (
         "fold(events, self.view, self.read_to)",
         "fold(events, self.view, dict.fromkeys(self.read_to, 0))",
     ),
-    Mutant(LOOP, "apply: faults of the server", "                raise outcome\n", "                continue\n"),
-    Mutant(LOOP, "apply: wait for a frozen partition", 'if outcome != b"FROZEN":', "if True:"),
+    Mutant(CLIENT, "apply: faults of the server", "                    raise error\n", "                    pass\n"),
+    Mutant(CALLS, "apply: wait for a frozen partition", 'elif answer[0] == b"FROZEN":', "elif False:"),
     Mutant(
         LOOP,
         "FENCED",
@@ -657,8 +661,8 @@ MUTANTS: Final = (
     ),
     Mutant(PAGE, "the salt is a part of each token", "token = checkpoint[4] .. ' '", "token = ' '"),
     Mutant(PAGE, "the token is that of the list", "'salt', ARGV[4])", "'salt', 't0')"),
-    Mutant(LOOP, "the worker names the tokens of touched lists", "if each.moves_token}", "if False}"),
-    Mutant(LOOP, "no two calls have the same token", "token_urlsafe(TOKEN_BYTES)", "str(end)"),
+    Mutant(CALLS, "the worker names the tokens of touched lists", "if each.moves_token}", "if False}"),
+    Mutant(CALLS, "no two calls have the same token", "token_urlsafe(TOKEN_BYTES)", "str(head[1])"),
     Mutant(FOLD, "a change of a list moves its token", "moves_token: bool = True", "moves_token: bool = False"),
     Mutant(
         FOLD,

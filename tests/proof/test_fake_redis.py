@@ -10,7 +10,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from projections.keys import POINTER, View, member
-from projections.projector.projector import APPLY
+from projections.projector.apply import APPLY
 from projections.views.freezes import FENCE_POINTER, UNFREEZE
 from projections.views.generations import POINT, REMOVE
 from queries.follows import PAGE

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from projections.client.client import Script
+from projections.projector.apply import APPLY
 from projections.projector.parking import ParkedPairs
-from projections.projector.projector import APPLY
 from tests.proof import __main__, simulation
 from tests.proof.parts import Counts, PartContext
 from tests.proof.real_redis import RealRedis

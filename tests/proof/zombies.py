@@ -26,8 +26,9 @@ from redis import Redis
 from cli.dev.processes import program
 from cli.dev.supervisor import start_program
 from commands.coordination.leases import GROUP_PREFIX
+from projections.client.client import each_of
 from projections.keys import LEASE_GROUPS, POINTER, View, lease_group_of
-from projections.projector.projector import APPLY
+from projections.projector.apply import APPLY
 from tests.proof.parts import Counts, PartContext
 from tests.support.breakable_servers import wait_until
 from tests.support.log_writes import Connection, rows
@@ -202,13 +203,15 @@ class World:
         holders = dict(rows(self.sql, HOLDERS))
         waiting, end = set(holders.values()), time.monotonic() + TAKE_OVER_TIMEOUT_S
         database = self.raw_redis.connection_pool.connection_kwargs["db"]
+        scripts = {APPLY.sha, each_of(APPLY).sha}
         with self.raw_redis.monitor() as monitor:
             while waiting:
                 assert time.monotonic() < end, f"{len(waiting)} workers do not try to write"
                 command = monitor.next_command()
                 name, *words = command["command"].split()
-                if command["db"] == database and name == "EVALSHA" and words[0] == APPLY.sha:
-                    waiting.discard(holders[partitions[words[2]]])
+                if command["db"] == database and name == "EVALSHA" and words[0] in scripts:
+                    for checkpoint in partitions.keys() & words[2 : 2 + int(words[1])]:
+                        waiting.discard(holders[partitions[checkpoint]])
 
     def unfreeze(self) -> None:
         """Unfreeze every partition."""

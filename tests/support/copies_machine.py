@@ -22,7 +22,8 @@ from commands.users import UserChanges
 from projections.client.client import RedisClient, Script
 from projections.errors import Fenced, StillParked
 from projections.keys import View, member
-from projections.projector.projector import APPLY, Projector
+from projections.projector.apply import APPLY
+from projections.projector.projector import Projector
 from projections.rebuild.rebuild import RebuildOptions
 from projections.signals.job_queue import QueueSettings
 from projections.verify.repair import rebuild_users

@@ -9,9 +9,11 @@ from redis.asyncio.connection import DefaultParser
 
 from commands.errors import SettingsError, ViewsUnavailable
 from projections.client.client import (
+    FLUSH_BYTES,
     RedisClient,
     RedisClientSettings,
     Script,
+    ScriptCall,
     load_script,
     open_redis,
 )
@@ -80,6 +82,55 @@ async def test_script_unknown_to_the_server_is_sent_again(redis: RedisClient) ->
         await redis.call("SCRIPT", "FLUSH")
         for _ in range(2):
             assert await redis.run(script, ["a", "b", "c"], [1, "", 1, 0]) is None
+
+
+# Adds the arguments after the first to a list, and answers with the key's name and its length.
+PUSH = Script.of(
+    """redis.call('RPUSH', KEYS[1], unpack(ARGV, 2))
+    return {KEYS[1], ARGV[1], redis.call('LLEN', KEYS[#KEYS])}""",
+    reads=False,
+)
+
+
+async def test_calls_of_a_script_are_one_command_and_answered_each(redis: RedisClient, raw_redis: Plain) -> None:
+    """Each has its own keys and arguments. One that fails, halfway or at its first command, fails no other."""
+    raw_redis.set("text", "no list")
+    calls: list[ScriptCall] = [
+        (["a"], [1, "x", b"\xff"]),
+        (["text"], [2, "x"]),
+        (["b", "text"], ["3", "x"]),
+        (["a", "a"], ["", "y", "z"]),
+    ]
+    before = raw_redis.info("commandstats")
+    answers = await redis.run_each(PUSH, calls)
+    wrong = [isinstance(answer, exceptions.ResponseError) for answer in answers]
+    assert wrong == [False, True, True, False] and "WRONGTYPE" in str(answers[1]) and "WRONGTYPE" in str(answers[2])
+    assert [answers[0], answers[3]] == [[b"a", b"1", 2], [b"a", b"", 4]]
+    assert raw_redis.lrange("a", 0, -1) == [b"x", b"\xff", b"y", b"z"] and raw_redis.lrange("b", 0, -1) == [b"x"]
+    sent = [stats["calls"] for name, stats in raw_redis.info("commandstats").items() if name.startswith("cmdstat_eval")]
+    already = [stats["calls"] for name, stats in before.items() if name.startswith("cmdstat_eval")]
+    assert sum(sent) - sum(already) == 2, "one by its hash, which the server does not know yet, and one with its text"
+    assert await redis.run_each(PUSH, []) == []
+    assert await redis.run_each(PUSH, [(["c"], ["", "x"])]) == [[b"c", b"", 1]]
+
+
+async def test_calls_of_a_script_that_are_too_long_are_several_commands(redis: RedisClient, raw_redis: Plain) -> None:
+    calls = [([f"k{number}"], [number, "x" * (FLUSH_BYTES // 3)]) for number in range(10)]
+    answers = await redis.run_each(PUSH, calls)
+    assert answers == [[f"k{number}".encode(), str(number).encode(), 1] for number in range(10)]
+    assert raw_redis.info("commandstats")["cmdstat_eval"]["calls"] >= 3
+
+
+async def test_server_that_is_full_is_views_unavailable_to_all_calls_of_a_script(
+    redis: RedisClient, raw_redis: Plain
+) -> None:
+    """As to a single call."""
+    raw_redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(ViewsUnavailable, match="maxmemory"):
+            await redis.run_each(PUSH, [(["a"], ["", "x"]), (["b"], ["", "x"])])
+    finally:
+        raw_redis.config_set("maxmemory", 0)
 
 
 def parsed(words: str) -> Exception:

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 from redis.crc import key_slot
+from redis.exceptions import ResponseError
 
 from commands.db.postgres import Engine
 from commands.errors import SettingsError, ViewsUnavailable
-from projections.client.client import RedisClient, RedisClientSettings, load_script, open_redis
+from projections.client.client import RedisClient, RedisClientSettings, Script, load_script, open_redis
 from projections.client.cluster import Cluster, slot_of
 from projections.client.connection import Request
 from projections.client.node import Node as ClientNode
@@ -124,6 +125,15 @@ async def test_script_unknown_to_one_master_is_sent_to_it(cluster: ValkeyCluster
             await asyncio.gather(*[redis.run(PAGE, partition, [1, "", 1, "t0", "", 0]) for partition in keys])
             == [None] * PARTITIONS
         )
+
+
+async def test_calls_of_a_script_are_made_on_the_master_of_each(redis: RedisClient) -> None:
+    """A command has keys of one partition only. A call that fails fails no other."""
+    script = Script.of("redis.call('RPUSH', KEYS[1], ARGV[1]) return KEYS[1]", reads=False)
+    await redis.call("SET", KEYS[7], "no list")
+    answers = await redis.run_each(script, [([key], ["x"]) for key in KEYS])
+    assert isinstance(answers.pop(7), ResponseError)
+    assert answers == [key.encode() for at, key in enumerate(KEYS) if at != 7]
 
 
 async def test_views_spread_over_masters_equal_the_log(

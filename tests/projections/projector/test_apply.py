@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from redis import ResponseError
 
-from projections.projector.projector import APPLY
+from projections.projector.apply import APPLY
 from tests.support.fixtures import Plain
 
 CHECKPOINT, LIST, TEXT, OTHER = "{g1.0}:c", "{g1.0}:list", "{g1.0}:text", "{g1.0}:other"

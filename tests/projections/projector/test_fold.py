@@ -19,6 +19,7 @@ from commands.events import (
 )
 from commands.users import Broadcast, Profile
 from projections.keys import View
+from projections.projector.apply import APPLY
 from projections.projector.fold import (
     ARGUMENTS_MAX,
     Folded,
@@ -28,7 +29,6 @@ from projections.projector.fold import (
     fold,
     script_arguments,
 )
-from projections.projector.projector import APPLY
 from tests.support.fixtures import Plain, few, many
 from tests.support.view_model import actual
 

@@ -10,7 +10,8 @@ from commands.db.postgres import Engine
 from commands.events import NotificationsChanged, UserFollowed, UserUnfollowed
 from commands.users import BroadcastChanges, UserChanges
 from projections.client.client import RedisClient, Script
-from projections.projector.projector import APPLY, Projector
+from projections.projector.apply import APPLY
+from projections.projector.projector import Projector
 from tests.support.fixtures import Plain
 from tests.support.intercepted_redis import Proceed, intercepted
 from tests.support.log_writes import append, erase

@@ -17,8 +17,9 @@ from commands.users import UserChanges
 from projections.client.client import RedisClient, Script
 from projections.errors import BatchRefused, Fenced, LogChanged, ViewLost
 from projections.keys import write_word
+from projections.projector.apply import APPLY
 from projections.projector.batches import PART_EVENTS
-from projections.projector.projector import APPLY, Projector
+from projections.projector.projector import Projector
 from projections.views import generations
 from tests.support.fixtures import Plain, few
 from tests.support.intercepted_redis import Proceed, intercepted

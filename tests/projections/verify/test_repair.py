@@ -15,8 +15,8 @@ from commands.users import UserChanges
 from projections.client.client import RedisClient, Script
 from projections.errors import ViewLost
 from projections.keys import View, member
+from projections.projector.apply import APPLY
 from projections.projector.fold import PartitionBatch, script_arguments
-from projections.projector.projector import APPLY
 from projections.verify.cells import READ_PARTITION, entry_cell, user_cells
 from projections.verify.compare import verify
 from projections.verify.expected import Difference

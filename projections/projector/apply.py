@@ -1,0 +1,56 @@
+"""Applying batches to partitions by ``apply.lua``, one call of it for each partition."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from secrets import token_urlsafe
+from typing import Final
+
+from redis.exceptions import ResponseError
+
+from projections.client.client import RedisClient, ScriptCall, load_script
+from projections.keys import View, read_word
+from projections.projector.fold import PartitionBatch, script_arguments
+from projections.views.freezes import Freezes
+
+APPLY: Final = load_script("projections.projector", "apply.lua", reads=False)
+TOKEN_BYTES: Final = 9
+
+# The outcome of ``apply.lua``, and the partition's position and word.
+Outcome = tuple[str, int, int | None]
+# Of a checkpoint and its batch: expected position, new position, fence, expected word, new word, how new its rows are.
+CallHead = tuple[int, int, int, str, str, str]
+
+
+def call_of(view: View, partition: int, head: CallHead, batch: PartitionBatch) -> ScriptCall:
+    """Return the call of ``apply.lua`` that applies one partition's batch."""
+    keys, operations = script_arguments(batch)
+    # Random: a sequence may begin again, after a restore of Postgres or in a process that was forked.
+    token = token_urlsafe(TOKEN_BYTES)
+    fields = {view.token_field(each.number) for each in batch.operations if each.moves_token}
+    moved = [part for field in fields for part in (field, token)]
+    return [view.checkpoint(partition), *keys], [*head, operations, token, *moved]
+
+
+async def apply(
+    redis: RedisClient, freezes: Freezes, calls: Mapping[int, ScriptCall]
+) -> dict[int, Outcome | ResponseError]:
+    """Make each partition's call, those on frozen partitions until they are not; return what came of each.
+
+    A batch that Redis refuses has redis' ResponseError. Raises ViewsUnavailable.
+    """
+    found: dict[int, Outcome | ResponseError] = {}
+    while left := [partition for partition in calls if partition not in found]:
+        frozen: dict[str, bytes] = {}
+        answers = await redis.run_each(APPLY, [calls[partition] for partition in left])
+        for partition, answer in zip(left, answers, strict=True):
+            if isinstance(answer, ResponseError):
+                found[partition] = answer
+            elif answer[0] == b"FROZEN":
+                frozen[calls[partition][0][0]] = answer[2]
+            else:
+                position = int(answer[1])
+                found[partition] = answer[0].decode(), position, read_word(answer[2], position)
+        await asyncio.gather(*[freezes.wait(checkpoint, token) for checkpoint, token in frozen.items()])
+    return {partition: found[partition] for partition in calls}
