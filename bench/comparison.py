@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from bench.cpu import proportional
 from bench.load import Load, closed
 from bench.requests import Request, Requests
 from bench.testbed import Server, Testbed
@@ -27,6 +28,7 @@ class Side(msgspec.Struct):
     processes: Sequence[str]
     loads: list[Load] = []
     cpu_us: list[dict[str, float]] = []
+    pss_mb: float = 0.0
     invalid: str = ""
 
     @property
@@ -42,6 +44,7 @@ class Side(msgspec.Struct):
             "p50_ms": median(load.p50_ms for load in self.loads),
             "p99_ms": median(load.p99_ms for load in self.loads),
             "bytes_per_s": median(load.bytes / load.seconds for load in self.loads),
+            "web_pss_mb": self.pss_mb,
             "cpu_us_per_request": {name: round(median(one[name] for one in self.cpu_us), 2) for name in names},
         }
 
@@ -69,6 +72,7 @@ def compare(testbed: Testbed, *sides: Side) -> None:
         for side in sides:
             _run(testbed, side, testbed.settings.seconds)
     for side in sides:
+        side.pss_mb = round(proportional(side.server.child.pid) / 1e6, 1)
         _check(side)
 
 

@@ -16,6 +16,11 @@ def resident(pid: int) -> int:
     return sum(_resident(process) for process in family(pid))
 
 
+def proportional(pid: int) -> int:
+    """Return the resident bytes of a process and its children; of what several share, each has its part (PSS)."""
+    return sum(_proportional(process.pid) for process in family(pid))
+
+
 def peak(pid: int) -> int:
     """Return the highest resident bytes of a process, without its children."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -49,6 +54,14 @@ def _own(process: psutil.Process) -> float:
     except psutil.NoSuchProcess:
         return 0.0
     return float(times.user + times.system + times.children_user + times.children_system)
+
+
+def _proportional(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
 
 
 def _resident(process: psutil.Process) -> int:

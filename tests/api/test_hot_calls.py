@@ -245,7 +245,7 @@ class SentCommands:
 
 
 @pytest.fixture
-def view(service: InProcess, crowd: list[Person], monkeypatch: pytest.MonkeyPatch) -> View:
+async def view(service: InProcess, crowd: list[Person], monkeypatch: pytest.MonkeyPatch) -> View:
     """The live view; the application does not read again which one that is."""
     monkeypatch.setattr(service.services.reader, "limits", ReaderLimits(view_age_max_s=3600))
     monkeypatch.setattr(
