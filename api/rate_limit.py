@@ -14,6 +14,7 @@ from typing import Literal
 from redis.exceptions import RedisError
 
 from api.auth.tokens import Caller
+from commands.cache_budget import DEFAULT_BUDGET, CacheBudget
 from commands.errors import SettingsError, Unavailable, ViewsUnavailable
 from commands.settings import number_from_env, setting
 from projections import keys
@@ -32,8 +33,8 @@ IPV6_HOST_BITS = 64  # one subscriber has a whole /64
 # Other processes cannot use what it has taken: with 20 processes at most 2 % of a limit.
 PARTS_PER_LIMIT = 1_000
 PER_MINUTE_MAX = 999_999_999
-# Callers whose parts a process keeps: some 3 MB.
-RATED_CALLERS_MAX = 20_000
+# What the part of a caller takes in memory, with its place in the dict.
+CALLER_BYTES = 320
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class RateLimit:
         *,
         now: Callable[[], float] = time.time,
         timeout_s: float = COUNT_TIMEOUT_S,
+        budget: CacheBudget = DEFAULT_BUDGET,
     ) -> None:
         self._redis = redis
         self._settings = settings or RateSettings()
@@ -119,6 +121,7 @@ class RateLimit:
         self._timeout_s = timeout_s
         self._outage = Outage(logger, "Redis counts requests again")
         self._parts: dict[str, _Part] = {}
+        self.callers_max = budget.share("callers") // CALLER_BYTES
         # Whose keys are counted in; without an id until the log has told its own.
         self.names = keys.LogNames()
 
@@ -143,7 +146,7 @@ class RateLimit:
         result = RateLimitResult(limit, limit, (window + 1) * RATE_WINDOW_S)
         if limit == 0:
             return PendingCount(result)
-        part = self._part(key, window)
+        part = self.part(key, window)
         if part.left:
             part.left -= 1
             result.remaining = max(0, limit - part.used + part.left)
@@ -179,7 +182,7 @@ class RateLimit:
         if limit == 0 or requests == 0:
             return
         window = int(self._now() // RATE_WINDOW_S)
-        part = self._part(key, window)
+        part = self.part(key, window)
         taken = min(part.left, requests)
         part.left -= taken
         if further := requests - taken:
@@ -187,10 +190,11 @@ class RateLimit:
             name = self.names.rate(key, window)
             ignore_failure(self._redis.batch((("INCRBY", name, further), ("EXPIRE", name, 2 * RATE_WINDOW_S))))
 
-    def _part(self, key: str, window: int) -> _Part:
+    def part(self, key: str, window: int) -> _Part:
+        """Return what this process has taken of a caller's limit in a window."""
         part = self._parts.get(key)
         if part is None or part.window != window:
-            if len(self._parts) >= RATED_CALLERS_MAX:
+            if len(self._parts) >= self.callers_max:
                 self._parts.clear()  # what was left in them counts as used
             part = self._parts[key] = _Part(window)
         return part
@@ -229,7 +233,7 @@ def rate_limit_headers(result: RateLimitResult) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-@lru_cache(maxsize=10_000)
+@lru_cache(maxsize=1_000)
 def _address_key(address: str | None) -> str:
     """Return the key for an address; those of users begin with another word."""
     try:

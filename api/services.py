@@ -11,6 +11,8 @@ from api.forwarded import ProxySettings
 from api.rate_limit import RateLimit, RateSettings
 from api.shutdown import GracefulShutdown, ShutdownSettings
 from api.tail import LOOK_AGE_MAX_S, Tail
+from api.timestamps import SCORES
+from commands.cache_budget import CacheBudget
 from commands.coordination.overview import Overview
 from commands.db.postgres import POSTGRES_TIMEOUT_S, Engine, PostgresSettings, check_server, create_engine
 from commands.db.schema import check_current
@@ -91,9 +93,10 @@ class Services:
     @classmethod
     def from_env(cls) -> "Services":
         """Make the services, without connecting to anything; raises SettingsError."""
-        postgres, queue = PostgresSettings.from_env(), QueueSettings.from_env()
-        engine = create_engine(postgres, timeout_s=POSTGRES_TIMEOUT_S)
-        progress, wakeup, directory = Progress(), Wakeup(queue), Directory(engine, ErasureFile.from_env())
+        postgres, queue, budget = PostgresSettings.from_env(), QueueSettings.from_env(), CacheBudget.from_env()
+        engine, progress, wakeup = create_engine(postgres, timeout_s=POSTGRES_TIMEOUT_S), Progress(), Wakeup(queue)
+        SCORES.bytes_max = budget.share("times")
+        directory = Directory(engine, ErasureFile.from_env(), budget=budget)
 
         def on_other_history() -> None:
             reader.invalidate_numbers()
@@ -103,7 +106,7 @@ class Services:
         tail = Tail(LogLooks(postgres, engine), progress, on_other_history, on_look=feeder.on_look)
         redis = open_redis(RedisClientSettings.from_env(), tail.on_connection)
         watch = ServerWatch(redis, on_new_run=tail.on_connection)
-        reader = Reader(redis, progress, directory.clear_cache, watch=watch, feeder=feeder)
+        reader = Reader(redis, progress, directory.clear_cache, watch=watch, feeder=feeder, budget=budget)
         listener = Listener(queue, LogNames.applied_channel, feeder.own_messages(progress.on_message))
         progress.subscribe(reader.profile_cache, reader.invalidate_numbers)
         return cls(
@@ -119,8 +122,8 @@ class Services:
             reader=reader,
             wakeup=wakeup,
             listener=listener,
-            verifier=TokenVerifier(AuthSettings.from_env()),
-            limit=RateLimit(redis, RateSettings.from_env()),
+            verifier=TokenVerifier(AuthSettings.from_env(), budget=budget),
+            limit=RateLimit(redis, RateSettings.from_env(), budget=budget),
             visibility=VisibilitySettings.from_env(),
             shutdown=GracefulShutdown(ShutdownSettings.from_env()),
             proxies=ProxySettings.from_env(),

@@ -4,10 +4,18 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
+from commands.bounded_cache import BoundedCache
+from commands.cache_budget import DEFAULT_BUDGET
 from projections.keys import unscore
 
-# The same times are shown again and again: 20 MB at most, for a third of the time that rendering a page takes.
-REMEMBERED_MAX: Final = 65_536
+# The same times are shown again and again, for a third of the time that rendering a page takes. 0.5 MB.
+SECONDS_MAX: Final = 2_048
+# A list's score, and the two texts with their places.
+_SCORE_BYTES: Final = 320
+
+SCORES: Final[BoundedCache[bytes, tuple[str, str]]] = BoundedCache(
+    DEFAULT_BUDGET.share("times"), lambda *_: _SCORE_BYTES
+)
 
 
 def wire_time(microseconds: int) -> str:
@@ -15,13 +23,16 @@ def wire_time(microseconds: int) -> str:
     return _written(microseconds // 1_000_000)
 
 
-@lru_cache(REMEMBERED_MAX)
+@lru_cache(SECONDS_MAX)
 def _written(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-@lru_cache(REMEMBERED_MAX)
 def followed_at(score: bytes) -> tuple[str, str]:
     """Return what a list's score says: the time of the follow, and its notifications as ``true`` or ``false``."""
-    created_at, notifications = unscore(int(score))
-    return wire_time(created_at), "true" if notifications else "false"
+    found = SCORES.entries.get(score)
+    if found is None:
+        created_at, notifications = unscore(int(score))
+        found = wire_time(created_at), "true" if notifications else "false"
+        SCORES.put(score, found)
+    return found

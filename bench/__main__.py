@@ -21,6 +21,7 @@ from bench.rows import (
     logs,
     longest,
     mixed,
+    pages,
     peers,
     process,
     rebuild,
@@ -38,6 +39,8 @@ RESULTS: Final = Path(__file__).with_name("results")
 ROWS: Final[dict[str, Callable[[Testbed], Iterator[Result]]]] = {
     "status": status.run,
     "page": lists.run,
+    "page-cold": pages.run_cold,
+    "page-written": pages.run_written,
     "kraken": lists.run_kraken,
     "follow": writes.run,
     "cold": writes.run_cold,

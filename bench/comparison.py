@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from bench.cpu import proportional
 from bench.load import Load, closed
 from bench.requests import Request, Requests
 from bench.result import Aim, Result
@@ -32,6 +33,7 @@ class Side(msgspec.Struct):
     processes: Sequence[str]
     loads: list[Load] = []
     cpu_us: list[dict[str, float]] = []
+    pss_mb: float = 0.0
     invalid: str = ""
     fresh: Callable[[], Requests] | None = None
     answers: int = 0
@@ -55,6 +57,7 @@ class Side(msgspec.Struct):
             "p50_ms": median(load.p50_ms for load in self.loads),
             "p99_ms": median(load.p99_ms for load in self.loads),
             "bytes_per_s": median(load.bytes / load.seconds for load in self.loads),
+            "web_pss_mb": self.pss_mb,
             "cpu_us_per_request": {**spent, "all": round(sum(spent.values()), 2)},
         }
 
@@ -94,6 +97,7 @@ def compare(testbed: Testbed, *sides: Side) -> None:
                 _send(testbed, side, testbed.settings.warm_up_s)
             _run(testbed, side, testbed.settings.seconds)
     for side in sides:
+        side.pss_mb = round(proportional(side.server.child.pid) / 1e6, 1)
         _check(side)
 
 

@@ -13,6 +13,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.elements import TextClause
 
+from commands.bounded_cache import number_cache
+from commands.cache_budget import DEFAULT_BUDGET, CacheBudget
 from commands.db.postgres import POSTGRES_TIMEOUT_S, Engine, fetch
 from commands.erasure_file import ErasedAccount, ErasureFile
 from commands.errors import CallerErased, LoginTaken, NotLive, Refused, StillErasing, UserNotFound
@@ -20,8 +22,6 @@ from commands.idempotency import CommandKey, answering, fetch_answer, run_once, 
 from commands.user_loader import UserLoader, UserRef
 from commands.users import LOGIN_MAX, BroadcastChanges, UserChanges, given, is_new_login
 
-# About 25 MB when full. A number never changes, so a cached one is never wrong; commands check for erased users anyway.
-CACHED_NUMBERS_MAX: Final = 200_000
 NO_FILE: Final = ErasureFile(None)
 _NOT_IN_LOGIN: Final = re.compile("[^0-9a-z_-]")
 
@@ -82,28 +82,28 @@ class Directory:
         erasures: ErasureFile = NO_FILE,
         *,
         timeout_s: float = POSTGRES_TIMEOUT_S,
-        cached_max: int = CACHED_NUMBERS_MAX,
+        budget: CacheBudget = DEFAULT_BUDGET,
     ) -> None:
         self._engine, self._erasures = engine, erasures
-        self._cached_max = cached_max
-        self._numbers: dict[str, int] = {}
+        # A number never changes, so a cached one is never wrong; commands check for erased users anyway.
+        self.numbers = number_cache(budget.share("directory"))
         self._by_id = UserLoader(engine, "id", timeout_s=timeout_s)
         self._by_login = UserLoader(engine, "login", timeout_s=timeout_s)
 
     def cached_number(self, id_: str) -> int | None:
         """Return the cached number of an id, without a query; None when it is not cached."""
-        return self._numbers.get(id_)
+        return self.numbers.entries.get(id_)
 
     def clear_cache(self) -> None:
         """Drop all cached numbers: a log restored from a backup gives them to other ids."""
-        self._numbers = {}
+        self.numbers.clear()
 
     async def number(self, id_: str) -> int:
         """Return the number of a user; raises UserNotFound, also for an erased user.
 
         A user erased after being cached is still found here. Commands notice that under the log's lock.
         """
-        if (number := self._numbers.get(id_)) is not None:
+        if (number := self.numbers.entries.get(id_)) is not None:
             return number
         known = await self.find(id_)
         if known is None or known.erased:
@@ -112,7 +112,7 @@ class Directory:
 
     async def number_even_if_erased(self, id_: str) -> int:
         """Return the number of a user, erased or not; raises UserNotFound."""
-        if (number := self._numbers.get(id_)) is not None:
+        if (number := self.numbers.entries.get(id_)) is not None:
             return number
         known = await self.find(id_)
         if known is None:
@@ -132,7 +132,7 @@ class Directory:
 
         Raises CallerErased: a leftover token must not register an erased user again.
         """
-        if (number := self._numbers.get(new.id)) is not None:
+        if (number := self.numbers.entries.get(new.id)) is not None:
             return number, False
         known = await self.find(new.id)
         registers = known is None
@@ -272,9 +272,7 @@ class Directory:
             raise
 
     def _cache(self, known: UserRef) -> int:
-        if len(self._numbers) >= self._cached_max:
-            self._numbers.pop(next(iter(self._numbers)))
-        self._numbers[known.id] = known.number
+        self.numbers.put(known.id, known.number)
         return known.number
 
 

@@ -6,13 +6,16 @@ A token moves with every change of a list: see docs/decisions/0042-page-copies-u
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 
-COPIES_BYTES_MAX: Final = 12_000_000
+from commands.bounded_cache import BoundedCache
+from commands.cache_budget import DEFAULT_BUDGET
+
+# See ``Copies.keep``.
+ADMITTED_OF: Final = 8
 # What a copy takes beside its rows, each row, and a rendered page beside its body.
 _COPY_BYTES: Final = 700
 _ROW_BYTES: Final = 128
@@ -29,11 +32,11 @@ class Rendered(Protocol):
     def body(self) -> bytes: ...
 
 
-class RenderedPage(msgspec.Struct, frozen=True, eq=False):
+class RenderedPage(msgspec.Struct, eq=False):
     """What a dialect made of a copy for ``request``, from the profiles with these ``stamps``.
 
-    No profile was read before ``read_at``, nor at a checkpoint before ``position``, whose word is ``word``. ``version``
-    is that of the profile cache before the profiles were read.
+    No profile was read before ``read_at``, nor at a checkpoint before ``position``, whose word is ``word``. None has
+    changed up to ``version`` of the profile cache.
     """
 
     request: Hashable
@@ -64,54 +67,49 @@ class PageCopy(msgspec.Struct, eq=False):
 
 
 class Copies:
-    """The copies of one process, the one that was used longest ago first; ``bytes_max`` bounds them all together."""
+    """The copies of one process, which take at most ``bytes_max`` together; those used longest ago are dropped."""
 
-    def __init__(self, bytes_max: int = COPIES_BYTES_MAX) -> None:
-        self.bytes = 0
-        self._bytes_max = bytes_max
-        self._copies: OrderedDict[CopyKey, PageCopy] = OrderedDict()
+    def __init__(self, bytes_max: int = DEFAULT_BUDGET.share("pages")) -> None:
+        self.kept: BoundedCache[CopyKey, PageCopy] = BoundedCache(bytes_max, lambda _, copy: copy.size)
+        self._refused = 0
+
+    @property
+    def size(self) -> int:
+        """What all copies take in memory, about."""
+        return self.kept.bytes
 
     def find(self, key: CopyKey) -> PageCopy | None:
         """Return the copy of a page. It is true only if Redis confirms its token."""
-        copy = self._copies.get(key)
-        if copy is not None:
-            self._copies.move_to_end(key)
-        return copy
+        return self.kept.touch(key)
 
     def keep(self, key: CopyKey, token: bytes, exists: int, total: int, rows: Sequence[bytes]) -> PageCopy:
         """Keep a page as it was read under ``token``; ``rows`` is (member, score, ...).
 
         A copy that is equal stays, with what was rendered of it. The rows of a copy never change: requests hold it.
+        When there is no room, one of ADMITTED_OF new pages is kept: pages that are read once, or in turn, must not
+        drop those that are read all the time.
         """
         members, scores = list(rows[::2]), list(rows[1::2])
-        known = self._copies.get(key)
+        known = self.kept.entries.get(key)
         now = (bool(exists), total, members, scores)
         if known is not None and (known.exists, known.total, known.members, known.scores) == now:
             known.token = token
             return known
-        self._drop(key)
         copy = PageCopy(key, token, *now)
-        self._copies[key] = copy
-        self._grow(copy.size)
+        if known is None and self.kept.bytes + copy.size > self.kept.bytes_max:
+            self._refused += 1
+            if self._refused % ADMITTED_OF:
+                return copy
+        self.kept.put(key, copy)
         return copy
 
     def keep_rendered(self, copy: PageCopy, dialect: str, page: RenderedPage) -> None:
         """Keep what a dialect rendered of a copy, one page for each dialect, while the copy itself is kept."""
-        before = copy.size
-        copy.rendered[dialect] = page
-        if self._copies.get(copy.key) is copy:
-            self._grow(copy.size - before)
+        if self.kept.entries.get(copy.key) is copy:
+            before = copy.size
+            copy.rendered[dialect] = page
+            self.kept.grow(copy.size - before)
 
     def clear(self) -> None:
         """Drop all copies: another generation is live."""
-        self._copies.clear()
-        self.bytes = 0
-
-    def _grow(self, size: int) -> None:
-        self.bytes += size
-        while self.bytes > self._bytes_max:
-            self._drop(next(iter(self._copies)))
-
-    def _drop(self, key: CopyKey) -> None:
-        if (copy := self._copies.pop(key, None)) is not None:
-            self.bytes -= copy.size
+        self.kept.clear()

@@ -12,6 +12,7 @@ from projections.client.client import load_script
 from projections.keys import View, member, number_of, score, unscore
 from queries.copies import PageCopy
 from queries.reader import ANY_POSITION, AnswerPart, MinPosition, Reader
+from queries.status_commands import read_status
 
 PAGE: Final = load_script("queries", "page.lua", reads=True)
 # A cursor is the score in 16 digits (below 2^53) and the number in 19 (below 2^63). With one fixed length, a number
@@ -159,19 +160,10 @@ async def follow_state(
 
     async def attempt(view: View) -> tuple[FollowState, list[AnswerPart]] | None:
         own, other = view.partition_of(follower), view.partition_of(followed)
-        own_checkpoint, other_checkpoint = view.checkpoint(own), view.checkpoint(other)
-        # The checkpoints are read first, so that what follows is at least as new. They are read again at the end: if a
-        # partition is lost between two of these commands, a missing row or user means nothing.
-        (at, word), (other_at, other_word), value, exists, still_there = await reader.redis.batch(
-            (
-                ("HMGET", own_checkpoint, "position", "word"),
-                ("HMGET", other_checkpoint, "position", "word"),
-                ("ZSCORE", view.following(follower), member(followed)),
-                ("HEXISTS", view.logins(other), followed),
-                ("HGET", own_checkpoint, "position"),
-            )
+        (at, word), (other_at, other_word), value, exists, still_there = await read_status(
+            reader.redis, view, follower, followed
         )
-        if None in (at, other_at, still_there) or not (exists or await reader.is_there(other_checkpoint)):
+        if None in (at, other_at, still_there) or not (exists or await reader.is_there(view.checkpoint(other))):
             return None
         row = None if value is None else FollowRow(followed, *unscore(int(value)))
         position = int(at)

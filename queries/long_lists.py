@@ -6,13 +6,14 @@ import asyncio
 import heapq
 import time
 from array import array
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 import msgspec
 
+from commands.bounded_cache import BoundedCache
+from commands.cache_budget import DEFAULT_BUDGET
 from commands.errors import ListsBusy
 
 # Rows of a list that are handled in one turn of the event loop, about a millisecond, and that Redis reads in one
@@ -39,8 +40,6 @@ class LongListLimits(msgspec.Struct, frozen=True):
     running_max: int = 1
     # A request for another one waits this long for its turn, and is 503 then.
     wait_s: float = 1.0
-    # What sorted lists may take in memory. The longest one takes 1.6 MB.
-    kept_bytes_max: int = 32_000_000
     # A kept list shows the follows of its user as they are, and changes of the others' logins and broadcasts so late.
     kept_s: float = 5.0
 
@@ -71,12 +70,17 @@ class SortedList(msgspec.Struct, frozen=True):
 class LongLists:
     """The slots for reading long lists in one process, and the lists that were sorted last."""
 
-    def __init__(self, clock: Callable[[], float], limits: LongListLimits | None = None) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        limits: LongListLimits | None = None,
+        bytes_max: int = DEFAULT_BUDGET.share("sorted lists"),
+    ) -> None:
+        """The longest list takes 1.6 MB of ``bytes_max``."""
         self.limits = limits or LongListLimits()
         self._clock = clock
         self._slots = asyncio.Semaphore(self.limits.running_max)
-        self._kept: OrderedDict[ListKey, SortedList] = OrderedDict()
-        self._bytes = 0
+        self.kept: BoundedCache[ListKey, SortedList] = BoundedCache(bytes_max, lambda _, kept: _size(kept))
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
@@ -97,29 +101,16 @@ class LongLists:
 
     def find(self, key: ListKey) -> SortedList | None:
         """Return the list that was kept under ``key``, unless it is too old."""
-        found = self._kept.get(key)
-        if found is None or self._clock() >= found.made_at + self.limits.kept_s:
-            return None
-        self._kept.move_to_end(key)
-        return found
+        found = self.kept.touch(key)
+        return None if found is None or self._clock() >= found.made_at + self.limits.kept_s else found
 
     def keep(self, key: ListKey, made: SortedList) -> None:
         """Keep a list, and drop others when there is no more room."""
-        self.drop(key)
-        self._kept[key] = made
-        self._bytes += _size(made)
-        while self._bytes > self.limits.kept_bytes_max:
-            self.drop(next(iter(self._kept)))
+        self.kept.put(key, made)
 
     def clear(self) -> None:
         """Drop all lists: their numbers may be of another log."""
-        self._kept.clear()
-        self._bytes = 0
-
-    def drop(self, key: ListKey) -> None:
-        """Drop the list that is kept under ``key``, if there is one."""
-        if (found := self._kept.pop(key, None)) is not None:
-            self._bytes -= _size(found)
+        self.kept.clear()
 
 
 def _size(kept: SortedList) -> int:

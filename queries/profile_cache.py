@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import count, islice
 from typing import Any, Final
 
 import msgspec
 
+from commands.bounded_cache import BoundedCache
+from commands.cache_budget import DEFAULT_BUDGET
 from commands.users import Profile, blank
 from projections.client.client import RedisClient
 from projections.keys import View, number_of
@@ -23,8 +26,12 @@ AGE_MAX_S: Final = 60.0
 AGE_MAX_UNREPORTED_S: Final = 0.9
 # While one request reads an expired profile again, other requests use the old one for this long.
 REFRESH_S: Final = 0.1
-# About 1.5 KB each with what two dialects rendered.
-PROFILES_MAX: Final = 50_000
+# What a profile takes in memory beside its JSON: the object, its place in the cache, and what two dialects rendered,
+# which has the longest texts twice.
+PROFILE_BYTES: Final = 1_200
+RENDERED_TIMES: Final = 3
+# Changes that are remembered for pages that were rendered before them. 0.3 MB.
+CHANGES_MAX: Final = 4_096
 
 _decoder: Final = msgspec.json.Decoder(Profile)
 
@@ -39,48 +46,67 @@ class CachedProfile(msgspec.Struct):
     """
 
     number: int
-    profile: Profile
     raw: bytes
     read_at: float
     position: int
     word: bytes | None
     rendered: dict[str, Any] = msgspec.field(default_factory=dict)
-    stamp: int = msgspec.field(default_factory=itertools.count(1).__next__)
+    stamp: int = msgspec.field(default_factory=count(1).__next__)
+
+    @property
+    def profile(self) -> Profile:
+        """The profile, decoded anew: once it was rendered it is hardly used any more, and it takes a kilobyte."""
+        return _decoder.decode(self.raw)
 
 
 class ProfileCache:
     """The profiles that this process has read lately, by the user's member in lists."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, profiles_max: int = PROFILES_MAX) -> None:
+    def __init__(
+        self, *, clock: Callable[[], float] = time.monotonic, bytes_max: int = DEFAULT_BUDGET.share("profiles")
+    ) -> None:
         self._clock = clock
-        self._profiles_max = profiles_max
-        self._profiles: dict[bytes, CachedProfile] = {}
+        self.profiles: BoundedCache[bytes, CachedProfile] = BoundedCache(bytes_max, _size)
         self._changes = 0
-        # Raised when a profile that was cached, or that is being read, is not the one to show any more.
+        # Rises when a profile that was cached, or is being read, is not the one to show any more.
         self.version = 0
+        # The members that it has risen for, the latest ones.
+        self._noted: deque[bytes] = deque(maxlen=CHANGES_MAX)
         self._reported_at = self._valid_from = float("-inf")
 
     def invalidate(self, numbers: Iterable[int] | None) -> None:
         """Drop the profiles of ``numbers``, or all for None; also those that are being read just now."""
         self._reported_at = self._clock()
         if numbers is None:
-            self.version += 1
             self._changes += 1
             self._valid_from = self._reported_at
             return
         for number in numbers:
-            self.version += 1
+            member = member_of(number).encode()
             self._changes += 1
-            self._profiles.pop(member_of(number).encode(), None)
+            self._note(member)
+            self.profiles.pop(member)
 
     def invalidate_all(self) -> None:
         """Drop all profiles, and expire by age until the next report: the connection to the workers was lost."""
         self.invalidate(None)
         self._reported_at = float("-inf")
 
+    def is_unchanged(self, version: int, members: Iterable[bytes]) -> bool:
+        """Return whether none of these profiles has changed since ``version``, as far as is remembered.
+
+        Those that ``invalidate`` drops all at once have expired.
+        """
+        new = self.version - version
+        return new == 0 or (new <= len(self._noted) and {*islice(reversed(self._noted), new)}.isdisjoint(members))
+
+    def _note(self, member: bytes) -> None:
+        self.version += 1
+        self._noted.append(member)
+
     def fresh(self, members: Sequence[bytes]) -> list[CachedProfile] | None:
         """Return the profiles of ``members``, in their order, if all are cached and none has expired."""
-        oldest, cached, found = self.oldest(), self._profiles, list[CachedProfile]()
+        oldest, cached, found = self.oldest(), self.profiles.entries, list[CachedProfile]()
         for member in members:
             profile = cached.get(member)
             if profile is None or profile.read_at <= oldest:
@@ -101,7 +127,7 @@ class ProfileCache:
         Users that are ``unknown`` to the directory and lack a profile get a blank one. One round trip for all that are
         not cached or have expired, or that are outdated for the caller. Raises ViewsUnavailable.
         """
-        now, oldest, cached = self._clock(), self.oldest(), self._profiles
+        now, oldest, cached = self._clock(), self.oldest(), self.profiles.entries
         found = [cached.get(member) for member in members]
         stale = [
             at
@@ -117,7 +143,7 @@ class ProfileCache:
             if read is None:
                 return None
             for at, row in zip(stale, read, strict=True):
-                found[at] = self._renewed(members[at], found[at], row, now, keep=changes == self._changes)
+                found[at] = self.renewed(members[at], found[at], row, now, keep=changes == self._changes)
         return found  # type: ignore[return-value]
 
     def oldest(self) -> float:
@@ -126,25 +152,31 @@ class ProfileCache:
         age_max_s = AGE_MAX_S if now - self._reported_at < REPORT_GAP_MAX_S else AGE_MAX_UNREPORTED_S
         return max(now - age_max_s, self._valid_from)
 
-    def _renewed(
+    def renewed(
         self, member: bytes, profile: CachedProfile | None, read: _Read, now: float, *, keep: bool
     ) -> CachedProfile:
         """Return the profile as read. ``keep`` is False when it may have been read just before a reported change."""
         raw, position, word = read
         if profile is None or profile.raw != raw:
-            self.version += profile is not None
-            profile = CachedProfile(number_of(member), _decoder.decode(raw), raw, now, position, word)
+            if profile is not None:
+                self._note(member)
+            profile = CachedProfile(number_of(member), raw, now, position, word)
         else:
-            self.version += position < profile.position  # Redis has lost writes
+            if position < profile.position:  # Redis has lost writes
+                self._note(member)
             profile.position, profile.word = position, word
             profile.read_at = now if keep else profile.read_at
         if keep:
-            self.version += self._profiles.get(member, profile) is not profile  # another request has read it, too
-            self._profiles[member] = profile
-            if len(self._profiles) > self._profiles_max:
-                self.version += 1
-                del self._profiles[next(iter(self._profiles))]
+            cached = self.profiles.entries.get(member)
+            if cached is not profile:
+                if cached is not None:  # another request has read it, too
+                    self._note(member)
+                self.profiles.put(member, profile)
         return profile
+
+
+def _size(_: bytes, profile: CachedProfile) -> int:
+    return PROFILE_BYTES + RENDERED_TIMES * len(profile.raw)
 
 
 async def _read(redis: RedisClient, view: View, numbers: Sequence[int], unknown: Collection[int]) -> list[_Read] | None:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
+from commands.bounded_cache import BoundedCache, number_cache
+from commands.cache_budget import DEFAULT_BUDGET, CacheBudget
 from commands.errors import ViewBehind, ViewsUnavailable, ViewUnavailable
 from projections.client.client import RedisClient
 from projections.feeding.feeder_check import FeederCheck
@@ -93,7 +95,7 @@ class Reader:
         feeder: FeederCheck | None = None,
         limits: ReaderLimits | None = None,
         profile_cache: ProfileCache | None = None,
-        copies: Copies | None = None,
+        budget: CacheBudget = DEFAULT_BUDGET,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read through ``redis``. ``progress`` ends waits early if it receives the workers' reports.
@@ -105,10 +107,10 @@ class Reader:
         self._watch, self._feeder = watch, feeder or FeederCheck(0)
         self.progress = progress
         self.limits = limits or ReaderLimits()
-        self.numbers_by_id: dict[str, int] = {}
-        self.numbers_by_login: dict[str, int] = {}
-        self.profile_cache = profile_cache or ProfileCache()
-        self.copies = Copies() if copies is None else copies
+        self._budget = budget
+        self.numbers_by_id, self.numbers_by_login = self._number_caches()
+        self.profile_cache = profile_cache or ProfileCache(bytes_max=budget.share("profiles"))
+        self.copies = Copies(budget.share("pages"))
         self._on_switch = on_switch
         # All partitions of the live view were here at the switch. One below it is half-built and answers nothing.
         self.since = 0
@@ -118,7 +120,7 @@ class Reader:
         self._view_until = self._seen_at = 0.0
         # Returns the seconds until the next view is built, None when that is not known.
         self.build_left_s: Callable[[], float | None] = lambda: None
-        self.long_lists = LongLists(clock, self.limits.long_lists)
+        self.long_lists = LongLists(clock, self.limits.long_lists, budget.share("sorted lists"))
 
     def _retry_after_s(self) -> int:
         """Return when a caller may find a view, in whole seconds."""
@@ -174,6 +176,7 @@ class Reader:
                 self.progress.begin(self._generation)
             elif before != self._generation:
                 self.progress.reset(self._generation, found.replaces)  # that of another one says nothing about this one
+                self.copies.clear()
                 if before != found.replaces:
                     self.invalidate_numbers()
 
@@ -183,10 +186,13 @@ class Reader:
     def invalidate_numbers(self) -> None:
         """Replace the caches of numbers and drop lists and pages. A look-up under way writes into the replaced
         cache."""
-        self.numbers_by_id, self.numbers_by_login = {}, {}
+        self.numbers_by_id, self.numbers_by_login = self._number_caches()
         self.long_lists.clear()
         self.copies.clear()
         self._on_switch()
+
+    def _number_caches(self) -> tuple[BoundedCache[str, int], BoundedCache[str, int]]:
+        return number_cache(self._budget.share("ids")), number_cache(self._budget.share("logins"))
 
     def _may_use_last_view(self, now: float) -> bool:
         """Return True while the last view may be used without the pointer: until the workers report another one."""

@@ -25,8 +25,6 @@ class ReaderLimits(msgspec.Struct, frozen=True):
     lost_writes_poll_s: float = 0.02
     # How often the views are read while a caller waits, without a worker's message.
     poll_s: float = 0.25
-    # Cached user numbers by id, and as many by login: about 25 MB each when full.
-    numbers_max: int = 200_000
     # The longest list that is read as a whole, to sort it; no person follows so many users by hand.
     followed_max: int = 100_000
     long_lists: LongListLimits = LongListLimits()

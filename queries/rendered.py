@@ -33,7 +33,7 @@ async def rendered_page(
     known = None if copy is None else copy.rendered.get(dialect)
     if known is not None and known.request != request:
         known = None
-    if known is not None and _holds(reader, known, min_position):
+    if known is not None and _holds(reader, known, found.members, min_position):
         reply: _R = known.reply
         return reply
     version = cache.version  # a change while profiles are read makes the next request look them up again
@@ -49,11 +49,15 @@ async def rendered_page(
     return reply
 
 
-def _holds(reader: Reader, known: RenderedPage, min_position: MinPosition) -> bool:
-    """Return whether the profile cache would give the same profiles, without looking them up."""
+def _holds(reader: Reader, known: RenderedPage, members: Sequence[bytes], min_position: MinPosition) -> bool:
+    """Return whether the profiles would be the same, without looking them up.
+
+    Those that were dropped from the cache for room count as if they were there: a report names all that change.
+    """
     cache = reader.profile_cache
-    if known.version != cache.version or known.read_at <= cache.oldest():
+    if known.read_at <= cache.oldest() or not cache.is_unchanged(known.version, members):
         return False
+    known.version = cache.version
     if min_position is ANY_POSITION or not known.stamps:
         return True
     if min_position.reports or known.position < min_position.needed(DIRECTORY):

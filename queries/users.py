@@ -40,13 +40,13 @@ class CachedLogin(msgspec.Struct, frozen=True):
 
 async def number_of_id(reader: Reader, id_: str, *, min_position: MinPosition = ANY_POSITION) -> int:
     """Return the number of the user with this id. Raises UserNotFound; an erased user may still be found."""
-    if (number := reader.numbers_by_id.get(id_)) is not None:
+    if (number := reader.numbers_by_id.entries.get(id_)) is not None:
         return number
     cache = reader.numbers_by_id  # this one, even if a switch replaces it during the look-up
     number = await _look_up(reader, "id", id_, min_position)
     if number is None:
         raise UserNotFound(id_)
-    _remember(reader, cache, id_, number)
+    cache.put(id_, number)
     return number
 
 
@@ -56,13 +56,13 @@ async def number_of_login(reader: Reader, login: str, *, min_position: MinPositi
     number = await _look_up(reader, "login", login.lower(), min_position)
     if number is None:
         raise UserNotFound(login)
-    _remember(reader, cache, login.lower(), number)
+    cache.put(login.lower(), number)
     return number
 
 
 def cached_number(reader: Reader, id_: str) -> int | None:
     """Return the number of the user with this id if it is cached. The user may have been erased."""
-    return reader.numbers_by_id.get(id_)
+    return reader.numbers_by_id.entries.get(id_)
 
 
 def cached_login(reader: Reader, login: str, min_position: MinPosition) -> CachedLogin | None:
@@ -71,7 +71,7 @@ def cached_login(reader: Reader, login: str, min_position: MinPosition) -> Cache
     A login may pass to another user, so its number is read again, in one round trip with the caller's next commands;
     and the checkpoint, if the caller needs a position.
     """
-    number, view = reader.numbers_by_login.get(login), reader.cached_view()
+    number, view = reader.numbers_by_login.entries.get(login), reader.cached_view()
     if number is None or view is None:
         return None
     commands: list[tuple[str, ...]] = [("GET", view.login(login))]
@@ -87,7 +87,7 @@ async def is_login_current(reader: Reader, cached: CachedLogin, min_position: Mi
     """
     *checkpoint, raw = await cached.current
     if raw is None or int(raw) != cached.number:
-        reader.numbers_by_login.pop(cached.login, None)
+        reader.numbers_by_login.pop(cached.login)
         return False
     if not checkpoint:
         return True
@@ -96,12 +96,6 @@ async def is_login_current(reader: Reader, cached: CachedLogin, min_position: Mi
     return position is not None and reader.shows(
         cached.view, (partition, DIRECTORY, int(position), word, False), min_position
     )
-
-
-def _remember(reader: Reader, cache: dict[str, int], text: str, number: int) -> None:
-    if len(cache) >= reader.limits.numbers_max:
-        cache.pop(next(iter(cache)))
-    cache[text] = number
 
 
 async def _look_up(reader: Reader, kind: Literal["id", "login"], text: str, min_position: MinPosition) -> int | None:

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -16,19 +15,24 @@ from api.auth.claims import Caller, Role, caller_of, check_origin, read_claims
 from api.auth.jwks import VerificationKeys
 from api.auth.key_set import ALGORITHMS, PublicKey
 from api.auth.key_sources import key_source_of
+from commands.bounded_cache import BoundedCache
+from commands.cache_budget import DEFAULT_BUDGET, CacheBudget
 from commands.errors import SettingsError, Unauthenticated
 from commands.settings import number_from_env, setting
 
 __all__ = ["AuthSettings", "Caller", "Role", "TokenVerifier", "token_from_header"]
 
 TOKEN_LENGTH_MAX = 8192  # characters: what proxies accept in one header, and a bound on the work for any caller
-VERIFIED_TOKENS_MAX = 10_000  # cached per process: some 15 MB, and more callers than it serves in a minute
 
 logger: Final = logging.getLogger(__name__)
 
 # Clocks under NTP differ by far less; a larger leeway only accepts expired tokens for longer.
 LEEWAY_S: Final = 30
 LEEWAY_MAX_S: Final = 300
+
+# A caller with its place in the cache, and a text beside its characters.
+_CALLER_BYTES: Final = 650
+_TEXT_BYTES: Final = 50
 
 _JWS: Final = jwt.PyJWS(algorithms=ALGORITHMS)  # no other is registered, so `none` and HS256 cannot be chosen
 
@@ -72,14 +76,14 @@ class TokenVerifier:
         keys: VerificationKeys | None = None,
         *,
         now: Callable[[], float] = time.time,
-        tokens_max: int = VERIFIED_TOKENS_MAX,
+        budget: CacheBudget = DEFAULT_BUDGET,
     ) -> None:
         self._settings = settings
         self.keys = keys or VerificationKeys(key_source_of(settings.jwks), production=settings.production)
         self._now = now
-        self._tokens_max = tokens_max
         self._keys_version = self.keys.version
-        self._verified: OrderedDict[bytes, Caller] = OrderedDict()  # by digest, so that no token stays in memory
+        # By digest, so that no token stays in memory.
+        self.verified: BoundedCache[bytes, Caller] = BoundedCache(budget.share("tokens"), _size)
 
     async def start(self) -> None:
         """Read the keys before the first request. Raises `SettingsError`; see `VerificationKeys.start`."""
@@ -95,7 +99,7 @@ class TokenVerifier:
         """Return the caller of a token verified before, without waiting; None when `verify` must be called."""
         if self.keys.is_due() or self._keys_version != self.keys.version:
             return None
-        caller = self._verified.get(hashlib.sha256(token).digest())
+        caller = self.verified.entries.get(hashlib.sha256(token).digest())
         return caller if caller is not None and self._now() < caller.expires_at else None
 
     async def verify(self, token: str) -> Caller:
@@ -106,24 +110,17 @@ class TokenVerifier:
             raise Unauthenticated("the token cannot be read")
         await self.keys.refresh()
         if self._keys_version != self.keys.version:
-            self._verified.clear()
+            self.verified.clear()
             self._keys_version = self.keys.version
         digest = hashlib.sha256(token.encode()).digest()
-        caller = self._verified.get(digest)
+        caller = self.verified.touch(digest)
         if caller is None:
             caller = self._caller(await self._payload(token))
-            self._remember(digest, caller)
+            self.verified.put(digest, caller)
         elif self._now() >= caller.expires_at + self._settings.leeway_s:
-            del self._verified[digest]
+            self.verified.pop(digest)
             raise Unauthenticated("the token has expired")
-        else:
-            self._verified.move_to_end(digest)
         return caller
-
-    def _remember(self, digest: bytes, caller: Caller) -> None:
-        self._verified[digest] = caller
-        if len(self._verified) > self._tokens_max:
-            self._verified.popitem(last=False)  # the one that `verify` returned longest ago
 
     async def _payload(self, token: str) -> bytes:
         """Return the token's claims as JSON, after its signature was verified."""
@@ -152,6 +149,12 @@ class TokenVerifier:
         claims = read_claims(payload)
         check_origin(claims, self._settings.issuer, self._settings.audience)
         return caller_of(claims, self._now(), self._settings.user_roles, self._settings.leeway_s)
+
+
+def _size(_: bytes, caller: Caller) -> int:
+    """Return what a verified token takes in memory, about, in bytes."""
+    texts = (caller.id, caller.login, caller.display_name, caller.avatar_url, caller.email, *caller.scopes)
+    return _CALLER_BYTES + sum([_TEXT_BYTES + len(text) for text in texts if text is not None])
 
 
 def token_from_header(header: str, schemes: tuple[str, ...] = ("Bearer",)) -> str:

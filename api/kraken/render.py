@@ -158,8 +158,9 @@ _BETWEEN: Final = '"},"notifications":false'
 def _line_parts(base: str, cached: CachedProfile) -> tuple[str, str, str]:
     """Return the base, and the follower's parts of a row: after the time, and after the flag. They are cached for one
     base at a time, since clients can make up any number of bases."""
-    link = _follow_link(base, name_of(cached.profile), "")
-    line = msgspec.json.encode(FollowerObject("", link, False, public_user_object(base, cached.profile))).decode()
+    profile = cached.profile
+    link = _follow_link(base, name_of(profile), "")
+    line = msgspec.json.encode(FollowerObject("", link, False, public_user_object(base, profile))).decode()
     begun, _, ended = line.removeprefix(_BEGIN).partition(_BETWEEN)
     cached.rendered["kraken"] = base, begun, ended
     return base, begun, ended

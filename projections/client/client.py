@@ -207,9 +207,13 @@ class RedisClient:
         first error among them, like ``call``. One future costs less than one for each."""
         if self.clustered:
             return asyncio.gather(*[self.call(*command) for command in commands])
-        loop = asyncio.get_running_loop()
-        packed = b"".join([pack_command(command) for command in commands])
-        return self._queue(Request(packed, loop.create_future(), replies_due=len(commands)))
+        return self.batch_packed(b"".join([pack_command(command) for command in commands]), len(commands))
+
+    def batch_packed(self, packed: bytes, replies: int) -> asyncio.Future[list[Any]]:
+        """Send several commands to the only server, in the form that is sent; ``replies`` is how many they are. As
+        ``batch``."""
+        assert not self.clustered, "a cluster needs each command by itself"
+        return self._queue(Request(packed, asyncio.get_running_loop().create_future(), replies_due=replies))
 
     def _queue(self, request: Request) -> asyncio.Future[Any]:
         if self._closed:

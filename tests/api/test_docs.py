@@ -15,6 +15,7 @@ from api import openapi
 from api.context import ROWS_PER_REQUEST
 from api.kraken.routes import kraken_router
 from api.v1.routes import v1_router
+from commands.cache_budget import DEFAULT_BUDGET
 from queries.long_lists import ROWS_AT_ONCE
 from queries.reader_limits import ReaderLimits
 from tests.support.in_process import InProcess, in_process
@@ -216,7 +217,7 @@ def test_costs_of_every_route_are_documented() -> None:
 def test_numbers_of_the_costs_are_those_of_the_code() -> None:
     limits, table = ReaderLimits(), (ROOT / "docs" / "reference" / "costs.md").read_text()
     assert (limits.long_lists.running_max, limits.long_lists.wait_s, limits.long_lists.kept_s) == (1, 1.0, 5.0)
-    megabytes = limits.long_lists.kept_bytes_max // 10**6
+    megabytes = DEFAULT_BUDGET.share("sorted lists") // 10**6
     for text in (
         f"Up to {ROWS_AT_ONCE:,} follows",
         f"Up to {limits.followed_max:,}:",

@@ -14,6 +14,7 @@ from projections.client.client import RedisClient
 from projections.keys import View
 from queries.reader_limits import ReaderLimits
 from tests.support.in_process import InProcess, Person, in_process, soon
+from tests.support.packed_commands import unpacked
 
 MOVING = {"x-request-id", "x-ratelimit-remaining", "x-ratelimit-reset", "date"}
 
@@ -229,9 +230,11 @@ class SentCommands:
         self.all: list[tuple[Any, ...]] = []
         self.after_a_reply: list[tuple[Any, ...]] = []
         self._replies: list[asyncio.Future[Any]] = []
-        call, batch = redis.call, redis.batch
+        call, batch = redis.call, redis.batch_packed
         monkeypatch.setattr(redis, "call", lambda *command: self._record([command], call(*command)))
-        monkeypatch.setattr(redis, "batch", lambda commands: self._record(commands, batch(commands)))
+        monkeypatch.setattr(
+            redis, "batch_packed", lambda packed, replies: self._record(unpacked(packed), batch(packed, replies))
+        )
 
     def _record(self, commands: Sequence[tuple[Any, ...]], reply: asyncio.Future[Any]) -> asyncio.Future[Any]:
         if any(earlier.done() for earlier in self._replies):
@@ -242,9 +245,12 @@ class SentCommands:
 
 
 @pytest.fixture
-def view(service: InProcess, crowd: list[Person], monkeypatch: pytest.MonkeyPatch) -> View:
+async def view(service: InProcess, crowd: list[Person], monkeypatch: pytest.MonkeyPatch) -> View:
     """The live view; the application does not read again which one that is."""
     monkeypatch.setattr(service.services.reader, "limits", ReaderLimits(view_age_max_s=3600))
+    monkeypatch.setattr(
+        service.services.reader, "_view_until", 0.0
+    )  # one read before would end in the middle of a test
     assert service.services.reader.last_view is not None
     return service.services.reader.last_view
 

@@ -1,5 +1,8 @@
 """Settings and servers that a web process refuses to start with, and servers that it starts without."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,7 @@ async def test_start_on_postgres_that_forgets_commits_is_refused(own_settings: d
         ("FOLLOWS_ENV", "", "the key set is a development one"),
         ("FOLLOWS_RATE_LIMIT", "many", "FOLLOWS_RATE_LIMIT must be a whole number"),
         ("FOLLOWS_RATE_LIMIT_FAIL", "sometimes", "must be open or closed"),
+        ("FOLLOWS_CACHE_MB", "all", "must be 0 to 65536 megabytes"),
         ("FOLLOWS_VISIBLE_WAIT_MS", "-1", "must be 0 to 10000"),
         ("FOLLOWS_VISIBLE_WAIT_MS", "99999", "must be 0 to 10000"),
         ("FOLLOWS_GRACE_S", "0.5", "must be 0 to 3600 whole seconds"),
@@ -77,6 +81,22 @@ async def test_start_on_redis_with_eviction_is_refused(own_settings: dict[str, s
                 await start(own_settings)
         finally:
             client.config_set("maxmemory-policy", "noeviction")
+
+
+def test_start_loads_no_alembic(own_settings: dict[str, str]) -> None:
+    """It would take 8 MB for one SELECT. Not even the checks of the database at the start need it."""
+    script = """if True:
+        import asyncio, sys
+        from api.services import Services
+        async def main():
+            services = Services.from_env()
+            await services.start()
+            assert not services.unchecked, services.unusable()
+            await services.close()
+        asyncio.run(main())
+        sys.exit('alembic' in sys.modules)"""
+    own = {**os.environ, **own_settings, "FOLLOWS_ALLOW_ASYNC_COMMIT": "1"}
+    subprocess.run([sys.executable, "-c", script], env=own, check=True, timeout=60)
 
 
 async def test_start_without_servers_succeeds_and_calls_return_503(keys: Path) -> None:

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from commands import profiles
+from commands.bounded_cache import TEXT_ENTRY_BYTES
 from commands.db.postgres import Engine
 from commands.directory import Directory, NewUser, default_login, spare_login
 from commands.erasure import end_some_follows
@@ -221,7 +222,8 @@ async def test_broadcast_starts_changes_and_ends(engine: Engine) -> None:
 async def test_directory_caches_a_limited_number_of_numbers(engine: Engine) -> None:
     """The oldest is evicted first, and looked up again when needed."""
     numbers = await register(engine, "a", "b", "c")
-    people = Directory(engine, cached_max=2)
+    people = Directory(engine)
+    people.numbers.bytes_max = 2 * (TEXT_ENTRY_BYTES + 1)
     for _ in range(2):
         assert [await people.number(id_) for id_ in "abc"] == numbers
         assert sum(people.cached_number(id_) is not None for id_ in "abc") == 2

@@ -16,6 +16,7 @@ from projections.projector.apply import APPLY
 from tests.proof.fake_log import FakeLog
 from tests.proof.virtual_time import VirtualTimeLoop
 from tests.support.intercepted_redis import one_by_one
+from tests.support.packed_commands import unpacked
 
 _T = TypeVar("_T")
 DELAY_MAX_S: Final = 0.02
@@ -109,6 +110,10 @@ class FakeRedisClient:
     def batch(self, commands: Sequence[tuple[Any, ...]]) -> asyncio.Future[list[Any]]:
         """Send several commands; those of other processes may run between them."""
         return self._send([partial(self._keys.execute, *command) for command in commands], list)
+
+    def batch_packed(self, packed: bytes, replies: int) -> asyncio.Future[list[Any]]:
+        """Send several commands that are spelled already."""
+        return self.batch(unpacked(packed))
 
     async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         """Run a script in one step."""

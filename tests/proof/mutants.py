@@ -678,8 +678,8 @@ MUTANTS: Final = (
     ),
     Mutant(RENDERED, "of one request", "known.request != request", "False"),
     Mutant(RENDERED, "from the same profiles", "and known.stamps == stamps", ""),
-    Mutant(RENDERED, "while no profile was dropped", "known.version != cache.version or", ""),
-    Mutant(RENDERED, "while no profile has expired", "or known.read_at <= cache.oldest()", ""),
+    Mutant(RENDERED, "while no profile has changed", " or not cache.is_unchanged(known.version, members)", ""),
+    Mutant(RENDERED, "while no profile has expired", "known.read_at <= cache.oldest() or", ""),
     Mutant(
         RENDERED, "with the changes that its caller has made", "or known.position < min_position.needed(DIRECTORY)", ""
     ),
@@ -699,21 +699,26 @@ MUTANTS: Final = (
     Mutant(
         PROFILE_CACHE,
         "a reported change counts",
-        "for number in numbers:\n            self.version += 1",
-        "for number in numbers:",
+        "            self._note(member)\n            self.profiles.pop",
+        "            self.profiles.pop",
     ),
     Mutant(
         PROFILE_CACHE,
         "a profile that another request has read counts",
-        "self.version += self._profiles.get(member, profile) is not profile",
-        "pass",
+        "if cached is not None:  # another request",
+        "if False:  # another request",
     ),
-    Mutant(PROFILE_CACHE, "a profile that is dropped for room counts", "self.version += 1\n                del", "del"),
     Mutant(
         PROFILE_CACHE,
         "a profile read at a lower position counts",
-        "self.version += position < profile.position",
-        "pass",
+        "if position < profile.position:  # Redis",
+        "if False:  # Redis",
+    ),
+    Mutant(
+        PROFILE_CACHE,
+        "changes that are not remembered count",
+        "(new <= len(self._noted) and ",
+        "(",
     ),
     Mutant(
         SWITCH,

@@ -15,9 +15,9 @@ from projections.client.client import RedisClient, Script
 from projections.keys import LEASE_GROUPS, View, member, score
 from projections.signals.progress import Progress, progress_message
 from projections.views import generations
-from queries.copies import Copies, PageCopy, RenderedPage
+from queries.copies import ADMITTED_OF, Copies, PageCopy, RenderedPage
 from queries.follows import PAGE, PageRequest, RawPage, raw_page
-from queries.profile_cache import AGE_MAX_S, CachedProfile, ProfileCache
+from queries.profile_cache import AGE_MAX_S, CHANGES_MAX, CachedProfile, ProfileCache
 from queries.reader import ANY_POSITION, AnswerPart, MinPosition, Reader
 from queries.rendered import rendered_page
 from tests.support.clock import Clock
@@ -140,7 +140,7 @@ async def test_copy_of_one_generation_says_nothing_of_another(reader: OwnReader,
     put_list(raw_redis, other.followers(ALICE), AFTER)
     await generations.switch(reader.redis, other)
     await reader.view(refresh=True)
-    assert reader.copies.bytes == 0
+    assert reader.copies.size == 0
     assert await reader.numbers() == [40, 20] and reader.confirmed == 0
 
 
@@ -246,28 +246,41 @@ async def test_profile_of_another_request_is_rendered(reader: OwnReader, raw_red
     page shows the one that is cached."""
     await reader.names()
     known = reader.profile_cache
-    changed = CachedProfile(20, put_user(raw_redis, 20, name="Twenty"), b"raw", known._clock(), 100, None)
-    known._renewed(member(20).encode(), None, (msgspec.json.encode(changed.profile), 100, None), 1_000.0, keep=True)
+    changed = msgspec.json.encode(put_user(raw_redis, 20, name="Twenty"))
+    known.renewed(member(20).encode(), None, (changed, 100, None), 1_000.0, keep=True)
     assert await reader.names() == "User 30 Twenty"
 
 
-async def test_profile_dropped_for_room_is_looked_up_again(reader: OwnReader, raw_redis: Plain) -> None:
-    """No report about it would be noticed any more."""
+async def test_change_of_a_profile_dropped_for_room_is_noticed(reader: OwnReader, raw_redis: Plain) -> None:
+    """Its page is used until a report names it, as a profile that is cached."""
     assert await reader.names() == "User 30 User 20"
-    reader.profile_cache._profiles_max = 2
+    reader.profile_cache.profiles.clear()
     put_user(raw_redis, 20, name="Twenty")
-    for number in (10, 40):
-        wanted = [member(number).encode()]
-        assert await reader.profile_cache.read(reader.redis, VIEW, wanted)
+    assert await reader.names() == "User 30 User 20"
+    reader.progress.on_message(progress_message(101, range(LEASE_GROUPS), 0, [10, 40, 20]))
     assert await reader.names() == "User 30 Twenty"
+
+
+@pytest.mark.parametrize(("changes", "rendered"), [(CHANGES_MAX, 1), (CHANGES_MAX + 1, 2)])
+async def test_page_older_than_all_remembered_changes_is_looked_up_again(
+    reader: OwnReader, raw_redis: Plain, changes: int, rendered: int
+) -> None:
+    """After so many changes of others it is not known any more whether its own profiles were among them."""
+    await reader.names()
+    put_user(raw_redis, 20, name="Twenty")
+    reader.profile_cache.profiles.clear()
+    for _ in range(changes):
+        reader.profile_cache.invalidate([1_000])
+    await reader.names()
+    assert reader.rendered == rendered
 
 
 class Needs(MinPosition):
-    """What a caller must see: the directory up to a position, in a log that knows one word."""
+    """What a caller must see: the directory up to a position. ``seen``: positions of the profiles judged."""
 
-    def __init__(self, position: int, *, word: bytes | None = None, reports: bool = False) -> None:
+    def __init__(self, position: int, *, reports: bool = False) -> None:
         super().__init__(strict=True)
-        self._directory, self._word, self._reports = position, word, reports
+        self._directory, self._reports = position, reports
         self.seen: list[int] = []
 
     @property
@@ -293,19 +306,33 @@ async def test_page_shows_what_its_caller_must_see_of_profiles(reader: OwnReader
 
 
 async def test_answer_that_says_its_position_is_made_from_the_profiles_as_they_are(
-    reader: OwnReader, raw_redis: Plain, clock: Clock
+    reader: OwnReader, raw_redis: Plain
 ) -> None:
-    """Those of the page may have been read again since, at a higher position."""
+    """They have been read again since at a higher position. Another answer is judged by the one they had."""
     await reader.names()
-    raw_redis.hset(VIEW.checkpoint(0), "position", 300)
-    clock.time += 2 * AGE_MAX_S
-    await reader.profile_cache.read(reader.redis, VIEW, [member(20).encode()])
-    await reader.profile_cache.read(reader.redis, VIEW, [member(30).encode()])
-    raw_redis.hset(VIEW.checkpoint(2), "position", 400)
-    for reports in (False, True):
+    for partition in range(VIEW.partitions):
+        raw_redis.hset(VIEW.checkpoint(partition), "position", 300)
+    await reader.profile_cache.read(reader.redis, VIEW, [b"220", b"230"], lambda _: True)
+    for reports, position in ((False, 100), (True, 300)):
         needs = Needs(0, reports=reports)
         await reader.names(min_position=needs)
-        assert needs.seen[-1] == 100
+        assert needs.seen == [position]
+    assert reader.rendered == 1
+
+
+async def test_profile_read_at_a_lower_position_counts_for_its_caller(reader: OwnReader, raw_redis: Plain) -> None:
+    """Redis has lost writes. The profile that was read then is older than what the page was rendered from."""
+
+    def move(position: int) -> None:
+        for partition in range(VIEW.partitions):
+            raw_redis.hset(VIEW.checkpoint(partition), "position", position)
+
+    await reader.names()
+    move(50)
+    await reader.profile_cache.read(reader.redis, VIEW, [b"220", b"230"], lambda _: True)
+    move(200)
+    put_user(raw_redis, 20, name="Twenty")
+    assert await reader.names(min_position=Needs(60)) == "User 30 Twenty"
 
 
 async def test_copies_take_no_more_than_their_bytes() -> None:
@@ -319,25 +346,33 @@ async def test_copies_take_no_more_than_their_bytes() -> None:
         copy = copies.keep((1, "followers", at, "REV", 100, 0), b"token%d" % at, 1, 1_000, rows)
         render_into(copies, copy, at % 100 * 300)
         copies.find((1, "followers", 599 - 600 % (at + 1), "REV", 100, 0))
-        assert copies.bytes <= bytes_max
+        assert copies.size <= bytes_max
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert 0.6 * bytes_max < taken < 1.1 * bytes_max
-    assert copies.bytes == sum(copy.size for copy in copies._copies.values()) > 0.8 * bytes_max
+    assert copies.size == sum(copy.size for copy in copies.kept.entries.values()) > 0.8 * bytes_max
 
 
-async def test_copy_used_last_stays_and_a_too_large_one_is_not_kept() -> None:
-    copies = Copies(4_000)
-    keys = [(at,) for at in range(3)]
-    for key in keys[:2]:
-        copies.keep(key, b"t", 1, 1, [b"1", b"1"] * 8)
+async def test_full_copies_keep_one_of_eight_new_pages_in_the_place_of_the_oldest() -> None:
+    """Pages that are read once do not drop those that are read all the time."""
+    copies = Copies(40_000)
+    keys = [(at,) for at in range(100)]
+
+    def keep(key: tuple[int], rows: int = 8) -> PageCopy:
+        return copies.keep(key, b"t", 1, 1, [b"1", b"1"] * rows)
+
+    for key in keys[:23]:
+        keep(key)
     assert copies.find(keys[0]) is not None
-    copies.keep(keys[2], b"t", 1, 1, [b"1", b"1"] * 8)
-    assert copies.find(keys[1]) is None and copies.find(keys[0]) is not None
-    large = copies.keep((9,), b"t", 1, 1, [b"1", b"1"] * 100)
-    assert copies.find((9,)) is None and len(large.members) == 100
+    for key in keys[23:55]:
+        keep(key)
+    kept = [at for at, key in enumerate(keys) if copies.find(key) is not None]
+    assert 0 in kept and 1 not in kept and sum(at >= 23 for at in kept) == 32 // ADMITTED_OF
+    large = keep((1_000,), 1_000)
+    assert copies.find((1_000,)) is None and len(large.members) == 1_000
+    before = copies.size
     render_into(copies, large, 10)
-    assert copies.bytes == 0
+    assert copies.size == before <= 40_000
 
 
 def render_into(copies: Copies, copy: PageCopy, size: int) -> None:

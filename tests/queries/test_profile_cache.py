@@ -2,12 +2,20 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from projections.client.client import RedisClient
 from projections.keys import LEASE_GROUPS, member
 from projections.signals.progress import CHANGED_MAX, Progress, progress_message
-from queries.profile_cache import AGE_MAX_UNREPORTED_S, REFRESH_S, REPORT_GAP_MAX_S, ProfileCache
+from queries.profile_cache import (
+    AGE_MAX_UNREPORTED_S,
+    PROFILE_BYTES,
+    REFRESH_S,
+    RENDERED_TIMES,
+    REPORT_GAP_MAX_S,
+    ProfileCache,
+)
 from queries.reader import Reader
 from queries.users import cached_profiles
 from tests.support.clock import Clock
@@ -135,7 +143,8 @@ async def test_rendered_text_is_kept_while_the_profile_is_the_same(
 
 
 async def test_full_cache_drops_its_oldest_profiles(redis: RedisClient, reader: Reader, raw_redis: Plain) -> None:
-    small = Reader(redis, Progress(), profile_cache=ProfileCache(profiles_max=3, clock=Clock()))
+    size = PROFILE_BYTES + RENDERED_TIMES * len(msgspec.json.encode(put_user(raw_redis, 1, name="before")))
+    small = Reader(redis, Progress(), profile_cache=ProfileCache(clock=Clock(), bytes_max=7 * size // 2))
     for number in range(1, 8):
         rename(raw_redis, number, "before")
     await names(small, *range(1, 8))

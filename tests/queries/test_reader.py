@@ -18,6 +18,7 @@ from queries.reader import ANY_POSITION, RETRY_MAX_S, RETRY_UNKNOWN_S, AnswerPar
 from queries.reader_limits import ReaderLimits
 from tests.support.fixtures import Plain
 from tests.support.handmade_view import VIEW, put_list, put_user, until_a_read_waits
+from tests.support.packed_commands import unpacked
 from tests.support.waiting import until
 
 ALICE, BOB = 7, 8
@@ -71,6 +72,10 @@ class LosingRedis:
     async def batch(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run several commands."""
         return [await self.call(*command) for command in commands]
+
+    async def batch_packed(self, packed: bytes, _: int) -> list[Any]:
+        """Run several commands that are spelled already."""
+        return await self.batch(unpacked(packed))
 
 
 @pytest.mark.parametrize("before", range(9))

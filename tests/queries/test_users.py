@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from commands.bounded_cache import TEXT_ENTRY_BYTES
 from commands.errors import UserNotFound, ViewUnavailable
 from commands.users import Profile, blank
 from projections.keys import LEASE_GROUPS, member
@@ -40,11 +41,12 @@ async def test_number_of_an_id_is_cached_and_number_of_a_login_is_not(reader: Re
 
 
 async def test_full_cache_of_numbers_drops_the_oldest(reader: Reader, raw_redis: Plain) -> None:
-    small = Reader(reader.redis, Progress(), limits=ReaderLimits(numbers_max=2))
+    small = Reader(reader.redis, Progress())
+    small.numbers_by_id.bytes_max = 2 * (TEXT_ENTRY_BYTES + 2)
     for number in (7, 8, 9):
         put_user(raw_redis, number)
         assert await number_of_id(small, f"u{number}") == number
-    assert small.numbers_by_id == {"u8": 8, "u9": 9}
+    assert small.numbers_by_id.entries == {"u8": 8, "u9": 9}
 
 
 async def test_profile_has_the_lengths_of_both_lists(reader: Reader, raw_redis: Plain) -> None:

@@ -19,11 +19,9 @@ from tests.support.clock import NOW, Clock
 from tests.support.signing import ISSUER, claims, private_key, segment, signed, token, write_keys
 
 
-def verifier_of(
-    path: Path, clock: Clock, audience: str | None = None, *user_roles: str, **limits: int
-) -> TokenVerifier:
+def verifier_of(path: Path, clock: Clock, audience: str | None = None, *user_roles: str) -> TokenVerifier:
     settings = AuthSettings(str(path), ISSUER, audience, user_roles=frozenset({"user", *user_roles}))
-    return TokenVerifier(settings, VerificationKeys(FileSource(path), clock=clock), now=clock, **limits)
+    return TokenVerifier(settings, VerificationKeys(FileSource(path), clock=clock), now=clock)
 
 
 @pytest.fixture
@@ -242,7 +240,8 @@ async def test_cached_token_still_expires(verifier: TokenVerifier, clock: Clock)
 
 
 async def test_full_cache_drops_the_token_used_longest_ago(jwks: Path, clock: Clock) -> None:
-    verifier = verifier_of(jwks, clock, tokens_max=2)
+    verifier = verifier_of(jwks, clock)
+    verifier.verified.bytes_max = 2_000
     ann = await verifier.verify(token(sub="ann"))
     bob = await verifier.verify(token(sub="bob"))
     assert await verifier.verify(token(sub="ann")) is ann

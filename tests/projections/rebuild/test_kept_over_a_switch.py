@@ -62,7 +62,8 @@ class Caches:
 
     def fill(self) -> None:
         """Put a number into each."""
-        self.reader.numbers_by_id["u1"] = self.reader.numbers_by_login["u1"] = 1
+        self.reader.numbers_by_id.put("u1", 1)
+        self.reader.numbers_by_login.put("u1", 1)
         self.drops = 0
 
     async def fill_from_the_view(self) -> None:
@@ -77,7 +78,7 @@ class Caches:
     @property
     def are_kept(self) -> bool:
         """Return whether everything is still there."""
-        kept = bool(self.reader.numbers_by_id and self.reader.numbers_by_login)
+        kept = bool(self.reader.numbers_by_id.entries and self.reader.numbers_by_login.entries)
         assert kept == (self.drops == 0)
         return kept
 
