@@ -13,8 +13,8 @@ from commands.log import user_search
 from projections.client.client import RedisClient
 from projections.feeding.feeders import require_feeder
 from projections.keys import LEASE_GROUPS, PARTITIONS, View
-from projections.rebuild.build import BuildProgress
 from projections.rebuild.estimate import Estimate, estimate
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.rebuild import Builder, RebuildOptions
 from projections.signals.job_queue import QueueSettings, enqueue_rebuild
 from projections.verify.repair import rebuild_users

@@ -39,7 +39,9 @@ _PARTITION: Final = f"{PREFIX}{{g"
 # How ``member`` writes the count of a number's digits; a 64-bit number has at most 19.
 _COUNTS: Final = tuple(str(count) if count < 9 else f"9{count:02}" for count in range(21))
 
-_FRONTS: Final = tuple(int(count) * 10**length for length, count in enumerate(_COUNTS[:13]))
+# Number of digits -> what ``member`` as an integer is more than the number; such members have less than 64 bits.
+MEMBER_FRONTS: Final = tuple(int(count) * 10**length for length, count in enumerate(_COUNTS[:16]))
+_LUA_DIGITS_MAX: Final = 12
 
 
 class View(msgspec.Struct, frozen=True):
@@ -57,7 +59,8 @@ class View(msgspec.Struct, frozen=True):
         return crc32(text.encode()) % self.partitions
 
     def checkpoint(self, partition: int) -> str:
-        """Hash: position, fence, word, rows (``write_word``); retired_position, frozen; evicted in partition 0."""
+        """Hash: position, fence, word, rows (``write_word``); retired_position, frozen; evicted in partition 0; upto,
+        part and, in partition 0, built while a snapshot is made."""
         return f"{_PARTITION}{self.generation}.{partition}}}:checkpoint"
 
     def following(self, number: int) -> str:
@@ -203,7 +206,7 @@ def lua_member(number: int) -> int | str:
     That takes a third of the bytes, and of a script's work.
     """
     length = len(str(number))
-    return number + _FRONTS[length] if length < len(_FRONTS) else member(number)
+    return number + MEMBER_FRONTS[length] if length <= _LUA_DIGITS_MAX else member(number)
 
 
 def number_of(member_: str | bytes) -> int:

@@ -4,6 +4,8 @@
 -- ARGV  1 expected position, 2 new position, 3 the caller's fence, 4 the expected word as keys.write_word writes it ('' if
 --       not known), 5 the new word ('': do not write it), 6 the position up to which rows in the batch are new, with its
 --       word, if that is beyond the new position (else ''), 7 the operations in MessagePack, each {name, {argument, ...}}
+--       8 and 9 for a part of a snapshot only: the name of the part before it ('' for the first), and its own ('': it is
+--       the last)
 -- Returns {outcome, position of the partition, its word}, for FROZEN the freeze's token instead of the word. Nothing but
 -- OK changes anything.
 --
@@ -31,6 +33,10 @@ end
 if at[3] and argv[4] ~= '' and at[3] ~= argv[4] and string.match(at[3], '^%d+') == at[1] then
     return {'OTHER_HISTORY', at[1], at[3]}
 end
+-- The parts leave the position as it is. If the part before is not the last one, Redis has lost parts.
+if argv[8] and argv[8] ~= '' and call('HGET', keys[1], 'part') ~= argv[8] then
+    return {'BEHIND', at[1], at[3] or ''}
+end
 for k, operation in ipairs(cmsgpack.unpack(argv[7])) do
     local name, key, arguments = operation[1], keys[k + 1], operation[2]
     if name == 'DELEQ' then
@@ -42,6 +48,11 @@ for k, operation in ipairs(cmsgpack.unpack(argv[7])) do
     end
 end
 call('HSET', keys[1], 'position', argv[2], 'fence', argv[3])
+if argv[9] == '' then
+    call('HDEL', keys[1], 'part', 'upto', 'built')
+elseif argv[9] then
+    call('HSET', keys[1], 'part', argv[9])
+end
 if argv[5] ~= '' then
     call('HSET', keys[1], 'word', argv[5])
 end

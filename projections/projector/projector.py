@@ -109,8 +109,7 @@ class Projector:
         if not events:
             return 0
         end = events[-1].position
-        self._history.keep({*self.checkpointed.values(), *self.read_to.values()}, end, word)
-        self._parked.read_to = end, word
+        self.note_read(end, word)
         if self._parked_outdated:
             await self.refresh_parked()
         projectable = await self._parked.split(events)
@@ -118,7 +117,7 @@ class Projector:
             await self._history.require({(end, word)})
         if projectable is not events or set(self.read_to.values()) != {before}:
             folded = await self._fold(projectable)
-        self._note_users(folded)
+        self.note_users(folded)
         for partition in await self._apply(folded.partitions, dict.fromkeys(folded.partitions, end)):
             await self._park_refused(partition, projectable, end)
         for partition, position in self.read_to.items():
@@ -163,6 +162,29 @@ class Projector:
                 self.checkpointed[moved[0]],
             )
 
+    @property
+    def sets_aside(self) -> bool:
+        """Return whether events are parked, or were skipped by an operator."""
+        return not self._parked.is_empty
+
+    async def write_part(self, partition: int, operations: list[Operation], end: int, parts: tuple[str, str]) -> bool:
+        """Write a part of a partition's snapshot, and move its checkpoint to ``end``: with the last part, else 0.
+
+        ``parts`` are the names of the part before ("" for the first) and of this one ("" for the last).
+
+        Return False if the partition is not where this projector left it. Raises ResponseError, and as ``load``.
+        """
+        outcome, position, word = await self._apply_partition(partition, PartitionBatch(operations), end, parts)
+        self._use_outcome(partition, outcome, position)
+        if outcome != "OK":
+            await self._history.require({(position, word)})
+        return outcome == "OK"
+
+    def note_read(self, position: int, word: int | None) -> None:
+        """Note that the log was read up to a position, which has this word."""
+        self._history.keep({*self.checkpointed.values(), *self.read_to.values()}, position, word)
+        self._parked.read_to = position, word
+
     async def close(self) -> None:
         """Discard what was read ahead."""
         await self.batches.close()
@@ -198,14 +220,18 @@ class Projector:
                 logger.warning("partitions %s are %s (now %d); continuing from there", partitions, name, position)
         return refused
 
-    async def _apply_partition(self, partition: int, batch: PartitionBatch, end: int) -> tuple[str, int, int | None]:
-        """Apply one partition's batch; return the outcome of ``apply.lua``, and the partition's position and word."""
+    async def _apply_partition(
+        self, partition: int, batch: PartitionBatch, end: int, parts: Sequence[str] = ()
+    ) -> tuple[str, int, int | None]:
+        """Apply one partition's batch; return the outcome of ``apply.lua``, and the partition's position and word.
+
+        ``parts`` is as in ``write_part``."""
         keys, operations = script_arguments(batch)
         begin = self.checkpointed[partition]
         head = (begin, end, self.fences[partition], *self._history.fields(begin, end))
         while True:
             outcome, position, word = await self._redis.run(
-                APPLY, [self.view.checkpoint(partition), *keys], [*head, operations]
+                APPLY, [self.view.checkpoint(partition), *keys], [*head, operations, *parts]
             )
             if outcome != b"FROZEN":
                 return outcome.decode(), int(position), read_word(word, int(position))
@@ -225,7 +251,7 @@ class Projector:
                 raise ViewLost(self.view, partition)
         self._set_position(partition, position)
 
-    def _note_users(self, folded: Folded) -> None:
+    def note_users(self, folded: Folded) -> None:
         """Note whose profiles are about to be written, and up to which position their rows are new."""
         if self.changed is not None:
             self.changed.update(folded.users)

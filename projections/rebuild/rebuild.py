@@ -15,7 +15,8 @@ from projections.feeding.feeders import require_feeder
 from projections.keys import LEASE_GROUPS, PARTITIONS, View
 from projections.projector.projector import REBUILD_BATCH, Projector
 from projections.rebuild import build
-from projections.rebuild.build import BuildLease, BuildProgress
+from projections.rebuild.build import BuildLease
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.parallel import fill_by_processes
 from projections.rebuild.switch import switch_readers
 from projections.signals.job_queue import QueueSettings

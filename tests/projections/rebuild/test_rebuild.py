@@ -16,8 +16,9 @@ from projections.client.client import RedisClient
 from projections.errors import BuildRunning, Fenced, RebuildRefused
 from projections.keys import View
 from projections.rebuild import build, switch
-from projections.rebuild.build import BuildLease, BuildProgress
+from projections.rebuild.build import BuildLease
 from projections.rebuild.estimate import estimate
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.rebuild import Builder, RebuildOptions, known_generations
 from projections.signals.job_queue import QueueSettings
 from projections.views import generations
