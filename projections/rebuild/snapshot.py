@@ -17,6 +17,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import Final, NamedTuple
 
+import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from commands.db.postgres import Engine
@@ -206,7 +207,9 @@ def _cut(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
     for operation in operations:
         values = operation.values
         part.append(operation)
-        size += len(operation.key) + sum(len(value) if isinstance(value, bytes) else VALUE_BYTES for value in values)
+        size += len(operation.key) + sum(
+            len(memoryview(value)) if isinstance(value, msgspec.Raw) else VALUE_BYTES for value in values
+        )
         if size >= PART_BYTES:
             yield part
             part, size = [], 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from projections.keys import MEMBER_FRONTS, View
@@ -16,6 +17,8 @@ from projections.rebuild.spill import FOLLOWERS
 RESTORE_ENTRIES_MAX: Final = 5_000
 ZADD_ENTRIES: Final = 1_000
 
+# Servers read text of any bytes, and no MessagePack of the type for bytes.
+_TEXT_32: Final = b"\xdb"
 _fronts: Final = np.array(MEMBER_FRONTS)
 # Lua holds numbers as doubles.
 _LUA_MAX: Final = 2**53
@@ -70,7 +73,8 @@ def _name(view: View, one: int) -> tuple[str, int]:
 
 
 def _restore(key: str, number: int, payload: bytes) -> Operation:
-    return Operation("RESTORE", key, [0, payload, "REPLACE"], number)
+    text = msgspec.Raw(_TEXT_32 + len(payload).to_bytes(4, "big") + payload)
+    return Operation("RESTORE", key, [0, text, "REPLACE"], number)
 
 
 def _zadd(key: str, number: int, members: Ints, scores: Ints) -> Operation:
