@@ -192,6 +192,7 @@ async def fill(
                     await projector.write_checkpoints()
             end = projector.position
             await projector.write_checkpoints()
+            await projector.check()
             is_complete = projector.position >= end  # else Redis lost the last writes of a partition meanwhile
     finally:
         await projector.close()

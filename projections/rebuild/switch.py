@@ -56,8 +56,10 @@ async def switch_readers(
     freezes = Freezes(engine, redis)
     try:
         if old is None or old == view:
-            fence = await leases.next_fence(engine)
+            fence, end = await leases.next_fence(engine), projector.position
             await projector.check()
+            if projector.position < end:  # Redis lost the last writes of a partition, which may be all that it had
+                raise NotSwitched
             await _point(redis, projector, fence)
         else:
             for _ in range(tries_max):

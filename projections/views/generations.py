@@ -250,7 +250,7 @@ async def prepare(
     """
     await redis.call("SET", GENERATIONS, max(view.generation, await highest_number(redis)))
     fields: list[Any] = ["position", 0, "fence", fence, "word", write_word(0, word)]
-    if end := write_word(*upto):
+    if upto[0] and (end := write_word(*upto)):
         fields += ["upto", end, "rows", end]
     noted = "evicted", msgspec.json.encode(evicted or {})
     await asyncio.gather(
