@@ -135,12 +135,12 @@ async def test_users_that_change_meanwhile_are_right_in_the_end(
             await users.put("u3", UserChanges(username=f"gone{steps}"))
             await users.put("u2", UserChanges(username="wanted"))
             await write(engine, (numbers[steps % 5], numbers[6]))
-        if steps == 30:
+        if steps == 14:
             await users.erase("u5")
 
     await prepared(engine, redis, BY_SNAPSHOT)
-    await filled(engine, redis, BY_SNAPSHOT, change, batch=20)
-    assert steps > 30 and restores(raw_redis) > restored
+    await filled(engine, redis, BY_SNAPSHOT, change, batch=10)
+    assert steps > 20 and restores(raw_redis) > restored
     assert actual(raw_redis, BY_SNAPSHOT) == expected(sql, BY_SNAPSHOT)
 
 
