@@ -45,23 +45,25 @@ _VALUE: Final = f"""CASE
     WHEN type NOT IN ('UserFollowed', 'NotificationsChanged') OR NOT coalesce({_HAS_DATA}, false) THEN {OTHER_FORM}
     WHEN data -> 'created_at' IS NULL THEN {FOLLOWED} - {_NOTIFICATIONS}
     ELSE (data ->> 'created_at')::bigint * 2 + {_NOTIFICATIONS} END::bigint"""
+_COLUMNS: Final = ", ".join(
+    f"coalesce(array_send(array_agg({column})), '')" for column in ("subject", "object", "recorded_at", "value")
+)
 # The word is read in the same statement, so that it is of the same server and moment as the events.
 _AFTER: Final = f"""WITH slice AS MATERIALIZED (
         SELECT position, subject, object, recorded_at, {_VALUE} AS value FROM events
-        WHERE position > %(after)s AND position <= %(up_to)s ORDER BY position LIMIT %(limit)s)
-    SELECT count(*), coalesce(max(position), 0), word_at(%(up_to)s), array_send(array_agg(subject)),
-        array_send(array_agg(object)), array_send(array_agg(recorded_at)), array_send(array_agg(value)) FROM slice"""
+        WHERE position > %(after)s AND position <= %(end)s ORDER BY position)
+    SELECT count(*), %(end)s::bigint, word_at(%(up_to)s), {_COLUMNS} FROM slice"""
 
 
 class EventArrays(NamedTuple):
-    """Events in order: how many, the position of the last one (0 without any), the word of the position up to which
-    the log is read, and four columns in Postgres' binary form of an array of bigint.
+    """Events in order: how many, the position up to which they were read, the word of the one up to which the whole log
+    is read, and four columns in Postgres' binary form of an array of bigint, empty without events.
 
     ``values`` has what each event does, see ``ENDED`` and what follows; ``times`` are in us since 2000.
     """
 
     events: int
-    last: int
+    end: int
     word: int | None
     subjects: bytes
     objects: bytes
@@ -69,11 +71,11 @@ class EventArrays(NamedTuple):
     values: bytes
 
 
-async def read_arrays(engine: Engine, after: int, up_to: int, limit: int) -> EventArrays:
-    """Return up to ``limit`` events after position ``after``, none beyond ``up_to``. Raises LogUnavailable."""
+async def read_arrays(engine: Engine, after: int, end: int, up_to: int) -> EventArrays:
+    """Return the events after position ``after`` up to ``end``, and the word of ``up_to``. Raises LogUnavailable."""
     async with connected(engine) as connection:
         driver = cast("psycopg.AsyncConnection[Any]", (await connection.get_raw_connection()).driver_connection)
-        parameters = {"after": after, "up_to": up_to, "limit": limit}
+        parameters = {"after": after, "end": end, "up_to": up_to}
         cursor = await driver.execute(_AFTER, parameters, prepare=True, binary=True)
         (row,) = await cursor.fetchall()
         return EventArrays(*row)

@@ -25,6 +25,7 @@ from projections.errors import BuildRunning, Fenced
 from projections.keys import POINTER, View
 from projections.projector.history import is_of
 from projections.projector.projector import REBUILD_BATCH, Projector
+from projections.rebuild.limits import SNAPSHOT_LIMITS, SnapshotLimits
 from projections.rebuild.pace import BuildProgress, Pace
 from projections.views import generations
 from projections.views.feeder_record import registered, store_of
@@ -170,10 +171,11 @@ async def fill(
     *,
     rate: int | None = None,
     batch: int = REBUILD_BATCH,
+    limits: SnapshotLimits = SNAPSHOT_LIMITS,
 ) -> None:
     """Bring a generation up to the end of the log, at most ``rate`` events a second, pausing for live readers.
 
-    Partitions at 0 begin with a snapshot. ``after_batch`` shows progress, and raises to stop the build.
+    Partitions at 0 begin with a snapshot, within ``limits``. ``after_batch`` shows progress, and raises to stop it all.
     """
     pace = Pace(engine, redis, projector.view, after_batch, rate, (await log.head(engine)).position)
     written_at = time.monotonic()
@@ -182,7 +184,7 @@ async def fill(
         if projector.position == 0 and pace.head:
             from projections.rebuild.snapshot import take_snapshot  # numpy takes 25 MB and a tenth of a second
 
-            await take_snapshot(engine, redis, projector, pace, limit)
+            await take_snapshot(engine, redis, projector, pace, limit, limits)
         is_complete = False
         while not is_complete:
             while count := await projector.step(limit):

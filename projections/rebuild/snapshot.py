@@ -14,15 +14,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
-from typing import Final, NamedTuple
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import aclosing
+from functools import partial
+from itertools import islice, pairwise, repeat
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 from redis.exceptions import RedisError, ResponseError
 
 from commands.db.postgres import Engine
 from commands.errors import ViewsUnavailable
-from commands.log.arrays import EventArrays, read_arrays
+from commands.log.arrays import read_arrays
 from projections.client.client import RedisClient
 from projections.client.server_check import SNAPSHOT_COMMANDS, refused_commands
 from projections.errors import LogChanged, NoSnapshot
@@ -30,25 +34,31 @@ from projections.keys import View
 from projections.projector.batches import BATCH_USERS_MAX, add_users
 from projections.projector.fold import Folded, Operation
 from projections.projector.projector import Projector
+from projections.rebuild.limits import SNAPSHOT_LIMITS, SnapshotLimits
 from projections.rebuild.pace import Pace
 from projections.rebuild.spill import Spill
 from projections.rebuild.whole_lists import list_operations
 from projections.views.building import snapshot_end
 
+_T = TypeVar("_T")
+
 logger: Final = logging.getLogger(__name__)
 
-# Of one script call: two milliseconds of the server's time, which readers wait for.
-PART_BYTES: Final = 64_000
-# Of a number, about.
+# Of a number in an operation, about.
 VALUE_BYTES: Final = 9
-# How often the progress is noted for `follows status` and the callers that wait for the view.
-NOTED_EVERY_S: Final = 1.0
 # A build's progress, as a share of ``upto``, when the log has been read, and when the users are written.
 READ_SHARE: Final = 0.4
 USERS_SHARE: Final = 0.5
 
 
-async def take_snapshot(engine: Engine, redis: RedisClient, projector: Projector, pace: Pace, limit: int) -> None:
+async def take_snapshot(
+    engine: Engine,
+    redis: RedisClient,
+    projector: Projector,
+    pace: Pace,
+    limit: int,
+    limits: SnapshotLimits = SNAPSHOT_LIMITS,
+) -> None:
     """Bring the projector's partitions at 0 to their generation's ``upto``, reading ``limit`` events at a time.
 
     Where that cannot be done, they stay as they are for the projector. Raises as ``Projector.step`` and ``pace.wait``.
@@ -62,8 +72,8 @@ async def take_snapshot(engine: Engine, redis: RedisClient, projector: Projector
         if projector.sets_aside:
             raise NoSnapshot("events are parked or were skipped")
         await _require_restore(redis)
-        with Spill(view, partitions, upto[0]) as spill:
-            await Snapshot(engine, projector, pace, upto, partitions, spill).make(limit)
+        with Spill(view, partitions, upto[0], limits) as spill:
+            await Snapshot(engine, projector, pace, upto, partitions, spill, limits).make(limit)
     except (NoSnapshot, ResponseError) as error:
         logger.warning("generation %d is built event by event, which takes longer: %s", view.generation, error)
     await projector.refresh_parked()
@@ -91,8 +101,10 @@ class Snapshot:
         upto: tuple[int, int],
         partitions: Collection[int],
         spill: Spill,
+        limits: SnapshotLimits,
     ) -> None:
         self._engine, self._projector, self._pace, self._spill = engine, projector, pace, spill
+        self._limits = limits
         self._view = projector.view
         self._upto, self._word = upto
         # Partition -> the number of its last part. Partition 0, which has the note of the progress, is the last one.
@@ -108,53 +120,50 @@ class Snapshot:
 
     async def _read(self, limit: int) -> None:
         """Sort all events up to ``upto`` into the file; the next ones are read meanwhile."""
-        after, reading = 0, self._start_to_read(0, limit)
-        try:
-            while after < self._upto:
-                arrays = await reading
-                if arrays.word != self._word or not arrays.events:
+        bounds = [*range(0, self._upto, limit), self._upto]
+        steps = (partial(read_arrays, self._engine, after, end, self._upto) for after, end in pairwise(bounds))
+        async with aclosing(_ahead(steps, self._limits.reads_ahead)) as slices:
+            async for arrays in slices:
+                if arrays.word != self._word:
                     raise LogChanged(self._view)
-                after = arrays.last
-                reading = self._start_to_read(after, limit)
                 await asyncio.to_thread(self._spill.add, arrays)
-                await self._wait(READ_SHARE * after / self._upto, events=arrays.events, work=arrays.events)
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+                share = READ_SHARE * arrays.end / self._upto
+                await self._wait(share, events=arrays.events, work=arrays.events)
         await asyncio.to_thread(self._spill.flush)
 
-    def _start_to_read(self, after: int, limit: int) -> asyncio.Task[EventArrays]:
-        return asyncio.create_task(read_arrays(self._engine, after, self._upto, limit))
-
     async def _write_users(self) -> None:
-        """Write the users' rows, as they are now, and what their ids and logins lead to."""
+        """Write the users' rows, as they are now, and the look-ups of their names; the next ones are read meanwhile."""
         numbers, have_names = await asyncio.to_thread(self._spill.users)
-        for begin in range(0, len(numbers), BATCH_USERS_MAX):
-            some = slice(begin, begin + BATCH_USERS_MAX)
-            marks = zip(numbers[some].tolist(), have_names[some].tolist(), strict=True)
-            folded = Folded(users={number: (self._upto, names) for number, names in marks})
-            await add_users(self._engine, folded, self._view, dict.fromkeys(self._left, 0))
-            self._projector.note_users(folded)
-            await asyncio.gather(*[self._write(one, batch.operations) for one, batch in folded.partitions.items()])
-            await self._wait(READ_SHARE + (USERS_SHARE - READ_SHARE) * begin / len(numbers))
+        begins = range(0, len(numbers), BATCH_USERS_MAX)
+        some = [slice(begin, begin + BATCH_USERS_MAX) for begin in begins]
+        steps = (partial(self._rows_of, numbers[one].tolist(), have_names[one].tolist()) for one in some)
+        written = 0
+        async with aclosing(_ahead(steps, 1)) as batches:
+            async for folded in batches:
+                self._projector.note_users(folded)
+                await asyncio.gather(*[self._write(one, batch.operations) for one, batch in folded.partitions.items()])
+                written += len(folded.users)
+                await self._wait(READ_SHARE + (USERS_SHARE - READ_SHARE) * written / len(numbers))
+
+    async def _rows_of(self, numbers: list[int], have_names: list[bool]) -> Folded:
+        """Return what the partitions must write of these users; whether an event may have changed their names."""
+        users = {number: (self._upto, names) for number, names in zip(numbers, have_names, strict=True)}
+        return await add_users(self._engine, Folded(users=users), self._view, dict.fromkeys(self._left, 0))
 
     async def _write_lists(self) -> None:
         """Write the lists of each partition, and then its position; the next lists are made meanwhile."""
-        total = len(self._left)
-        made = _made(self._view, self._spill, list(self._left))
-        making = asyncio.create_task(asyncio.to_thread(next, made, None))
-        try:
-            while (lists := await making) is not None:
-                making = asyncio.create_task(asyncio.to_thread(next, made, None))
-                for operations in _cut(lists.operations):
+        total, made = len(self._left), _made(self._view, self._spill, list(self._left))
+        async with aclosing(_ahead(repeat(partial(asyncio.to_thread, next, made, None)), 1)) as results:
+            async for lists in results:
+                if lists is None:
+                    break
+                for operations in _cut(lists.operations, self._limits.part_bytes):
                     await self._write(lists.partition, operations)
-                    await self._wait(USERS_SHARE + (1 - USERS_SHARE) * (1 - len(self._left) / total))
+                    await self._wait(1 - (1 - USERS_SHARE) * len(self._left) / total)
                 if lists.is_last:
                     await self._write(lists.partition, [], self._upto)
                     self._left.pop(lists.partition, None)
-                await self._wait(USERS_SHARE + (1 - USERS_SHARE) * (1 - len(self._left) / total), work=lists.events)
-        finally:
-            await asyncio.gather(making, return_exceptions=True)  # it reads the file, which is closed next
+                await self._wait(1 - (1 - USERS_SHARE) * len(self._left) / total, work=lists.events)
 
     async def _write(self, partition: int, operations: list[Operation], end: int = 0) -> None:
         """Write the next part of a partition, the last one with the position ``end``.
@@ -176,10 +185,26 @@ class Snapshot:
     async def _wait(self, share: float, *, events: int = 0, work: float = 0.0) -> None:
         """Wait as the pace says, and note now and then that this share of the snapshot is made."""
         position = int(share * self._upto)
-        if time.monotonic() - self._noted_at > NOTED_EVERY_S:
+        if time.monotonic() - self._noted_at > self._limits.noted_every_s:
             self._noted_at = time.monotonic()
             await self._write(0, [Operation("HSET", self._view.checkpoint(0), ["built", position], 0)])
         await self._pace.wait(position, events=events, work=work)
+
+
+async def _ahead(steps: Iterable[Callable[[], Awaitable[_T]]], count: int) -> AsyncGenerator[_T]:
+    """Yield what the steps return, in order; the next ``count`` of them run meanwhile."""
+    left = iter(steps)
+    running = deque(asyncio.ensure_future(step()) for step in islice(left, count))
+    try:
+        while running:
+            result = await running[0]
+            running.popleft()
+            running.extend(asyncio.ensure_future(step()) for step in islice(left, 1))
+            yield result
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 class _Lists(NamedTuple):
@@ -201,7 +226,7 @@ def _made(view: View, spill: Spill, partitions: Iterable[int]) -> Iterator[_List
         yield _Lists(partition, [], 0.0, is_last=True)
 
 
-def _cut(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
+def _cut(operations: Iterable[Operation], part_bytes: int) -> Iterator[list[Operation]]:
     """Yield operations in parts for one script call each."""
     part, size = list[Operation](), 0
     for operation in operations:
@@ -210,7 +235,7 @@ def _cut(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
         size += len(operation.key) + sum(
             len(memoryview(value)) if isinstance(value, msgspec.Raw) else VALUE_BYTES for value in values
         )
-        if size >= PART_BYTES:
+        if size >= part_bytes:
             yield part
             part, size = [], 0
     if part:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from commands.log.arrays import FOLLOWED, NOTIFIED, OTHER_FORM, POSTGRES_EPOCH_US, EventArrays
 from projections.errors import NoSnapshot
 from projections.keys import View
+from projections.rebuild.limits import SNAPSHOT_LIMITS, SnapshotLimits
 from projections.rebuild.rdb import Ints
 
 # Records, one for each side of a follow and its changes, with (list, other user, score or -1); a list is the number of
@@ -24,10 +25,6 @@ from projections.rebuild.rdb import Ints
 FOLLOWING: Final = 0
 FOLLOWERS: Final = 1
 RECORD_BYTES: Final = 24
-# Records of a bucket: to fold them takes some 30 MB and a tenth of a second.
-BUCKET_RECORDS: Final = 200_000
-# Events that are written at once. A bucket's part of them is one read later.
-WRITE_EVENTS: Final = 50_000
 # Numbers of users are packed into listpacks and skiplists as members of 64 bits, and Lua holds their scores as doubles.
 NUMBER_DIGITS_MAX: Final = 15
 SCORE_BITS_MAX: Final = 53
@@ -42,12 +39,14 @@ _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 class Spill:
     """The records of a view's ``partitions``, and the users that have events; use ``with``."""
 
-    def __init__(self, view: View, partitions: Collection[int], events: int) -> None:
+    def __init__(
+        self, view: View, partitions: Collection[int], events: int, limits: SnapshotLimits = SNAPSHOT_LIMITS
+    ) -> None:
         """``events`` is about how many there will be. Raises NoSnapshot when there is no place for the file."""
-        self._partitions = view.partitions
+        self._partitions, self._limits = view.partitions, limits
         self._is_wanted = np.zeros(view.partitions, bool)
         self._is_wanted[list(partitions)] = True
-        self.buckets = max(1, -(-2 * events // (view.partitions * BUCKET_RECORDS)))
+        self.buckets = max(1, -(-2 * events // (view.partitions * limits.bucket_records)))
         self._waiting: list[Ints] = []
         self._waiting_events = 0
         self._users: list[Ints] = []
@@ -67,6 +66,8 @@ class Spill:
 
     def add(self, arrays: EventArrays) -> None:
         """Add the next events. Raises NoSnapshot when one of them cannot be in a snapshot, or the file has no room."""
+        if not arrays.events:
+            return
         subjects, objects, times, values = (_numbers(column) for column in arrays[3:])
         if (values == OTHER_FORM).any():
             raise NoSnapshot("the log has an event that this version cannot read in one piece with others")
@@ -85,7 +86,7 @@ class Spill:
             records = np.stack((2 * of + side, other, scores), axis=1)
             self._waiting.append(records[follows & self._is_wanted[of % self._partitions]])
         self._waiting_events += arrays.events
-        if self._waiting_events >= WRITE_EVENTS:
+        if self._waiting_events >= self._limits.write_events:
             self.flush()
 
     def flush(self) -> None:
@@ -113,13 +114,13 @@ class Spill:
         return numbers[last], (marked[last] & 1).astype(bool)
 
     def read(self, partition: int, bucket: int) -> Iterator[Ints]:
-        """Yield the records of a bucket in the log's order, in parts of BUCKET_RECORDS if they are many more.
+        """Yield the records of a bucket in the log's order, in parts if they are many more.
 
         Parts have no pair in common: a list of so many entries comes in several parts.
         """
         place = partition * self.buckets + bucket
         pieces = [(int(begins[place]), int(begins[place + 1])) for begins in self._begins]
-        parts = max(1, round(sum(end - begin for begin, end in pieces) / BUCKET_RECORDS))
+        parts = max(1, round(sum(end - begin for begin, end in pieces) / self._limits.bucket_records))
         for part in range(parts):
             found = [self._read(begin, end) for begin, end in pieces if end > begin] if parts == 1 else []
             if parts > 1:

@@ -13,6 +13,7 @@ from projections.client.client import RedisClient
 from projections.keys import View
 from projections.projector.projector import Projector
 from projections.rebuild.build import fill
+from projections.rebuild.limits import SNAPSHOT_LIMITS, SnapshotLimits
 from projections.rebuild.pace import BuildProgress
 from projections.views import generations
 from tests.support.fixtures import Plain
@@ -38,11 +39,12 @@ async def filled(
     *,
     fence: int = 1,
     batch: int = 10_000,
+    limits: SnapshotLimits = SNAPSHOT_LIMITS,
 ) -> None:
     """Fill a prepared generation to the log's end."""
     projector = Projector(engine, redis, view, dict.fromkeys(range(view.partitions), fence))
     await projector.load()
-    await fill(engine, redis, projector, after_batch, batch=batch)
+    await fill(engine, redis, projector, after_batch, batch=batch, limits=limits)
 
 
 def restores(raw_redis: Plain) -> int:

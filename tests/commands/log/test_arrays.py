@@ -50,9 +50,9 @@ async def test_arrays_agree_with_the_codec(engine: Engine, sql: Sql, written: li
         text = None if content is None else json.dumps(content)
         sql.execute(INSERT, [number, number + 1 if kind in FOLLOWS else number, kind, text])
     end = (await log.head(engine)).position
-    arrays = await read_arrays(engine, 0, end, 1_000)
+    arrays = await read_arrays(engine, 0, end, end)
     recorded = await log.read_after(engine, 0, 1_000)
-    assert (arrays.events, arrays.last) == (len(written), end)
+    assert (arrays.events, arrays.end) == (len(written), end)
     for event, (subject, object_, time, value) in zip(recorded, columns(arrays), strict=True):
         assert (subject, object_) == (event.subject, event.object)
         assert time + POSTGRES_EPOCH_US == event.recorded_at
@@ -99,8 +99,7 @@ async def test_slices_and_words(engine: Engine, sql: Sql) -> None:
     for number in range(10, 15):
         sql.execute(INSERT, [number, number + 1, "UserFollowed", None])
     sql.execute("INSERT INTO batches (last_position, word) VALUES (3, 33), (5, 55)")
-    first, second = await read_arrays(engine, 0, 4, 3), await read_arrays(engine, 3, 4, 3)
-    assert [(part.events, part.last, part.word) for part in (first, second)] == [(3, 3, 55), (1, 4, 55)]
-    nothing = await read_arrays(engine, 4, 4, 3)
-    assert (nothing.events, nothing.last, nothing.word) == (0, 0, 55)
-    assert (await read_arrays(engine, 0, 9, 3)).word is None
+    first, second = await read_arrays(engine, 0, 3, 4), await read_arrays(engine, 3, 4, 4)
+    assert [(part.events, part.end, part.word) for part in (first, second)] == [(3, 3, 55), (1, 4, 55)]
+    nothing = await read_arrays(engine, 5, 9, 9)
+    assert (nothing.events, nothing.end, nothing.word) == (0, 9, None)

@@ -1,6 +1,8 @@
 """A view that begins with a snapshot equals the one that the projector builds event by event, to the last byte."""
 
+import signal
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,12 +18,13 @@ from commands.users import UserChanges
 from projections.client.client import RedisClient, Script
 from projections.errors import Fenced
 from projections.keys import View
-from projections.rebuild import snapshot, spill
+from projections.rebuild.limits import SnapshotLimits
 from projections.rebuild.pace import BuildProgress
 from projections.signals.job_queue import QueueSettings
 from projections.views.building import build_position
 from tests.support.fixtures import Plain, few
 from tests.support.intercepted_redis import Killed, Proceed, intercepted, killed_at
+from tests.support.killed_build import KILLED, killed_builds
 from tests.support.log_writes import empty, lose_tail
 from tests.support.random_histories import Step, World, small, user_actions
 from tests.support.rebuilds import healed, rebuilt
@@ -31,6 +34,9 @@ from tests.support.view_model import actual, expected, positions
 
 Sql = psycopg.Connection[Any]
 BY_EVENTS, BY_SNAPSHOT = View(2, 4), View(3, 4)
+
+# Each list is a part of its own.
+MANY_PARTS = SnapshotLimits(part_bytes=1)
 
 # As many digits as there are encodings of a member: 1 to 15.
 numbers = st.integers(1, 15).flatmap(lambda digits: st.integers(10 ** (digits - 1), 10**digits - 1))
@@ -54,6 +60,11 @@ async def world(engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain) 
     made = World(engine, redis, sql, raw_redis)
     yield made
     await made.end()
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether nothing is in a folder."""
+    return not any(folder.iterdir())
 
 
 async def both(engine: Engine, redis: RedisClient, raw_redis: Plain, batch: int = 10_000) -> dict[str, Any]:
@@ -145,18 +156,19 @@ async def test_users_that_change_meanwhile_are_right_in_the_end(
 
 
 async def test_list_that_memory_cannot_hold_is_made_in_parts(
-    engine: Engine, redis: RedisClient, raw_redis: Plain, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, redis: RedisClient, raw_redis: Plain
 ) -> None:
     """It has more records than a bucket may have, and others are in its bucket."""
     history: list[tuple[Pair, FollowEvent]] = [((other, 3), UserFollowed()) for other in range(10, 3_000)]
     history += [((other, 3), UserUnfollowed()) for other in range(20, 2_000, 3)]
     history += [((other, 7), UserFollowed()) for other in range(10, 40)]
     await follow(engine, history)
-    monkeypatch.setattr(spill, "BUCKET_RECORDS", 100)
     await prepared(engine, redis, BY_EVENTS, snapshot=False)
     await filled(engine, redis, BY_EVENTS)
     await prepared(engine, redis, BY_SNAPSHOT)
-    await filled(engine, redis, BY_SNAPSHOT)
+    before = restores(raw_redis)
+    await filled(engine, redis, BY_SNAPSHOT, limits=SnapshotLimits(bucket_records=100, write_events=500))
+    assert restores(raw_redis) > before
     assert whole(raw_redis, BY_SNAPSHOT) == whole(raw_redis, BY_EVENTS)
 
 
@@ -165,16 +177,18 @@ async def test_steps_of_a_build_are_noted(engine: Engine, redis: RedisClient, ra
     await populate(engine)
     await prepared(engine, redis, BY_SNAPSHOT)
     end, noted = (await log.head(engine)).position, [await build_position(redis, BY_SNAPSHOT)]
+    seen: BuildProgress | None = None
 
     async def look(progress: BuildProgress) -> None:
+        nonlocal seen
+        seen = progress
         noted.append(await build_position(redis, BY_SNAPSHOT))
         assert set(positions(raw_redis, BY_SNAPSHOT)) <= {0, end} and 0 <= progress.position <= end
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshot, "NOTED_EVERY_S", 0.0)
-        await filled(engine, redis, BY_SNAPSHOT, look, batch=10)
+    await filled(engine, redis, BY_SNAPSHOT, look, batch=37, limits=SnapshotLimits(noted_every_s=0.0))
     assert noted[0] == 0 and noted == sorted(noted, key=lambda at: at or 0) and noted[-1] == end
-    assert len({at for at in noted if at}) > 5
+    assert len({at for at in noted if at}) > 5 and seen is not None
+    assert (seen.events, seen.position, seen.head) == (await log.count_events(engine), end, end)
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -187,7 +201,7 @@ async def test_build_killed_at_any_step_is_resumed(
         raw_redis.flushdb()
         await prepared(engine, redis, BY_SNAPSHOT)
         try:
-            await filled(engine, killed_at(redis, at, after=after), BY_SNAPSHOT, fence=2, batch=50)
+            await filled(engine, killed_at(redis, at, after=after), BY_SNAPSHOT, fence=2, batch=50, limits=MANY_PARTS)
         except Killed:
             await write(engine, (numbers[at % 7], numbers[7 - at % 7]))
             before = restores(raw_redis)
@@ -196,7 +210,7 @@ async def test_build_killed_at_any_step_is_resumed(
             assert is_whole or restores(raw_redis) > before
             assert actual(raw_redis, BY_SNAPSHOT) == expected(sql, BY_SNAPSHOT), at
         else:
-            assert at > 12
+            assert at > 20
             return
     raise AssertionError("the build takes more steps")
 
@@ -223,10 +237,10 @@ async def test_parts_that_redis_loses_are_noticed(
             calls += 1
             return await proceed()
 
-        await filled(engine, intercepted(redis, lose), BY_SNAPSHOT, batch=50)
+        await filled(engine, intercepted(redis, lose), BY_SNAPSHOT, batch=50, limits=MANY_PARTS)
         assert actual(raw_redis, BY_SNAPSHOT) == expected(sql, BY_SNAPSHOT), at
         at += 1
-    assert at > 12 and "Redis lost a part of partition" in caplog.text
+    assert at > 20 and "Redis lost a part of partition" in caplog.text
 
 
 async def test_build_of_a_log_that_lost_its_tail_begins_anew(
@@ -250,3 +264,29 @@ async def test_build_of_a_log_that_lost_its_tail_begins_anew(
     view = await healed(engine, redis, 2)
     assert view.generation == 2 and actual(raw_redis, view) == expected(sql, view)
     assert not raw_redis.keys("{g1.*")
+
+
+async def test_process_killed_at_any_step_leaves_no_file_and_is_resumed(
+    engine: Engine,
+    redis: RedisClient,
+    sql: Sql,
+    raw_redis: Plain,
+    database_url: str,
+    redis_url: str,
+    tmp_path: Path,
+) -> None:
+    """By SIGKILL, twice; what it had written is complete in the end although follows ended in between."""
+    numbers = await populate(engine, 8)
+    with killed_builds(database_url, redis_url, str(tmp_path)) as builds:
+        status, at = signal.SIGKILL, 0
+        while status == signal.SIGKILL:
+            raw_redis.flushdb()
+            await prepared(engine, redis, KILLED)
+            status = signal.Signals(killed) if (killed := builds.kill_at(at, 2)) else 0  # type: ignore[assignment]
+            await write(engine, (numbers[at % 7], numbers[7 - at % 7]))
+            builds.kill_at(at // 2 + 3, 3)
+            assert is_empty(tmp_path)
+            await filled(engine, redis, KILLED, fence=4)
+            assert actual(raw_redis, KILLED) == expected(sql, KILLED), at
+            at += 1
+    assert at > 20
