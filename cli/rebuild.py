@@ -158,4 +158,4 @@ def _print_estimate(cost: Estimate, as_json: bool) -> None:
     size = "unknown, there is no live view" if cost.expected_bytes is None else f"{cost.expected_bytes:,} bytes"
     click.echo(f"events to project: {cost.events:,}")
     click.echo(f"expected size in Redis: {size}")
-    click.echo(f"expected time: {cost.expected_s:,.0f} s with one process, half of it comparing with the log")
+    click.echo(f"expected time: {cost.expected_s:,.0f} s with one process, most of it comparing with the log")

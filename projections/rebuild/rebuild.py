@@ -23,6 +23,7 @@ from projections.signals.job_queue import QueueSettings
 from projections.signals.wakeups import Wakeup
 from projections.verify.compare import count_differences
 from projections.views import generations
+from projections.views.building import build_position
 from projections.views.feeder_record import registered
 
 ShowProgress = Callable[[BuildProgress], None]
@@ -151,8 +152,7 @@ class Builder:
 
     async def _fill_by_processes(self, view: View, options: RebuildOptions, show: ShowProgress) -> None:
         async def show_lowest() -> None:
-            found = await generations.checkpoints(self._redis, view, range(view.partitions))
-            lowest = min(checkpoint.position if checkpoint else 0 for checkpoint in found.values())
+            lowest = await build_position(self._redis, view) or 0
             head = (await log.head(self._engine)).position
             await self._after_batch(show)(BuildProgress(view, lowest, lowest, head))
 
