@@ -168,10 +168,11 @@ class Builder:
 
 
 async def known_generations(engine: Engine, redis: RedisClient) -> list[tuple[Generation, int | None, bool]]:
-    """Return each registered generation with its position (None: it lacks partitions) and whether it is live."""
+    """Return each registered generation with its position, or how far it is built (None: it lacks partitions), and
+    whether it is live."""
     live = await generations.live_view(redis)
     known: list[tuple[Generation, int | None, bool]] = []
     for generation in await registered(engine, redis):
         view = View(generation.number, generation.partitions)
-        known.append((generation, await generations.view_position(redis, view), view == live))
+        known.append((generation, await build_position(redis, view), view == live))
     return known

@@ -58,7 +58,9 @@ async def switch_readers(
         if old is None or old == view:
             fence, end = await leases.next_fence(engine), projector.position
             await projector.check()
-            if projector.position < end:  # Redis lost the last writes of a partition, which may be all that it had
+            if (
+                old is None and projector.position < end
+            ):  # Redis lost a partition's last writes, perhaps all that it had
                 raise NotSwitched
             await _point(redis, projector, fence)
         else:

@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commands.coordination import leases
 from commands.db.postgres import Engine
 from commands.directory import Directory
 from commands.events import FollowEvent, NotificationsChanged, UserFollowed, UserUnfollowed
 from commands.log import event_log as log
 from commands.users import UserChanges
 from projections.client.client import RedisClient, Script
-from projections.errors import Fenced
+from projections.errors import Fenced, LogChanged, NotSwitched
 from projections.keys import View
 from projections.rebuild.limits import SnapshotLimits
 from projections.rebuild.pace import BuildProgress
 from projections.signals.job_queue import QueueSettings
+from projections.views import generations
 from projections.views.building import build_position
 from tests.support.fixtures import Plain, few
 from tests.support.intercepted_redis import Killed, Proceed, intercepted, killed_at
@@ -290,3 +292,59 @@ async def test_process_killed_at_any_step_leaves_no_file_and_is_resumed(
             assert actual(raw_redis, KILLED) == expected(sql, KILLED), at
             at += 1
     assert at > 20
+
+
+async def test_view_that_loses_a_partition_before_the_switch_does_not_go_live(
+    engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no old view to hold the new one against; the next build makes the partition again."""
+    await populate(engine)
+    real = leases.next_fence
+
+    async def lose(engine: Engine) -> int:
+        raw_redis.delete(*raw_redis.keys("{g1.3}*"))
+        raw_redis.hset("{g1.3}:checkpoint", mapping={"position": 0, "fence": 1})
+        return await real(engine)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "next_fence", lose)
+        with pytest.raises(NotSwitched):
+            await healed(engine, redis)
+    assert await generations.live_view(redis) is None
+    view = await healed(engine, redis, 2)
+    assert view.generation == 1 and actual(raw_redis, view) == expected(sql, view)
+
+
+async def test_rows_of_users_are_noted_as_new_as_they_are(engine: Engine, redis: RedisClient) -> None:
+    """A build that was killed after it wrote them has something of the log up to there."""
+    await people(engine, 20)
+    await prepared(engine, redis, BY_SNAPSHOT)
+    await Directory(engine).put("u3", UserChanges(bio="newer"))
+    head = await log.head(engine)
+    with pytest.raises(Killed):
+        await filled(engine, killed_at(redis, 8), BY_SNAPSHOT)
+    found = await generations.checkpoints(redis, BY_SNAPSHOT, range(4))
+    assert {at and (at.position, at.rows) for at in found.values()} == {(0, (head.position, head.word))}
+
+
+async def test_log_that_loses_its_tail_while_it_is_read_ends_the_build(
+    engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain
+) -> None:
+    """What was read before is not of this log, although no partition has any of it."""
+    numbers = await people(engine, 6)
+    await write(engine, *[(one, numbers[0]) for one in numbers[1:]])
+    end = (await log.head(engine)).position
+    await write(engine, *[(numbers[0], one) for one in numbers[1:]])
+    await prepared(engine, redis, BY_SNAPSHOT)
+    steps = 0
+
+    async def lose(_: BuildProgress) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            lose_tail(sql, end)
+            await write(engine, *[(numbers[5], one) for one in numbers[:5]])
+
+    with pytest.raises(LogChanged):
+        await filled(engine, redis, BY_SNAPSHOT, lose, batch=2)
+    assert not raw_redis.keys("{g3.*:follow*")
