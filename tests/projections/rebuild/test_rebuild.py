@@ -217,7 +217,11 @@ async def test_two_fillers_together_equal_the_log(
 async def test_rate_is_kept_over_the_whole_build(engine: Engine, redis: RedisClient, queue: QueueSettings) -> None:
     await populate(engine)
     began = time.monotonic()
-    await rebuilt(engine, redis, queue, RebuildOptions(rate=100, batch=7))
+
+    def show(progress: BuildProgress) -> None:
+        assert progress.events <= 100 * (time.monotonic() - began) + 7
+
+    await rebuilt(engine, redis, queue, RebuildOptions(rate=100, batch=7), show)
     events = (await log.head(engine)).position
     assert time.monotonic() - began >= (events - 7) / 100 > 0.5
 

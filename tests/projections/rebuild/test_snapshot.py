@@ -96,14 +96,22 @@ async def test_snapshot_of_any_history_equals_the_projectors_view(
 
 
 @settings(few, max_examples=40)
-@given(st.lists(st.tuples(st.tuples(numbers, numbers), events), min_size=1, max_size=60))
+@given(
+    st.lists(numbers, min_size=8, max_size=8, unique=True),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), events), min_size=1, max_size=80),
+)
 async def test_snapshot_of_any_numbers_and_times_equals_the_projectors_view(
-    engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain, history: list[tuple[Pair, FollowEvent]]
+    engine: Engine,
+    redis: RedisClient,
+    sql: Sql,
+    raw_redis: Plain,
+    pool: list[int],
+    drawn: list[tuple[int, int, FollowEvent]],
 ) -> None:
     """Each encoding of a member and of a score, and equal scores, which the members order."""
     empty(sql)
     raw_redis.flushdb()
-    history = [(pair, event) for pair, event in history if pair[0] != pair[1]]
+    history = [((pool[one], pool[other]), event) for one, other, event in drawn if one != other]
     await follow(engine, [*history, ((1, 2), UserFollowed())])
     await both(engine, redis, raw_redis)
 
@@ -201,11 +209,12 @@ async def test_build_killed_at_any_step_is_resumed(
     numbers = await populate(engine, 8)
     for at in range(200):
         raw_redis.flushdb()
+        await write(engine, (1_000 + at, 2_000 + at))
         await prepared(engine, redis, BY_SNAPSHOT)
         try:
             await filled(engine, killed_at(redis, at, after=after), BY_SNAPSHOT, fence=2, batch=50, limits=MANY_PARTS)
         except Killed:
-            await write(engine, (numbers[at % 7], numbers[7 - at % 7]))
+            await write(engine, (numbers[at % 7], numbers[7 - at % 7]), (1_000 + at, 2_000 + at))
             before = restores(raw_redis)
             is_whole = positions(raw_redis, BY_SNAPSHOT).count(0) == 0
             await filled(engine, redis, BY_SNAPSHOT, fence=3)
@@ -249,10 +258,9 @@ async def test_build_of_a_log_that_lost_its_tail_begins_anew(
     engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain
 ) -> None:
     """Its lists are as of a position that the log has lost, although the partitions are still at 0."""
-    numbers = await people(engine, 5)
-    await write(engine, *[(one, numbers[0]) for one in numbers[1:]])
+    await write(engine, (1, 2), (3, 4), (5, 6), (7, 8))
     end = (await log.head(engine)).position
-    await write(engine, (numbers[0], numbers[1]))
+    await write(engine, *[(10, other) for other in range(20, 40)])
 
     async def stopped() -> None:
         if restores(raw_redis) > before + 3:
@@ -262,7 +270,7 @@ async def test_build_of_a_log_that_lost_its_tail_begins_anew(
     with pytest.raises(Fenced):
         await healed(engine, redis, 1, stopped)
     lose_tail(sql, end)
-    await write(engine, (numbers[2], numbers[3]))
+    await write(engine, *[(11, other) for other in range(20, 41)])
     view = await healed(engine, redis, 2)
     assert view.generation == 2 and actual(raw_redis, view) == expected(sql, view)
     assert not raw_redis.keys("{g1.*")
