@@ -16,6 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from itertools import islice, pairwise, repeat
@@ -72,8 +73,8 @@ async def take_snapshot(
         if projector.sets_aside:
             raise NoSnapshot("events are parked or were skipped")
         await _require_restore(redis)
-        with Spill(view, partitions, upto[0], limits) as spill:
-            await Snapshot(engine, projector, pace, upto, partitions, spill, limits).make(limit)
+        with Spill(view, partitions, upto[0], limits) as spill, ThreadPoolExecutor(1, "snapshot") as thread:
+            await Snapshot(engine, projector, pace, upto, partitions, spill, thread, limits).make(limit)
     except (NoSnapshot, ResponseError) as error:
         logger.warning("generation %d is built event by event, which takes longer: %s", view.generation, error)
     await projector.refresh_parked()
@@ -101,10 +102,13 @@ class Snapshot:
         upto: tuple[int, int],
         partitions: Collection[int],
         spill: Spill,
+        thread: Executor,
         limits: SnapshotLimits,
     ) -> None:
         self._engine, self._projector, self._pace, self._spill = engine, projector, pace, spill
         self._limits = limits
+        # One thread, so that what it frees is used again. It works on the file alone, and its steps are short.
+        self._in_thread = partial(asyncio.get_running_loop().run_in_executor, thread)
         self._view = projector.view
         self._upto, self._word = upto
         # Partition -> the number of its last part. Partition 0, which has the note of the progress, is the last one.
@@ -126,14 +130,14 @@ class Snapshot:
             async for arrays in slices:
                 if arrays.word != self._word:
                     raise LogChanged(self._view)
-                await asyncio.to_thread(self._spill.add, arrays)
+                await self._in_thread(self._spill.add, arrays)
                 share = READ_SHARE * arrays.end / self._upto
                 await self._wait(share, events=arrays.events, work=arrays.events)
-        await asyncio.to_thread(self._spill.flush)
+        await self._in_thread(self._spill.flush)
 
     async def _write_users(self) -> None:
         """Write the users' rows, as they are now, and the look-ups of their names; the next ones are read meanwhile."""
-        numbers, have_names = await asyncio.to_thread(self._spill.users)
+        numbers, have_names = await self._in_thread(self._spill.users)
         begins = range(0, len(numbers), BATCH_USERS_MAX)
         some = [slice(begin, begin + BATCH_USERS_MAX) for begin in begins]
         steps = (partial(self._rows_of, numbers[one].tolist(), have_names[one].tolist()) for one in some)
@@ -153,7 +157,7 @@ class Snapshot:
     async def _write_lists(self) -> None:
         """Write the lists of each partition, and then its position; the next lists are made meanwhile."""
         total, made = len(self._left), _made(self._view, self._spill, list(self._left))
-        async with aclosing(_ahead(repeat(partial(asyncio.to_thread, next, made, None)), 1)) as results:
+        async with aclosing(_ahead(repeat(partial(self._in_thread, next, made, None)), 1)) as results:
             async for lists in results:
                 if lists is None:
                     break
