@@ -15,6 +15,10 @@ WORKER_LOOP: Final = "projections/loop.py"
 WATCH: Final = "projections/views/server_watch.py"
 EVICTIONS: Final = "projections/rebuild/evictions.py"
 BUILD: Final = "projections/rebuild/build.py"
+SNAPSHOT: Final = "projections/rebuild/snapshot.py"
+SPILL: Final = "projections/rebuild/spill.py"
+WHOLE_LISTS: Final = "projections/rebuild/whole_lists.py"
+GENERATIONS: Final = "projections/views/generations.py"
 SESSION: Final = "commands/db/session.py"
 POOL: Final = "commands/db/postgres.py"
 UNAVAILABLE: Final = "commands/db/unavailable.py"
@@ -122,6 +126,11 @@ TESTS: Final = {
         "tests/projections/rebuild/test_stopped_builder.py",
         "tests/projections/views/test_freezes.py",
         "tests/projections/feeding/test_feeders.py",
+        "tests/projections/rebuild/test_snapshot.py",
+    ),
+    **dict.fromkeys(
+        (SNAPSHOT, SPILL, WHOLE_LISTS, GENERATIONS),
+        ("tests/projections/rebuild/test_without_snapshot.py", "tests/projections/rebuild/test_snapshot.py"),
     ),
     EVENT_LOG: ("tests/commands/db/test_read_only.py",),
     **dict.fromkeys((SWEEPS, PROFILES), ("tests/workers/test_sweeps.py",)),
@@ -133,6 +142,7 @@ TESTS: Final = {
         "tests/projections/rebuild/test_evictions.py",
         "tests/projections/test_take_over.py",
         "tests/projections/feeding/test_lost_tail.py",
+        "tests/projections/rebuild/test_snapshot.py",
     ),
     **dict.fromkeys(
         (SESSION, POOL, UNAVAILABLE),
@@ -189,6 +199,25 @@ MUTANTS: Final = (
         "for k, operation in",
         "call('HSET', keys[1], 'position', argv[2])\nfor k, operation in",
     ),
+    Mutant(APPLY, "a part comes behind the part before", "if argv[8] and argv[8] ~= ''", "if false and argv[8] ~= ''"),
+    Mutant(BUILD, "a build looks at its partitions at its end", "            await projector.check()\n", ""),
+    Mutant(
+        SWITCH,
+        "no switch to a view that went back",
+        "                raise NotSwitched\n            await",
+        "                pass\n            await",
+    ),
+    Mutant(GENERATIONS, "a snapshot belongs to a history", '["upto", end, "rows", end]', '["upto", end]'),
+    Mutant(SNAPSHOT, "nothing is parked", "        if projector.sets_aside:", "        if False:"),
+    Mutant(SNAPSHOT, "RESTORE is allowed", "        await _require_restore(redis)\n", ""),
+    Mutant(SNAPSHOT, "RESTORE is understood", "except (NoSnapshot, ResponseError)", "except NoSnapshot"),
+    Mutant(SNAPSHOT, "the log keeps its history while it is read", "if arrays.word != self._word:", "if False:"),
+    Mutant(SNAPSHOT, "rows are noted as new as they are", "                self._projector.note_users(folded)\n", ""),
+    Mutant(SNAPSHOT, "a list in parts is added to", "is_first=part == 0", "is_first=True"),
+    Mutant(SPILL, "every event is read", "        if (values == OTHER_FORM).any():", "        if False:"),
+    Mutant(SPILL, "numbers fit", "        if max(subjects.max()", "        if False and max(subjects.max()"),
+    Mutant(SPILL, "times fit", "        if scores.max() >=", "        if False and scores.max() >="),
+    Mutant(WHOLE_LISTS, "what has ended is left out", ", True) & (scores >= 0)", ", True)"),
     Mutant(APPEND, "the lock", "    PERFORM pg_advisory_xact_lock(log_lock());\n    base", "    base"),
     Mutant(
         APPEND,
@@ -354,8 +383,8 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "AHEAD and BEHIND continue from the partition's position",
-        "        self._set_position(partition, position)\n\n    def _note_users",
-        '        if outcome == "OK":\n            self._set_position(partition, position)\n\n    def _note_users',
+        "        self._set_position(partition, position)\n\n    def note_users",
+        '        if outcome == "OK":\n            self._set_position(partition, position)\n\n    def note_users',
     ),
     Mutant(
         LOOP,
@@ -462,7 +491,7 @@ MUTANTS: Final = (
         "if is_whole and evicted == evicted_by_run(await read_all_servers(redis)):",
         "if is_whole:",
     ),
-    Mutant(BUILD, "a build notes the counts", "[0], fence, evicted)", "[0], fence)"),
+    Mutant(BUILD, "a build notes the counts", "word, fence, evicted, (head", "word, fence, None, (head"),
     Mutant(
         LEASES, "a dead owner's number is named", "o.owner = d.owner AND o.renewal = d.renewal", "o.owner = d.owner"
     ),
