@@ -17,7 +17,8 @@ from commands.db.postgres import PostgresSettings, create_engine
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.keys import PARTITIONS
 from projections.projector.projector import Projector
-from projections.rebuild.build import BuildLease, BuildProgress, fill, start_or_resume
+from projections.rebuild.build import BuildLease, fill, start_or_resume
+from projections.rebuild.pace import BuildProgress
 from projections.views import generations
 
 

@@ -31,7 +31,13 @@ from commands.errors import LogUnavailable, SettingsError, Unavailable
 from commands.settings import FollowSettings, log_level, setting, unknown_settings
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.client.node import Node
-from projections.client.server_check import VIEWS_COMMANDS, check_one_redis, check_views_server
+from projections.client.server_check import (
+    SNAPSHOT_COMMANDS,
+    VIEWS_COMMANDS,
+    check_one_redis,
+    check_views_server,
+    refused_commands,
+)
 from projections.feeding.feeders import why_refused
 from projections.signals.job_queue import QueueSettings, check_queue
 from projections.state.judge import CLOCK_DIFFERENCE_MAX_S
@@ -161,6 +167,9 @@ async def _redis() -> AsyncIterator[Finding]:
             info = await check_one_redis(node.client, node.name, VIEWS_COMMANDS)
             check_views_server(node.name, info, clustered=redis.clustered)
             yield Finding("redis", "ok", f"{node.name}: {_product(info)}, noeviction; its user may do what is needed")
+            if denied := await refused_commands(node.client, SNAPSHOT_COMMANDS):
+                message = f"{node.name}: its user may not send {', '.join(denied)}: rebuilds take several times longer"
+                yield Finding("redis", "warn", message, "allow it: docs/operate.md has the ACL line")
             if not info.get("aof_enabled"):
                 message = f"{node.name} has no append-only file: after its restart the views must be rebuilt"
                 yield Finding("redis", "warn", message, "set appendonly yes")

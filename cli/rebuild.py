@@ -13,8 +13,8 @@ from commands.log import user_search
 from projections.client.client import RedisClient
 from projections.feeding.feeders import require_feeder
 from projections.keys import LEASE_GROUPS, PARTITIONS, View
-from projections.rebuild.build import BuildProgress
 from projections.rebuild.estimate import Estimate, estimate
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.rebuild import Builder, RebuildOptions
 from projections.signals.job_queue import QueueSettings, enqueue_rebuild
 from projections.verify.repair import rebuild_users
@@ -158,4 +158,4 @@ def _print_estimate(cost: Estimate, as_json: bool) -> None:
     size = "unknown, there is no live view" if cost.expected_bytes is None else f"{cost.expected_bytes:,} bytes"
     click.echo(f"events to project: {cost.events:,}")
     click.echo(f"expected size in Redis: {size}")
-    click.echo(f"expected time: {cost.expected_s:,.0f} s with one process, half of it comparing with the log")
+    click.echo(f"expected time: {cost.expected_s:,.0f} s with one process, most of it comparing with the log")

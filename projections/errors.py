@@ -9,6 +9,7 @@ FollowsError
 ├── StillParked             a pair could not be repaired; its events stay parked
 ├── BuildRunning            another process holds the build lease
 ├── RebuildRefused          the rebuild cannot be done, or its result must not go live
+├── NoSnapshot              a build reads the log event by event
 └── Unavailable
     ├── NotSwitched         the live view could not be frozen for long enough
     └── QueueUnavailable    the queue's Redis does not answer
@@ -73,6 +74,10 @@ class BuildRunning(FollowsError):
 
 class RebuildRefused(FollowsError):
     """The rebuild cannot be done, or its result must not go live; the live view stays."""
+
+
+class NoSnapshot(FollowsError):
+    """A build cannot begin with a snapshot, for the reason in ``message``; it reads the log event by event."""
 
 
 class NotSwitched(Unavailable):

@@ -7,6 +7,7 @@ unit.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 from zlib import crc32
 
@@ -42,7 +43,9 @@ _PARTITION: Final = f"{PREFIX}{{g"
 # How ``member`` writes the count of a number's digits; a 64-bit number has at most 19.
 _COUNTS: Final = tuple(str(count) if count < 9 else f"9{count:02}" for count in range(21))
 
-_FRONTS: Final = tuple(int(count) * 10**length for length, count in enumerate(_COUNTS[:13]))
+# Number of digits -> what ``member`` as an integer is more than the number; such members have less than 64 bits.
+MEMBER_FRONTS: Final = tuple(int(count) * 10**length for length, count in enumerate(_COUNTS[:16]))
+_LUA_DIGITS_MAX: Final = 12
 
 
 class View(msgspec.Struct, frozen=True):
@@ -61,7 +64,7 @@ class View(msgspec.Struct, frozen=True):
 
     def checkpoint(self, partition: int) -> str:
         """Hash: position, fence, word, rows (``write_word``); retired_position, frozen; evicted in partition 0; salt
-        and ``token_field``s."""
+        and ``token_field``s; upto, part and, in partition 0, built while a snapshot is made."""
         return f"{_PARTITION}{self.generation}.{partition}}}:checkpoint"
 
     def token_field(self, number: int) -> str:
@@ -211,10 +214,17 @@ def lua_member(number: int) -> int | str:
     That takes a third of the bytes, and of a script's work.
     """
     length = len(str(number))
-    return number + _FRONTS[length] if length < len(_FRONTS) else member(number)
+    return number + MEMBER_FRONTS[length] if length <= _LUA_DIGITS_MAX else member(number)
 
 
 def number_of(member_: str | bytes) -> int:
     """Return the user's number of a ``member``."""
     text = member_.decode() if isinstance(member_, bytes) else member_
     return int(text[3:]) if text[0] == "9" else int(text[1:])
+
+
+def whole_lease_groups(view: View, partitions: Iterable[int]) -> list[int]:
+    """Return the lease groups of a view whose partitions are all among these, in order."""
+    there = set(partitions)
+    missing = {lease_group_of(partition) for partition in range(view.partitions) if partition not in there}
+    return sorted({lease_group_of(partition) for partition in there} - missing)

@@ -18,10 +18,10 @@ from commands.errors import Unavailable, ViewsUnavailable
 from projections.client.client import RedisClient
 from projections.errors import BatchRefused, Fenced, LogChanged, OtherFeeder, ViewLost
 from projections.feeding.feeders import Feeding
-from projections.keys import LogNames, View
+from projections.keys import LogNames, View, whole_lease_groups
 from projections.outages import Outage
 from projections.partition_leases import PartitionLeases
-from projections.projector.projector import LIVE_BATCH, REBUILD_BATCH, Projector, whole_lease_groups
+from projections.projector.projector import LIVE_BATCH, REBUILD_BATCH, Projector
 from projections.projector.read_words import ReadWords
 from projections.rebuild.heal import Healer
 from projections.signals.job_queue import QueueSettings

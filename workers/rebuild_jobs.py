@@ -23,7 +23,8 @@ from commands.errors import Unavailable
 from projections.client.client import RedisClient
 from projections.errors import BatchRefused, BuildRunning, Fenced, OtherFeeder, RebuildRefused, ViewLost
 from projections.keys import LogNames
-from projections.rebuild.build import BUILD_LEASE_WAIT_S, BuildProgress
+from projections.rebuild.build import BUILD_LEASE_WAIT_S
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.rebuild import Builder, RebuildOptions
 from projections.signals.job_queue import REBUILD_JOB
 from projections.signals.wakeups import Wakeup

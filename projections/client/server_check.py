@@ -40,6 +40,8 @@ VIEWS_COMMANDS: Final[tuple[Command, ...]] = (
     *(("ZMSCORE", _KEY, "a"), ("EVAL", "", "0"), ("EVALSHA", "", "0"), ("EVAL_RO", "", "0"), ("EVALSHA_RO", "", "0")),
     *(("SET", key, "") for key in (POINTER, FEEDER, GENERATIONS, PROBE, _VIEW.checkpoint(0), _LOG.rate("a", 1))),
 )
+# Of a snapshot, in front of a rebuild, which does without where it may not send this.
+SNAPSHOT_COMMANDS: Final[tuple[Command, ...]] = (("RESTORE", _KEY, "0", "", "REPLACE"),)
 # arq puts a front of its own before the id of a job.
 _JOB: Final = f"arq:job:{_LOG.job('probe')}"
 QUEUE_COMMANDS: Final[tuple[Command, ...]] = (
@@ -86,7 +88,7 @@ async def check_one_redis(client: Redis, name: str, commands: Sequence[Command])
     version = str(info.get("redis_version", ""))
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST_REDIS:
         raise SettingsError(f"{name} is Redis {version}: Redis 7.0 or Valkey 8, or a newer one, is needed")
-    if refused := await _refused(client, commands):
+    if refused := await refused_commands(client, commands):
         raise SettingsError(_refusal(name, refused))
     return info
 
@@ -106,7 +108,7 @@ def check_views_server(name: str, info: dict[str, Any], *, clustered: bool) -> N
         raise SettingsError(f"{name} has maxmemory-policy {policy}: set it to {NOEVICTION}")
 
 
-async def _refused(client: Redis, commands: Sequence[Command]) -> list[str]:
+async def refused_commands(client: Redis, commands: Sequence[Command]) -> list[str]:
     """Return the commands that the user may not send, each with its key or channel where that is what is refused."""
     connection: AbstractConnection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     try:

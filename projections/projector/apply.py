@@ -16,6 +16,9 @@ from projections.views.freezes import Freezes
 
 APPLY: Final = load_script("projections.projector", "apply.lua", reads=False)
 TOKEN_BYTES: Final = 9
+# Of a batch, which is no part of a snapshot; and the name of a snapshot's last part.
+NO_PART: Final = ("", "")
+LAST_PART: Final = "."
 
 # The outcome of ``apply.lua``, and the partition's position and word.
 Outcome = tuple[str, int, int | None]
@@ -23,14 +26,19 @@ Outcome = tuple[str, int, int | None]
 CallHead = tuple[int, int, int, str, str, str]
 
 
-def call_of(view: View, partition: int, head: CallHead, batch: PartitionBatch) -> ScriptCall:
-    """Return the call of ``apply.lua`` that applies one partition's batch."""
+def call_of(
+    view: View, partition: int, head: CallHead, batch: PartitionBatch, parts: tuple[str, str] = NO_PART
+) -> ScriptCall:
+    """Return the call of ``apply.lua`` that applies one partition's batch, or a part of its snapshot.
+
+    ``parts`` are the names of the part before and of this one.
+    """
     keys, operations = script_arguments(batch)
     # Random: a sequence may begin again, after a restore of Postgres or in a process that was forked.
     token = token_urlsafe(TOKEN_BYTES)
     fields = {view.token_field(each.number) for each in batch.operations if each.moves_token}
     moved = [part for field in fields for part in (field, token)]
-    return [view.checkpoint(partition), *keys], [*head, operations, token, *moved]
+    return [view.checkpoint(partition), *keys], [*head, operations, token, *parts, *moved]
 
 
 async def apply(

@@ -25,7 +25,8 @@ from projections.keys import View, lua_member, member, score
 # Lua unpacks an operation's arguments onto its stack, which holds about 8,000.
 ARGUMENTS_MAX: Final = 4_000
 
-Value = str | int
+# Text in MessagePack is bytes that need not be text.
+Value = str | int | msgspec.Raw
 
 
 class Operation(msgspec.Struct, frozen=True, gc=False):

@@ -33,6 +33,11 @@ class ParkedPairs:
         # The position up to which the log was read, with its word.
         self.read_to: tuple[int | None, int | None] = (None, None)
 
+    @property
+    def is_empty(self) -> bool:
+        """Return whether no pair is parked and no event was skipped."""
+        return not (self._pairs or self._skipped)
+
     async def refresh(self) -> None:
         """Read the table again."""
         if self._known_store is None:

@@ -15,8 +15,8 @@ from commands.db.postgres import Engine
 from commands.events import Recorded
 from projections.client.client import RedisClient
 from projections.errors import BatchRefused, Fenced, LogChanged, ViewLost
-from projections.keys import View, lease_group_of
-from projections.projector.apply import Outcome, apply, call_of
+from projections.keys import View
+from projections.projector.apply import NO_PART, Outcome, apply, call_of
 from projections.projector.batches import BatchReader, add_users
 from projections.projector.fold import Folded, Operation, PartitionBatch, fold
 from projections.projector.history import ViewHistory
@@ -121,8 +121,7 @@ class Projector:
         if not events:
             return 0
         end = events[-1].position
-        self._history.keep({*self.checkpointed.values(), *self.read_to.values()}, end, word)
-        self._parked.read_to = end, word
+        self.note_read(end, word)
         if self._parked_outdated:
             await self.refresh_parked()
         projectable = await self._parked.split(events)
@@ -130,7 +129,7 @@ class Projector:
             await self._history.require({(end, word)})
         if projectable is not events or set(self.read_to.values()) != {before}:
             folded = await self._fold(projectable)
-        self._note_users(folded)
+        self.note_users(folded)
         for partition in await self._apply(folded.partitions, dict.fromkeys(folded.partitions, end)):
             await self._park_refused(partition, projectable, end)
         for partition, position in self.read_to.items():
@@ -175,6 +174,29 @@ class Projector:
                 self.checkpointed[moved[0]],
             )
 
+    @property
+    def sets_aside(self) -> bool:
+        """Return whether events are parked, or were skipped by an operator."""
+        return not self._parked.is_empty
+
+    async def write_part(self, partition: int, operations: list[Operation], end: int, parts: tuple[str, str]) -> bool:
+        """Write a part of a partition's snapshot, and move its checkpoint to ``end``: with the last part, else 0.
+
+        ``parts`` are the names of the part before ("" for the first) and of this one (LAST_PART for the last).
+
+        Return False if the partition is not where this projector left it. Raises ResponseError, and as ``load``.
+        """
+        outcome, position, word = await self._apply_one(partition, operations, end, parts)
+        self._use_outcome(partition, outcome, position)
+        if outcome != "OK":
+            await self._history.require({(position, word)})
+        return outcome == "OK"
+
+    def note_read(self, position: int, word: int | None) -> None:
+        """Note that the log was read up to a position, which has this word."""
+        self._history.keep({*self.checkpointed.values(), *self.read_to.values()}, position, word)
+        self._parked.read_to = position, word
+
     async def close(self) -> None:
         """Discard what was read ahead."""
         await self.batches.close()
@@ -206,14 +228,23 @@ class Projector:
         return refused
 
     async def _outcomes(
-        self, batches: Mapping[int, PartitionBatch], ends: Mapping[int, int]
+        self, batches: Mapping[int, PartitionBatch], ends: Mapping[int, int], parts: tuple[str, str] = NO_PART
     ) -> dict[int, Outcome | ResponseError]:
         calls = {}
         for partition, batch in batches.items():
             begin, end = self.checkpointed[partition], ends[partition]
             head = (begin, end, self.fences[partition], *self._history.fields(begin, end))
-            calls[partition] = call_of(self.view, partition, head, batch)
+            calls[partition] = call_of(self.view, partition, head, batch, parts)
         return await apply(self._redis, self._freezes, calls)
+
+    async def _apply_one(
+        self, partition: int, operations: list[Operation], end: int, parts: tuple[str, str] = NO_PART
+    ) -> Outcome:
+        """Apply operations to one partition. Raises ResponseError when Redis refuses them."""
+        outcome = (await self._outcomes({partition: PartitionBatch(operations)}, {partition: end}, parts))[partition]
+        if isinstance(outcome, ResponseError):
+            raise outcome
+        return outcome
 
     def _use_outcome(self, partition: int, outcome: str, position: int) -> None:
         match outcome:
@@ -229,7 +260,7 @@ class Projector:
                 raise ViewLost(self.view, partition)
         self._set_position(partition, position)
 
-    def _note_users(self, folded: Folded) -> None:
+    def note_users(self, folded: Folded) -> None:
         """Note whose profiles are about to be written, and up to which position their rows are new."""
         if self.changed is not None:
             self.changed.update(folded.users)
@@ -253,10 +284,7 @@ class Projector:
             """Apply operations without moving the checkpoint. Raises ResponseError when Redis refuses them."""
             if self.checkpointed[partition] != begin:
                 return
-            outcome = (await self._outcomes({partition: PartitionBatch(operations)}, {partition: begin}))[partition]
-            if isinstance(outcome, ResponseError):
-                raise outcome
-            name, position, word = outcome
+            name, position, word = await self._apply_one(partition, operations, begin)
             self._use_outcome(partition, name, position)
             if position != begin:
                 await self._history.require({(position, word)})
@@ -270,10 +298,3 @@ class Projector:
         batch = (await self._fold(rest)).partitions.get(partition, PartitionBatch())
         if await self._apply({partition: batch}, {partition: end}):
             raise BatchRefused([partition], "refuse what is left after parking")
-
-
-def whole_lease_groups(view: View, partitions: Iterable[int]) -> list[int]:
-    """Return the lease groups of a view whose partitions are all among these, in order."""
-    there = set(partitions)
-    missing = {lease_group_of(partition) for partition in range(view.partitions) if partition not in there}
-    return sorted({lease_group_of(partition) for partition in there} - missing)

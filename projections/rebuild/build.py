@@ -15,8 +15,6 @@ from types import TracebackType
 from typing import Final
 from uuid import uuid4
 
-import msgspec
-
 from commands.coordination import leases
 from commands.coordination.view_register import register_generation, set_reason, set_state
 from commands.db.postgres import Engine
@@ -27,7 +25,8 @@ from projections.errors import BuildRunning, Fenced
 from projections.keys import POINTER, View
 from projections.projector.history import is_of
 from projections.projector.projector import REBUILD_BATCH, Projector
-from projections.rebuild.throttle import Throttle
+from projections.rebuild.limits import SNAPSHOT_LIMITS, SnapshotLimits
+from projections.rebuild.pace import BuildProgress, Pace
 from projections.views import generations
 from projections.views.feeder_record import registered, store_of
 from projections.views.freezes import FENCE_POINTER
@@ -123,15 +122,6 @@ class BuildLease:
                 logger.warning("the build lease could not be renewed: %s", error)
 
 
-class BuildProgress(msgspec.Struct, frozen=True):
-    """How far a build is: events projected by this run, its log position, and the last known end of the log."""
-
-    view: View
-    events: int
-    position: int
-    head: int
-
-
 async def start_or_resume(engine: Engine, redis: RedisClient, partitions: int, fence: int, reason: str) -> View:
     """Return the unfinished generation with ``partitions`` if it can be resumed, else a new, prepared one.
 
@@ -154,8 +144,9 @@ async def start_or_resume(engine: Engine, redis: RedisClient, partitions: int, f
         await set_state(engine, view.generation, "deleted")
     highest = await generations.highest_number(redis)
     view = View(await register_generation(engine, partitions, reason, highest, await store_of(redis)), partitions)
-    evicted = evicted_by_run(await read_all_servers(redis))
-    await generations.prepare(redis, view, (await log.words_at(engine, [0]))[0], fence, evicted)
+    evicted, head = evicted_by_run(await read_all_servers(redis)), await log.head(engine)
+    word = (await log.words_at(engine, [0]))[0]
+    await generations.prepare(redis, view, word, fence, evicted, (head.position, head.word))
     logger.info("building generation %d", view.generation)
     return view
 
@@ -180,32 +171,30 @@ async def fill(
     *,
     rate: int | None = None,
     batch: int = REBUILD_BATCH,
+    limits: SnapshotLimits = SNAPSHOT_LIMITS,
 ) -> None:
     """Bring a generation up to the end of the log, at most ``rate`` events a second, pausing for live readers.
 
-    ``after_batch`` shows progress, and raises to stop the build.
+    Partitions at 0 begin with a snapshot, within ``limits``. ``after_batch`` shows progress, and raises to stop it all.
     """
-    throttle = Throttle(engine, redis)
-    started = written_at = time.monotonic()
-    events, head = 0, (await log.head(engine)).position
+    pace = Pace(engine, redis, projector.view, after_batch, rate, (await log.head(engine)).position)
+    written_at = time.monotonic()
+    limit = batch if rate is None else min(batch, rate)
     try:
+        if projector.position == 0 and pace.head:
+            from projections.rebuild.snapshot import take_snapshot  # numpy takes 25 MB and a tenth of a second
+
+            await take_snapshot(engine, redis, projector, pace, limit, limits)
         is_complete = False
         while not is_complete:
-            while count := await projector.step(batch if rate is None else min(batch, rate)):
-                events += count
-                if projector.position > head:
-                    head = (await log.head(engine)).position
-                progress = BuildProgress(projector.view, events, projector.position, head)
-                await after_batch(progress)
+            while count := await projector.step(limit):
+                await pace.wait(projector.position, events=count, work=count)
                 if time.monotonic() - written_at > CHECKPOINTS_EVERY_S:
                     written_at = time.monotonic()
                     await projector.write_checkpoints()
-                if rate is not None:
-                    await asyncio.sleep(max(0.0, started + events / rate - time.monotonic()))
-                while await throttle.has_paused():
-                    await after_batch(progress)
             end = projector.position
             await projector.write_checkpoints()
+            await projector.check()
             is_complete = projector.position >= end  # else Redis lost the last writes of a partition meanwhile
     finally:
         await projector.close()

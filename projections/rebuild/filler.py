@@ -13,7 +13,8 @@ from commands.errors import FollowsError
 from commands.process import log_to_stderr, name_process
 from projections.client.client import RedisClientSettings, open_redis
 from projections.projector.projector import Projector
-from projections.rebuild.build import BuildProgress, fill
+from projections.rebuild.build import fill
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.parallel import FillTask
 
 

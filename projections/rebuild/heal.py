@@ -19,12 +19,12 @@ from projections.projector.projector import REBUILD_BATCH, Projector
 from projections.projector.read_words import ReadWords
 from projections.rebuild.build import (
     BuildLease,
-    BuildProgress,
     delete_unusable,
     fill,
     start_or_resume,
 )
 from projections.rebuild.evictions import invalidate_evicted, wait_for_policy
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.switch import switch_readers
 from projections.signals.wakeups import Wakeup
 from projections.views import generations

@@ -15,13 +15,15 @@ from projections.feeding.feeders import require_feeder
 from projections.keys import LEASE_GROUPS, PARTITIONS, View
 from projections.projector.projector import REBUILD_BATCH, Projector
 from projections.rebuild import build
-from projections.rebuild.build import BuildLease, BuildProgress
+from projections.rebuild.build import BuildLease
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.parallel import fill_by_processes
 from projections.rebuild.switch import switch_readers
 from projections.signals.job_queue import QueueSettings
 from projections.signals.wakeups import Wakeup
 from projections.verify.compare import count_differences
 from projections.views import generations
+from projections.views.building import build_position
 from projections.views.feeder_record import registered
 
 ShowProgress = Callable[[BuildProgress], None]
@@ -150,8 +152,7 @@ class Builder:
 
     async def _fill_by_processes(self, view: View, options: RebuildOptions, show: ShowProgress) -> None:
         async def show_lowest() -> None:
-            found = await generations.checkpoints(self._redis, view, range(view.partitions))
-            lowest = min(checkpoint.position if checkpoint else 0 for checkpoint in found.values())
+            lowest = await build_position(self._redis, view) or 0
             head = (await log.head(self._engine)).position
             await self._after_batch(show)(BuildProgress(view, lowest, lowest, head))
 
@@ -167,10 +168,11 @@ class Builder:
 
 
 async def known_generations(engine: Engine, redis: RedisClient) -> list[tuple[Generation, int | None, bool]]:
-    """Return each registered generation with its position (None: it lacks partitions) and whether it is live."""
+    """Return each registered generation with its position, or how far it is built (None: it lacks partitions), and
+    whether it is live."""
     live = await generations.live_view(redis)
     known: list[tuple[Generation, int | None, bool]] = []
     for generation in await registered(engine, redis):
         view = View(generation.number, generation.partitions)
-        known.append((generation, await generations.view_position(redis, view), view == live))
+        known.append((generation, await build_position(redis, view), view == live))
     return known

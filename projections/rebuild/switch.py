@@ -68,8 +68,12 @@ async def switch_readers(
     try:
         replaced = _NOTHING
         if old is None or old == view:
-            fence = await leases.next_fence(engine)
+            fence, end = await leases.next_fence(engine), projector.position
             await projector.check()
+            if (
+                old is None and projector.position < end
+            ):  # Redis lost a partition's last writes, perhaps all that it had
+                raise NotSwitched
             await _point(redis, projector, fence)
         else:
             for _ in range(tries_max):

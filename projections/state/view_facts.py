@@ -15,6 +15,7 @@ from commands.errors import ViewsUnavailable
 from projections.client.client import RedisClient
 from projections.keys import PROBE, View
 from projections.signals.job_queue import QueueSettings, open_queue
+from projections.views.building import build_position
 from projections.views.feeder_record import decode_record
 from projections.views.generations import (
     CHECKPOINT_FIELDS,
@@ -22,7 +23,6 @@ from projections.views.generations import (
     Live,
     checkpoint_of_row,
     reachable,
-    view_position,
 )
 from projections.views.pointer import read_live
 from projections.views.server_watch import ServerState, read_servers
@@ -81,11 +81,11 @@ async def _read_checkpoints(redis: RedisClient, view: View) -> tuple[dict[int, C
 
 
 async def read_build_positions(redis: RedisClient, builds: Sequence[GenerationFact]) -> dict[int, int | None]:
-    """Return generation -> position of its hindmost partition, None where that is not known. Raises nothing."""
+    """Return generation -> how far it is, as a position; None where that is not known. Raises nothing."""
     found: dict[int, int | None] = {}
     for build in builds:
         try:
-            found[build.number] = await _in_time(view_position(redis, View(build.number, build.partitions)))
+            found[build.number] = await _in_time(build_position(redis, View(build.number, build.partitions)))
         except (ViewsUnavailable, RedisError, OSError):
             found[build.number] = None
     return found

@@ -14,14 +14,7 @@ from redis.exceptions import ResponseError
 
 from commands.errors import ViewsUnavailable
 from projections.client.client import RedisClient, load_script
-from projections.keys import (
-    GENERATIONS,
-    POINTER,
-    View,
-    checkpoint_of,
-    read_word,
-    write_word,
-)
+from projections.keys import GENERATIONS, POINTER, View, checkpoint_of, read_word, write_word
 
 logger: Final = logging.getLogger(__name__)
 
@@ -240,14 +233,23 @@ async def highest_number(redis: RedisClient) -> int:
 
 
 async def prepare(
-    redis: RedisClient, view: View, word: int | None, fence: int, evicted: Mapping[str, int] | None = None
+    redis: RedisClient,
+    view: View,
+    word: int | None,
+    fence: int,
+    evicted: Mapping[str, int] | None = None,
+    upto: tuple[int, int | None] = (0, None),
 ) -> None:
     """Write the first checkpoint of every partition of a new, empty view, at position 0, which has this word.
 
-    ``evicted`` (as in Live) is kept beside the checkpoint of partition 0 for ``evicted_at_begin``.
+    ``evicted`` (as in Live) is kept beside the checkpoint of partition 0 for ``evicted_at_begin``. ``upto`` is the
+    position, with its word, of the snapshot that the view begins with. A partition may hold some of it before its
+    checkpoint moves there, so it also counts as the position up to which rows may be new.
     """
     await redis.call("SET", GENERATIONS, max(view.generation, await highest_number(redis)))
-    fields = "position", 0, "fence", fence, "word", write_word(0, word)
+    fields: list[Any] = ["position", 0, "fence", fence, "word", write_word(0, word)]
+    if upto[0] and (end := write_word(*upto)):
+        fields += ["upto", end, "rows", end]
     noted = "evicted", msgspec.json.encode(evicted or {})
     await asyncio.gather(
         *[

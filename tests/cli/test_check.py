@@ -132,6 +132,9 @@ def test_redis_with_other_settings_is_warned_of_or_refused(tools: Tools, tmp_pat
         [message] = check(tools, REDIS_URL=url)["redis", "fail"]
         assert "maxmemory-policy allkeys-lru" in message
         node.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        node.ask("ACL", "SETUSER", "older", "on", "nopass", "~*", "&*", "+@all", "-restore")
+        weak = check(tools, REDIS_URL=url.replace("redis://", "redis://older:x@"))["redis", "warn"]
+        assert any("may not send RESTORE" in message for message in weak)
         node.ask("ACL", "SETUSER", "small", "on", "nopass", "~*", "&*", "+@all", "-evalsha")
         [message] = check(tools, REDIS_URL=url.replace("redis://", "redis://small:x@"))["redis", "fail"]
         assert "may not send: EVALSHA" in message

@@ -12,7 +12,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from projections.client.client import Script
-from projections.projector.apply import APPLY
+from projections.projector.apply import APPLY, LAST_PART
 from projections.views.freezes import FENCE_POINTER, UNFREEZE
 from projections.views.generations import POINT, REMOVE
 from queries.follows import PAGE
@@ -94,7 +94,7 @@ class FakeRedis:
 
     def apply(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[bytes]:
         """Do what ``apply.lua`` does."""
-        expected, new, fence, word, new_word, rows, packed, token, *moved = arguments
+        expected, new, fence, word, new_word, rows, packed, token, part_before, part, *moved = arguments
         at = self._of(keys[0], dict)
         if b"position" not in at:
             return [b"LOST", b"0", b""]
@@ -109,6 +109,8 @@ class FakeRedis:
             return [b"BEHIND", here, here_word]
         if word and here_word not in (b"", _bytes(word)) and here_word.partition(b":")[0] == here:
             return [b"OTHER_HISTORY", here, here_word]
+        if part_before and at.get(b"part") != _bytes(part_before):
+            return [b"BEHIND", here, here_word]
         if not _moves_tokens(at[b"fence"]):
             self._hset(keys[0], "salt", token)
         if moved:
@@ -120,6 +122,10 @@ class FakeRedis:
             else:
                 self.execute(name, key, *values)
         self._hset(keys[0], "position", new, "fence", f"0{fence}")
+        if part == LAST_PART:
+            self._hdel(keys[0], "part", "upto", "built")
+        elif part:
+            self._hset(keys[0], "part", part)
         if new_word:
             self._hset(keys[0], "word", new_word)
         if rows:

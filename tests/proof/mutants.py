@@ -17,6 +17,10 @@ WORKER_LOOP: Final = "projections/loop.py"
 WATCH: Final = "projections/views/server_watch.py"
 EVICTIONS: Final = "projections/rebuild/evictions.py"
 BUILD: Final = "projections/rebuild/build.py"
+SNAPSHOT: Final = "projections/rebuild/snapshot.py"
+SPILL: Final = "projections/rebuild/spill.py"
+WHOLE_LISTS: Final = "projections/rebuild/whole_lists.py"
+GENERATIONS: Final = "projections/views/generations.py"
 SESSION: Final = "commands/db/session.py"
 POOL: Final = "commands/db/postgres.py"
 UNAVAILABLE: Final = "commands/db/unavailable.py"
@@ -137,6 +141,11 @@ TESTS: Final = {
         "tests/projections/rebuild/test_stopped_builder.py",
         "tests/projections/views/test_freezes.py",
         "tests/projections/feeding/test_feeders.py",
+        "tests/projections/rebuild/test_snapshot.py",
+    ),
+    **dict.fromkeys(
+        (SNAPSHOT, SPILL, WHOLE_LISTS, GENERATIONS),
+        ("tests/projections/rebuild/test_without_snapshot.py", "tests/projections/rebuild/test_snapshot.py"),
     ),
     EVENT_LOG: ("tests/commands/db/test_read_only.py",),
     **dict.fromkeys((SWEEPS, PROFILES), ("tests/workers/test_sweeps.py",)),
@@ -150,6 +159,7 @@ TESTS: Final = {
         "tests/projections/rebuild/test_evictions.py",
         "tests/projections/test_take_over.py",
         "tests/projections/feeding/test_lost_tail.py",
+        "tests/projections/rebuild/test_snapshot.py",
     ),
     **dict.fromkeys(
         (SESSION, POOL, UNAVAILABLE),
@@ -189,8 +199,8 @@ class Mutant(NamedTuple):
     new: str
 
 
-_MOVE_TOKENS = """if argv[9] then
-    call('HSET', keys[1], unpack(argv, 9))
+_MOVE_TOKENS = """if argv[11] then
+    call('HSET', keys[1], unpack(argv, 11))
 end
 """
 _OPERATE = """for k, operation in ipairs(cmsgpack.unpack(argv[7])) do
@@ -222,7 +232,7 @@ MUTANTS: Final = (
     Mutant(APPLY, "the position is written", "'position', argv[2], 'fence'", "'fence'"),
     Mutant(APPLY, "the fence is written", ", 'fence', '0' .. argv[3])", ")"),
     Mutant(APPLY, "the fence says that tokens move", "'0' .. argv[3]", "argv[3]"),
-    Mutant(APPLY, "the tokens of touched lists move", "if argv[9] then", "if false then"),
+    Mutant(APPLY, "the tokens of touched lists move", "if argv[11] then", "if false then"),
     Mutant(APPLY, "tokens move before the lists do", _MOVE_TOKENS + _OPERATE, _OPERATE + _MOVE_TOKENS),
     Mutant(
         APPLY, "the salt changes after a worker that moves no tokens", "if not string.match(at[2], '^0%d')", "if false"
@@ -234,6 +244,25 @@ MUTANTS: Final = (
         "for k, operation in",
         "call('HSET', keys[1], 'position', argv[2])\nfor k, operation in",
     ),
+    Mutant(APPLY, "a part comes behind the part before", "if argv[9] ~= ''", "if false"),
+    Mutant(BUILD, "a build looks at its partitions at its end", "            await projector.check()\n", ""),
+    Mutant(
+        SWITCH,
+        "no switch to a view that went back",
+        "                raise NotSwitched\n            await",
+        "                pass\n            await",
+    ),
+    Mutant(GENERATIONS, "a snapshot belongs to a history", '["upto", end, "rows", end]', '["upto", end]'),
+    Mutant(SNAPSHOT, "nothing is parked", "        if projector.sets_aside:", "        if False:"),
+    Mutant(SNAPSHOT, "RESTORE is allowed", "        await _require_restore(redis)\n", ""),
+    Mutant(SNAPSHOT, "RESTORE is understood", "except (NoSnapshot, ResponseError)", "except NoSnapshot"),
+    Mutant(SNAPSHOT, "the log keeps its history while it is read", "if arrays.word != self._word:", "if False:"),
+    Mutant(SNAPSHOT, "rows are noted as new as they are", "                self._projector.note_users(folded)\n", ""),
+    Mutant(SNAPSHOT, "a list in parts is added to", "is_first=part == 0", "is_first=True"),
+    Mutant(SPILL, "every event is read", "        if (values == OTHER_FORM).any():", "        if False:"),
+    Mutant(SPILL, "numbers fit", "        if max(subjects.max()", "        if False and max(subjects.max()"),
+    Mutant(SPILL, "times fit", "        if scores.max() >=", "        if False and scores.max() >="),
+    Mutant(WHOLE_LISTS, "what has ended is left out", ", True) & (scores >= 0)", ", True)"),
     Mutant(APPEND, "the lock", "    PERFORM pg_advisory_xact_lock(log_lock());\n    base", "    base"),
     Mutant(
         APPEND,
@@ -399,8 +428,8 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "AHEAD and BEHIND continue from the partition's position",
-        "        self._set_position(partition, position)\n\n    def _note_users",
-        '        if outcome == "OK":\n            self._set_position(partition, position)\n\n    def _note_users',
+        "        self._set_position(partition, position)\n\n    def note_users",
+        '        if outcome == "OK":\n            self._set_position(partition, position)\n\n    def note_users',
     ),
     Mutant(
         LOOP,
@@ -507,7 +536,7 @@ MUTANTS: Final = (
         "if is_whole and evicted == evicted_by_run(await read_all_servers(redis)):",
         "if is_whole:",
     ),
-    Mutant(BUILD, "a build notes the counts", "[0], fence, evicted)", "[0], fence)"),
+    Mutant(BUILD, "a build notes the counts", "word, fence, evicted, (head", "word, fence, None, (head"),
     Mutant(
         LEASES, "a dead owner's number is named", "o.owner = d.owner AND o.renewal = d.renewal", "o.owner = d.owner"
     ),
@@ -907,7 +936,6 @@ MUTANTS: Final = (
         LONG_LISTS, "few lists are read at once", "asyncio.Semaphore(self.limits.running_max)", "asyncio.Semaphore(99)"
     ),
     Mutant(LONG_LISTS, "a list is not kept for ever", "self._clock() >= found.made_at + self.limits.kept_s", "False"),
-    Mutant(LONG_LISTS, "kept lists are bounded", "while self._bytes > self.limits.kept_bytes_max:", "while False:"),
     Mutant(LONG_LISTS, "work is cut into pieces", "if time.monotonic() >= self._due_at:", "if False:"),
     Mutant(
         LONG_LISTS, "a pause lets the server's thread run", "await asyncio.sleep(PAUSE_S)", "await asyncio.sleep(0)"

@@ -13,8 +13,8 @@ from commands.coordination import leases
 from commands.errors import LogUnavailable, Unavailable, ViewBehind, ViewsUnavailable, ViewUnavailable
 from projections.client.client import RedisClient
 from projections.errors import BatchRefused, Fenced, LogChanged, ViewLost
-from projections.keys import POINTER, View, score, write_word
-from projections.projector.projector import Projector, whole_lease_groups
+from projections.keys import POINTER, View, score, whole_lease_groups, write_word
+from projections.projector.projector import Projector
 from projections.signals.progress import READS_THE_LOG, Progress, progress_message
 from projections.views import generations
 from projections.views.generations import live_view

@@ -82,7 +82,8 @@ def _batch(rng: random.Random) -> tuple[list[str], list[Any], Any]:
     words = rng.choice(["", f"{expected}:{rng.randrange(2)}"]), rng.choice(["", f"{new}:{rng.randrange(2)}"])
     head = [expected, new, rng.randrange(1, 4), *words, rng.choice(["", "9:7"])]
     moved = ["t1", "ab"] if rng.random() < 0.5 else []
-    return [CHECKPOINT, *(key for _, key, _ in operations)], [*head, packed, rng.choice("ab"), *moved], APPLY
+    part = rng.choice([("", ""), ("", "p1"), ("p1", "p2"), ("p2", "."), ("", ".")])
+    return [CHECKPOINT, *(key for _, key, _ in operations)], [*head, packed, rng.choice("ab"), *part, *moved], APPLY
 
 
 def _page(rng: random.Random) -> tuple[list[str], list[Any], Any]:

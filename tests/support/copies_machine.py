@@ -5,6 +5,7 @@ import asyncio
 import hashlib
 import itertools
 import random
+import re
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -54,11 +55,10 @@ who = st.integers(0, PEOPLE - 1)
 
 
 def as_before_tokens(script: Script) -> Script:
-    """Return apply.lua as the version before had it: without tokens, and with a plain fence."""
-    kept = [line for line in script.text.splitlines() if "salt" not in line and "argv, 9" not in line]
-    text = "\n".join(kept).replace("'0' .. argv[3]", "argv[3]").replace("if argv[9] then\nend\n", "")
-    text = text.replace("if not string.match(at[2], '^0%d') then\nend\n", "")
-    assert "^0" not in text and "argv[9]" not in text and "'fence', argv[3]" in text
+    """Return apply.lua as the version before had it: without tokens and parts, and with a plain fence."""
+    text = script.text.replace("'0' .. argv[3]", "argv[3]")
+    text = re.sub(r"^if (argv\[(9|10|11)\]|not string.match\(at\[2\]).*?^end\n", "", text, flags=re.M | re.S)
+    assert "^0" not in text and "argv[8]" not in text and "argv[9]" not in text and "'fence', argv[3]" in text
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), reads=False)
 
 

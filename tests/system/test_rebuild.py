@@ -29,6 +29,7 @@ from commands.log import event_log as log
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.keys import LEASE_GROUPS, View
 from projections.views import generations
+from projections.views.building import build_position
 from tests.support.breakable_servers import BreakableServers
 from tests.support.fixtures import Plain, engine, redis, sql
 from tests.support.live_view import up_to_date_view
@@ -215,7 +216,7 @@ async def test_killed_rebuild_is_continued_by_the_same_command(
 
 
 async def _has_begun(redis: RedisClient, view: View) -> bool:
-    return bool(await generations.view_position(redis, view))
+    return bool(await build_position(redis, view))
 
 
 async def test_rebuild_stopped_beyond_its_lease_changes_nothing_and_fails(

@@ -53,7 +53,7 @@ def apply(
 ) -> tuple[str, int]:
     """Apply one batch; return outcome and position."""
     tokens = [part for field in moved for part in (field, token)]
-    arguments = expected, new, fence, word, new_word, rows, OPERATIONS, token, *tokens
+    arguments = expected, new, fence, word, new_word, rows, OPERATIONS, token, "", "", *tokens
     outcome, position, _ = raw_redis.eval(script, len(KEYS), *KEYS, *arguments)
     return outcome.decode(), int(position)
 
@@ -157,10 +157,30 @@ def test_batch_after_successor_is_fenced(raw_redis: Plain) -> None:
     assert apply(raw_redis, 11, 12, fence=3) == ("FENCED", 11) and contents(raw_redis) == before
 
 
+def part(raw_redis: Plain, before: str, name: str, new: int = 10) -> tuple[str, int]:
+    """Apply a part of a snapshot; return outcome and position."""
+    outcome, position, _ = raw_redis.eval(
+        APPLY.text, len(KEYS), *KEYS, 10, new, 3, "10:e", "", "", OPERATIONS, "new", before, name or "."
+    )
+    return outcome.decode(), int(position)
+
+
+def test_part_of_a_snapshot_is_applied_behind_the_part_before_alone(raw_redis: Plain) -> None:
+    """Otherwise Redis has lost that one, although the position is as before."""
+    prepare(raw_redis, upto="20:f", built="5")
+    assert part(raw_redis, "3.1", "3.2") == ("BEHIND", 10)
+    assert part(raw_redis, "", "3.1") == part(raw_redis, "3.1", "3.2") == ("OK", 10)
+    before = contents(raw_redis)
+    assert part(raw_redis, "3.1", "3.2") == ("BEHIND", 10) and contents(raw_redis) == before
+    assert part(raw_redis, "", "4.1") == ("OK", 10), "an attempt begins again"
+    assert part(raw_redis, "4.1", "", 20) == ("OK", 20)
+    assert {*contents(raw_redis)["checkpoint"]} == {b"position", b"fence", b"word", b"salt"}
+
+
 def test_answer_to_batch_for_frozen_partition_has_the_token(raw_redis: Plain) -> None:
     """By which a worker sees whether it meets the same freeze again."""
     prepare(raw_redis, frozen="token")
-    answer = raw_redis.eval(APPLY.text, len(KEYS), *KEYS, 10, 20, 3, "10:e", "", "", OPERATIONS, "new")
+    answer = raw_redis.eval(APPLY.text, len(KEYS), *KEYS, 10, 20, 3, "10:e", "", "", OPERATIONS, "new", "", "")
     assert answer == [b"FROZEN", b"10", b"token"]
 
 

@@ -134,7 +134,7 @@ def test_list_longer_than_lua_allows_is_written_in_parts(raw_redis: Plain) -> No
         batch = fold(history, ONE, FROM_START).partitions[1]
         keys, operations = script_arguments(batch)
         assert max(len(values) for _, values in msgspec.msgpack.decode(operations)) <= ARGUMENTS_MAX
-        _run(raw_redis, ONE.checkpoint(1), keys, [at, at + 1, 1, "", "", "", operations, "token"])
+        _run(raw_redis, ONE.checkpoint(1), keys, [at, at + 1, 1, "", "", "", operations, "token", "", ""])
         assert raw_redis.zcard(ONE.followers(1)) == (0 if at else len(others))
 
 
@@ -142,7 +142,7 @@ def _apply(raw_redis: Plain, view: View, events: list[Recorded]) -> None:
     for partition, batch in fold(events, view, FROM_START).partitions.items():
         at = int(raw_redis.hget(view.checkpoint(partition), "position"))
         keys, operations = script_arguments(batch)
-        _run(raw_redis, view.checkpoint(partition), keys, [at, at + 1, 1, "", "", "", operations, "token"])
+        _run(raw_redis, view.checkpoint(partition), keys, [at, at + 1, 1, "", "", "", operations, "token", "", ""])
 
 
 def _run(raw_redis: Plain, checkpoint: str, keys: list[str], arguments: list[Any]) -> None:

@@ -16,8 +16,9 @@ from projections.client.client import RedisClient
 from projections.errors import BuildRunning, Fenced, RebuildRefused
 from projections.keys import View
 from projections.rebuild import build, switch
-from projections.rebuild.build import BuildLease, BuildProgress
+from projections.rebuild.build import BuildLease
 from projections.rebuild.estimate import estimate
+from projections.rebuild.pace import BuildProgress
 from projections.rebuild.rebuild import Builder, RebuildOptions, known_generations
 from projections.signals.job_queue import QueueSettings
 from projections.views import generations
@@ -216,7 +217,11 @@ async def test_two_fillers_together_equal_the_log(
 async def test_rate_is_kept_over_the_whole_build(engine: Engine, redis: RedisClient, queue: QueueSettings) -> None:
     await populate(engine)
     began = time.monotonic()
-    await rebuilt(engine, redis, queue, RebuildOptions(rate=100, batch=7))
+
+    def show(progress: BuildProgress) -> None:
+        assert progress.events <= 100 * (time.monotonic() - began) + 7
+
+    await rebuilt(engine, redis, queue, RebuildOptions(rate=100, batch=7), show)
     events = (await log.head(engine)).position
     assert time.monotonic() - began >= (events - 7) / 100 > 0.5
 

@@ -1,0 +1,74 @@
+"""Snapshots on Debian's Redis, which reads the oldest payloads, and checks each in full if it is told to."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from commands.db.postgres import Engine
+from commands.events import FollowEvent, UserFollowed, UserUnfollowed
+from projections.client.client import RedisClient, RedisClientSettings, open_redis
+from projections.keys import View
+from tests.servers.conftest import path_of
+from tests.support.fixtures import Plain, engine, sql
+from tests.support.log_writes import Connection
+from tests.support.packaged_servers import packaged_redis
+from tests.support.servers import free_port
+from tests.support.small_world import populate
+from tests.support.snapshots import Pair, filled, follow, prepared, restores, whole
+from tests.support.view_model import actual, expected
+
+__all__ = ["engine", "sql"]
+BY_EVENTS, BY_SNAPSHOT = View(2, 8), View(3, 8)
+
+
+@pytest.fixture(params=["no", "yes"])
+def debian_redis(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The address of a Redis that checks payloads or does not."""
+    port = free_port()
+    settings = {"port": str(port), "sanitize-dump-payload": request.param}
+    with packaged_redis(path_of("redis-server"), tmp_path, f"redis://127.0.0.1:{port}/0", settings) as server:
+        yield server.url
+
+
+@pytest.fixture
+async def redis(debian_redis: str) -> AsyncIterator[RedisClient]:
+    """A client of the product."""
+    opened = open_redis(RedisClientSettings(debian_redis))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def raw_redis(debian_redis: str) -> Iterator[Plain]:
+    """A plain client."""
+    with Redis.from_url(debian_redis) as client:
+        yield client
+
+
+async def test_snapshot_equals_the_projectors_view(
+    engine: Engine, redis: RedisClient, sql: Connection, raw_redis: Plain
+) -> None:
+    """Lists of each encoding: numbers of 1 to 15 digits, and lengths up to one that takes several calls."""
+    numbers = await populate(engine)
+    members = [10**digits + digits for digits in range(1, 15)]
+    history: list[tuple[Pair, FollowEvent]] = [
+        ((number, one), UserFollowed(created_at=at))
+        for one in members
+        for at, number in enumerate([*members, 7])
+        if one != number
+    ]
+    for key, length in ((numbers[0], 1_024), (numbers[1], 1_025), (numbers[2], 6_500)):
+        history += [((20_000 + other, key), UserFollowed(created_at=other // 3)) for other in range(length)]
+    history += [((members[0], members[3]), UserUnfollowed())]
+    await follow(engine, history)
+    await prepared(engine, redis, BY_EVENTS, snapshot=False)
+    await filled(engine, redis, BY_EVENTS)
+    assert restores(raw_redis) == 0
+    await prepared(engine, redis, BY_SNAPSHOT)
+    await filled(engine, redis, BY_SNAPSHOT)
+    made = whole(raw_redis, BY_SNAPSHOT)
+    assert made == whole(raw_redis, BY_EVENTS)
+    assert restores(raw_redis) == sum(":follow" in key for key in made)
+    assert actual(raw_redis, BY_SNAPSHOT).keys() >= expected(sql, BY_SNAPSHOT).keys()
