@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from itertools import islice, pairwise, repeat
+from itertools import chain, islice, pairwise, repeat
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -124,8 +124,8 @@ class Snapshot:
 
     async def _read(self, limit: int) -> None:
         """Sort all events up to ``upto`` into the file; the next ones are read meanwhile."""
-        bounds = [*range(0, self._upto, limit), self._upto]
-        steps = (partial(read_arrays, self._engine, after, end, self._upto) for after, end in pairwise(bounds))
+        bounds = pairwise(chain(range(0, self._upto, limit), [self._upto]))
+        steps = (partial(read_arrays, self._engine, after, end, self._upto) for after, end in bounds)
         async with aclosing(_ahead(steps, self._limits.reads_ahead)) as slices:
             async for arrays in slices:
                 if arrays.word != self._word:
@@ -183,7 +183,7 @@ class Snapshot:
         else:
             del self._left[partition]
             logger.warning(
-                "Redis lost a part of partition %d: it is built event by event, which takes longer", partition
+                "partition %d lost a part of its snapshot, or was moved: it is built event by event", partition
             )
 
     async def _wait(self, share: float, *, events: int = 0, work: float = 0.0) -> None:
