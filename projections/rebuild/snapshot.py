@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from itertools import islice, pairwise, repeat
+from itertools import chain, islice, pairwise, repeat
 from typing import Final, NamedTuple, TypeVar
 
 import msgspec
@@ -125,8 +125,8 @@ class Snapshot:
 
     async def _read(self, limit: int) -> None:
         """Sort all events up to ``upto`` into the file; the next ones are read meanwhile."""
-        bounds = [*range(0, self._upto, limit), self._upto]
-        steps = (partial(read_arrays, self._engine, after, end, self._upto) for after, end in pairwise(bounds))
+        bounds = pairwise(chain(range(0, self._upto, limit), [self._upto]))
+        steps = (partial(read_arrays, self._engine, after, end, self._upto) for after, end in bounds)
         async with aclosing(_ahead(steps, self._limits.reads_ahead)) as slices:
             async for arrays in slices:
                 if arrays.word != self._word:
@@ -138,22 +138,19 @@ class Snapshot:
 
     async def _write_users(self) -> None:
         """Write the users' rows, as they are now, and the look-ups of their names; the next ones are read meanwhile."""
-        numbers, have_names = await self._in_thread(self._spill.users)
-        begins = range(0, len(numbers), BATCH_USERS_MAX)
-        some = [slice(begin, begin + BATCH_USERS_MAX) for begin in begins]
-        steps = (partial(self._rows_of, numbers[one].tolist(), have_names[one].tolist()) for one in some)
-        written = 0
+        total, written = await self._in_thread(self._spill.users.count), 0
+        steps = (partial(self._rows_of, users) for users in self._spill.users.slices(BATCH_USERS_MAX))
         async with aclosing(_ahead(steps, 1)) as batches:
             async for folded in batches:
                 self._projector.note_users(folded)
                 await asyncio.gather(*[self._write(one, batch.operations) for one, batch in folded.partitions.items()])
                 written += len(folded.users)
-                await self._wait(READ_SHARE + (USERS_SHARE - READ_SHARE) * written / len(numbers))
+                await self._wait(READ_SHARE + (USERS_SHARE - READ_SHARE) * written / total)
 
-    async def _rows_of(self, numbers: list[int], have_names: list[bool]) -> Folded:
+    async def _rows_of(self, have_names: dict[int, bool]) -> Folded:
         """Return what the partitions must write of these users; whether an event may have changed their names."""
-        users = {number: (self._upto, names) for number, names in zip(numbers, have_names, strict=True)}
-        return await add_users(self._engine, Folded(users=users), self._view, dict.fromkeys(self._left, 0))
+        folded = Folded(users={number: (self._upto, names) for number, names in have_names.items()})
+        return await add_users(self._engine, folded, self._view, dict.fromkeys(self._left, 0))
 
     async def _write_lists(self) -> None:
         """Write the lists of each partition, and then its position; the next lists are made meanwhile."""
@@ -184,7 +181,7 @@ class Snapshot:
         else:
             del self._left[partition]
             logger.warning(
-                "Redis lost a part of partition %d: it is built event by event, which takes longer", partition
+                "partition %d lost a part of its snapshot, or was moved: it is built event by event", partition
             )
 
     async def _wait(self, share: float, *, events: int = 0, work: float = 0.0) -> None:

@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from commands.log.arrays import FOLLOWED, NOTIFIED, OTHER_FORM, POSTGRES_EPOCH_US, EventArrays
 from projections.errors import NoSnapshot
 from projections.keys import View
 from projections.rebuild.limits import SNAPSHOT_LIMITS, SnapshotLimits
 from projections.rebuild.rdb import Ints
+from projections.rebuild.user_marks import UserMarks
 
 # Records, one for each side of a follow and its changes, with (list, other user, score or -1); a list is the number of
 # its user, doubled, and 1 more for followers. 24 bytes each.
@@ -37,7 +37,7 @@ _MULTIPLIER: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Spill:
-    """The records of a view's ``partitions``, and the users that have events; use ``with``."""
+    """The records of a view's ``partitions``, and the ``users`` that have events; use ``with``."""
 
     def __init__(
         self, view: View, partitions: Collection[int], events: int, limits: SnapshotLimits = SNAPSHOT_LIMITS
@@ -49,7 +49,7 @@ class Spill:
         self.buckets = max(1, -(-2 * events // (view.partitions * limits.bucket_records)))
         self._waiting: list[Ints] = []
         self._waiting_events = 0
-        self._users: list[Ints] = []
+        self.users = UserMarks()
         # Of each write, where the records of each bucket of each partition begin, and the end of the last one.
         self._begins: list[Ints] = []
         self._end = 0
@@ -79,7 +79,7 @@ class Spill:
             raise NoSnapshot("the time of a follow is out of bounds")
         own = subjects == objects
         if own.any():
-            self._users.append(np.unique(2 * subjects[own] + values[own]))
+            self.users.add(subjects[own], values[own])
         follows = ~own
         sides = (subjects, objects, FOLLOWING), (objects, subjects, FOLLOWERS)
         for of, other, side in sides:
@@ -105,13 +105,6 @@ class Spill:
             self._file.flush()
         except OSError as error:
             raise NoSnapshot(f"the temporary file has no room: {error}") from error
-
-    def users(self) -> tuple[Ints, NDArray[np.bool_]]:
-        """Return the numbers of the users with own events, and whether more than their broadcasts may have changed."""
-        marked = np.unique(np.concatenate(self._users)) if self._users else np.empty(0, np.int64)
-        numbers = marked >> 1
-        last = np.append(numbers[1:] != numbers[:-1], True)[: len(numbers)]
-        return numbers[last], (marked[last] & 1).astype(bool)
 
     def read(self, partition: int, bucket: int) -> Iterator[Ints]:
         """Yield the records of a bucket in the log's order, in parts if they are many more.
