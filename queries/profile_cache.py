@@ -157,6 +157,8 @@ class ProfileCache:
     ) -> CachedProfile:
         """Return the profile as read. ``keep`` is False when it may have been read just before a reported change."""
         raw, position, word = read
+        cached = self.profiles.entries.get(member)
+        profile = cached or profile  # another request may have read it meanwhile
         if profile is None or profile.raw != raw:
             if profile is not None:
                 self._note(member)
@@ -166,12 +168,8 @@ class ProfileCache:
                 self._note(member)
             profile.position, profile.word = position, word
             profile.read_at = now if keep else profile.read_at
-        if keep:
-            cached = self.profiles.entries.get(member)
-            if cached is not profile:
-                if cached is not None:  # another request has read it, too
-                    self._note(member)
-                self.profiles.put(member, profile)
+        if keep and cached is not profile:
+            self.profiles.put(member, profile)
         return profile
 
 
