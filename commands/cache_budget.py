@@ -15,12 +15,12 @@ MB: Final = 1_000_000
 CacheName = Literal["pages", "profiles", "ids", "logins", "directory", "tokens", "sorted lists", "callers", "times"]
 # Of 64 parts. Pages are the largest: one of 100 rows takes 60 kB.
 SHARES: Final[dict[CacheName, int]] = {
-    "pages": 34,
-    "profiles": 14,
+    "pages": 28,
+    "profiles": 22,
     "ids": 4,
-    "logins": 2,
+    "logins": 1,
     "directory": 2,
-    "tokens": 3,
+    "tokens": 2,
     "sorted lists": 2,
     "callers": 1,
     "times": 2,

@@ -26,10 +26,10 @@ AGE_MAX_S: Final = 60.0
 AGE_MAX_UNREPORTED_S: Final = 0.9
 # While one request reads an expired profile again, other requests use the old one for this long.
 REFRESH_S: Final = 0.1
-# What a profile takes in memory beside its JSON: the object, its place in the cache, and what two dialects rendered,
-# which has the longest texts twice.
-PROFILE_BYTES: Final = 1_200
-RENDERED_TIMES: Final = 3
+# What a profile takes in memory beside its JSON: the object and its place in the cache. What a rendered text takes
+# beside its characters.
+PROFILE_BYTES: Final = 560
+RENDERED_BYTES: Final = 200
 # Changes that are remembered for pages that were rendered before them. 0.3 MB.
 CHANGES_MAX: Final = 4_096
 
@@ -52,6 +52,16 @@ class CachedProfile(msgspec.Struct):
     word: bytes | None
     rendered: dict[str, Any] = msgspec.field(default_factory=dict)
     stamp: int = msgspec.field(default_factory=count(1).__next__)
+    size: int = 0
+    kept_in: BoundedCache[bytes, CachedProfile] | None = None
+
+    def keep(self, dialect: str, rendered: Any, characters: int) -> None:
+        """Keep what a dialect has rendered, texts of so many characters together."""
+        taken = 0 if dialect in self.rendered else RENDERED_BYTES + characters
+        self.rendered[dialect] = rendered
+        self.size += taken
+        if self.kept_in is not None and self.kept_in.entries.get(member_of(self.number).encode()) is self:
+            self.kept_in.grow(taken)
 
     @property
     def profile(self) -> Profile:
@@ -66,7 +76,7 @@ class ProfileCache:
         self, *, clock: Callable[[], float] = time.monotonic, bytes_max: int = DEFAULT_BUDGET.share("profiles")
     ) -> None:
         self._clock = clock
-        self.profiles: BoundedCache[bytes, CachedProfile] = BoundedCache(bytes_max, _size)
+        self.profiles: BoundedCache[bytes, CachedProfile] = BoundedCache(bytes_max, lambda _, one: one.size)
         self._changes = 0
         # Rises when a profile that was cached, or is being read, is not the one to show any more.
         self.version = 0
@@ -157,26 +167,21 @@ class ProfileCache:
     ) -> CachedProfile:
         """Return the profile as read. ``keep`` is False when it may have been read just before a reported change."""
         raw, position, word = read
+        cached = self.profiles.entries.get(member)
+        profile = cached or profile  # another request may have read it meanwhile
         if profile is None or profile.raw != raw:
             if profile is not None:
                 self._note(member)
-            profile = CachedProfile(number_of(member), raw, now, position, word)
+            size = PROFILE_BYTES + len(raw)
+            profile = CachedProfile(number_of(member), raw, now, position, word, size=size, kept_in=self.profiles)
         else:
             if position < profile.position:  # Redis has lost writes
                 self._note(member)
             profile.position, profile.word = position, word
             profile.read_at = now if keep else profile.read_at
-        if keep:
-            cached = self.profiles.entries.get(member)
-            if cached is not profile:
-                if cached is not None:  # another request has read it, too
-                    self._note(member)
-                self.profiles.put(member, profile)
+        if keep and cached is not profile:
+            self.profiles.put(member, profile)
         return profile
-
-
-def _size(_: bytes, profile: CachedProfile) -> int:
-    return PROFILE_BYTES + RENDERED_TIMES * len(profile.raw)
 
 
 async def _read(redis: RedisClient, view: View, numbers: Sequence[int], unknown: Collection[int]) -> list[_Read] | None:

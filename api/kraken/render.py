@@ -162,7 +162,7 @@ def _line_parts(base: str, cached: CachedProfile) -> tuple[str, str, str]:
     link = _follow_link(base, name_of(profile), "")
     line = msgspec.json.encode(FollowerObject("", link, False, public_user_object(base, profile))).decode()
     begun, _, ended = line.removeprefix(_BEGIN).partition(_BETWEEN)
-    cached.rendered["kraken"] = base, begun, ended
+    cached.keep("kraken", (base, begun, ended), len(base) + len(begun) + len(ended))
     return base, begun, ended
 
 

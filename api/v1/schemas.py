@@ -126,7 +126,8 @@ def listing(side: Side, found: RawPage, cached_profiles: Sequence[CachedProfile]
 def _line_start(side: Side, cached: CachedProfile) -> str:
     """Return a row up to its time, which comes last."""
     line = (follower if side == "followers" else followed)(cached.profile, "")
-    begun = cached.rendered[side] = msgspec.json.encode(line).decode().removesuffix('"}')
+    begun = msgspec.json.encode(line).decode().removesuffix('"}')
+    cached.keep(side, begun, len(begun))
     return begun
 
 

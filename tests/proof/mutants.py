@@ -733,10 +733,11 @@ MUTANTS: Final = (
     ),
     Mutant(
         PROFILE_CACHE,
-        "a profile that another request has read counts",
-        "if cached is not None:  # another request",
-        "if False:  # another request",
+        "a profile that was read anew counts",
+        "            if profile is not None:\n                self._note",
+        "            if False:\n                self._note",
     ),
+    Mutant(PROFILE_CACHE, "so does one that another request has read", "profile = cached or profile  #", "pass  #"),
     Mutant(
         PROFILE_CACHE,
         "a profile read at a lower position counts",

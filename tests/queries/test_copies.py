@@ -251,6 +251,16 @@ async def test_profile_of_another_request_is_rendered(reader: OwnReader, raw_red
     assert await reader.names() == "User 30 Twenty"
 
 
+async def test_profile_that_two_requests_have_read_is_one_profile(reader: OwnReader, raw_redis: Plain) -> None:
+    """When they have read the same. Otherwise requests for cold pages would have each other's pages rendered again."""
+    await reader.names()
+    version, raw = reader.profile_cache.version, raw_redis.get(VIEW.user(20))
+    reader.profile_cache.renewed(b"220", None, (raw, 100, None), 1_000.0, keep=True)
+    assert reader.profile_cache.version == version and len(reader.profile_cache.profiles.entries) == 2
+    await reader.names()
+    assert reader.rendered == 1
+
+
 async def test_change_of_a_profile_dropped_for_room_is_noticed(reader: OwnReader, raw_redis: Plain) -> None:
     """Its page is used until a report names it, as a profile that is cached."""
     assert await reader.names() == "User 30 User 20"

@@ -12,7 +12,6 @@ from queries.profile_cache import (
     AGE_MAX_UNREPORTED_S,
     PROFILE_BYTES,
     REFRESH_S,
-    RENDERED_TIMES,
     REPORT_GAP_MAX_S,
     ProfileCache,
 )
@@ -143,7 +142,7 @@ async def test_rendered_text_is_kept_while_the_profile_is_the_same(
 
 
 async def test_full_cache_drops_its_oldest_profiles(redis: RedisClient, reader: Reader, raw_redis: Plain) -> None:
-    size = PROFILE_BYTES + RENDERED_TIMES * len(msgspec.json.encode(put_user(raw_redis, 1, name="before")))
+    size = PROFILE_BYTES + len(msgspec.json.encode(put_user(raw_redis, 1, name="before")))
     small = Reader(redis, Progress(), profile_cache=ProfileCache(clock=Clock(), bytes_max=7 * size // 2))
     for number in range(1, 8):
         rename(raw_redis, number, "before")
