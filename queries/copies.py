@@ -14,8 +14,8 @@ import msgspec
 from commands.bounded_cache import BoundedCache
 from commands.cache_budget import DEFAULT_BUDGET
 
-# See ``Copies.keep``.
-ADMITTED_OF: Final = 8
+# So many pages that were read and not kept are remembered, or twice as many.
+SEEN_MAX: Final = 8_192
 # What a copy takes beside its rows, each row, and a rendered page beside its body.
 _COPY_BYTES: Final = 700
 _ROW_BYTES: Final = 128
@@ -71,7 +71,8 @@ class Copies:
 
     def __init__(self, bytes_max: int = DEFAULT_BUDGET.share("pages")) -> None:
         self.kept: BoundedCache[CopyKey, PageCopy] = BoundedCache(bytes_max, lambda _, copy: copy.size)
-        self._refused = 0
+        # Hashes of the keys of pages that were read and not kept, the latest and those before.
+        self._seen, self._seen_before = set[int](), set[int]()
 
     @property
     def size(self) -> int:
@@ -82,26 +83,35 @@ class Copies:
         """Return the copy of a page. It is true only if Redis confirms its token."""
         return self.kept.touch(key)
 
-    def keep(self, key: CopyKey, token: bytes, exists: int, total: int, rows: Sequence[bytes]) -> PageCopy:
-        """Keep a page as it was read under ``token``; ``rows`` is (member, score, ...).
+    def keep(self, key: CopyKey, token: bytes, exists: int, total: int, rows: Sequence[bytes]) -> PageCopy | None:
+        """Keep a page as it was read under ``token``, and return it; ``rows`` is (member, score, ...).
 
         A copy that is equal stays, with what was rendered of it. The rows of a copy never change: requests hold it.
-        When there is no room, one of ADMITTED_OF new pages is kept: pages that are read once, or in turn, must not
-        drop those that are read all the time.
+        When there is no room, a new page is kept when it is read for the second time, and None is returned at the
+        first: pages that are read once must not drop those that are read all the time.
         """
-        members, scores = list(rows[::2]), list(rows[1::2])
         known = self.kept.entries.get(key)
+        is_full = self.kept.bytes + _COPY_BYTES + _ROW_BYTES * len(rows) // 2 > self.kept.bytes_max
+        if known is None and is_full and not self._was_seen(key):
+            return None
+        members, scores = list(rows[::2]), list(rows[1::2])
         now = (bool(exists), total, members, scores)
         if known is not None and (known.exists, known.total, known.members, known.scores) == now:
             known.token = token
             return known
         copy = PageCopy(key, token, *now)
-        if known is None and self.kept.bytes + copy.size > self.kept.bytes_max:
-            self._refused += 1
-            if self._refused % ADMITTED_OF:
-                return copy
         self.kept.put(key, copy)
         return copy
+
+    def _was_seen(self, key: CopyKey) -> bool:
+        """Return whether this page was asked about lately; from now on it was."""
+        mark = hash(key)
+        if mark in self._seen or mark in self._seen_before:
+            return True
+        if len(self._seen) >= SEEN_MAX:
+            self._seen, self._seen_before = set(), self._seen
+        self._seen.add(mark)
+        return False
 
     def keep_rendered(self, copy: PageCopy, dialect: str, page: RenderedPage) -> None:
         """Keep what a dialect rendered of a copy, one page for each dialect, while the copy itself is kept."""

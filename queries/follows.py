@@ -144,11 +144,11 @@ async def _read_page(
         return None
     position, word, token, *read = raw
     parts = [(partition, number, int(position), word, False)]
-    if read and token is None:
-        exists, total, rows = read
-        return (bool(exists), RawPage(int(position), total, rows[::2], rows[1::2])), parts
     if read:
-        copy = reader.copies.keep(copy_key, token, *read)
+        copy = None if token is None else reader.copies.keep(copy_key, token, *read)
+        if copy is None:
+            exists, total, rows = read
+            return (bool(exists), RawPage(int(position), total, rows[::2], rows[1::2])), parts
     assert copy is not None, "Redis has confirmed its token"
     return (copy.exists, RawPage(int(position), copy.total, copy.members, copy.scores, copy)), parts
 

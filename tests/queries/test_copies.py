@@ -15,7 +15,7 @@ from projections.client.client import RedisClient, Script
 from projections.keys import LEASE_GROUPS, View, member, score
 from projections.signals.progress import Progress, progress_message
 from projections.views import generations
-from queries.copies import ADMITTED_OF, Copies, PageCopy, RenderedPage
+from queries.copies import SEEN_MAX, Copies, PageCopy, RenderedPage
 from queries.follows import PAGE, PageRequest, RawPage, raw_page
 from queries.profile_cache import AGE_MAX_S, CHANGES_MAX, CachedProfile, ProfileCache
 from queries.reader import ANY_POSITION, AnswerPart, MinPosition, Reader
@@ -353,7 +353,9 @@ async def test_copies_take_no_more_than_their_bytes() -> None:
     before = tracemalloc.get_traced_memory()[0]
     for at in range(600):
         rows = [b"%d" % (10**12 + at * 1_000 + field) for field in range(2 * (at % 100))]
-        copy = copies.keep((1, "followers", at, "REV", 100, 0), b"token%d" % at, 1, 1_000, rows)
+        key = (1, "followers", at, "REV", 100, 0)
+        copy = [copies.keep(key, b"token%d" % at, 1, 1_000, rows) for _ in range(2)][-1]  # at the second time for sure
+        assert copy is not None
         render_into(copies, copy, at % 100 * 300)
         copies.find((1, "followers", 599 - 600 % (at + 1), "REV", 100, 0))
         assert copies.size <= bytes_max
@@ -363,23 +365,24 @@ async def test_copies_take_no_more_than_their_bytes() -> None:
     assert copies.size == sum(copy.size for copy in copies.kept.entries.values()) > 0.8 * bytes_max
 
 
-async def test_full_copies_keep_one_of_eight_new_pages_in_the_place_of_the_oldest() -> None:
-    """Pages that are read once do not drop those that are read all the time."""
+async def test_full_copies_keep_a_page_that_is_read_again_in_the_place_of_the_oldest() -> None:
+    """Pages that are read once, however many, do not drop those that are read all the time."""
     copies = Copies(40_000)
-    keys = [(at,) for at in range(100)]
+    keys = [(at,) for at in range(3 * SEEN_MAX)]
 
-    def keep(key: tuple[int], rows: int = 8) -> PageCopy:
+    def keep(key: tuple[int], rows: int = 8) -> PageCopy | None:
         return copies.keep(key, b"t", 1, 1, [b"1", b"1"] * rows)
 
     for key in keys[:23]:
-        keep(key)
+        assert keep(key) is not None
+    full = set(copies.kept.entries)
     assert copies.find(keys[0]) is not None
-    for key in keys[23:55]:
-        keep(key)
-    kept = [at for at, key in enumerate(keys) if copies.find(key) is not None]
-    assert 0 in kept and 1 not in kept and sum(at >= 23 for at in kept) == 32 // ADMITTED_OF
-    large = keep((1_000,), 1_000)
-    assert copies.find((1_000,)) is None and len(large.members) == 1_000
+    assert [keep(key) for key in keys[23:]] == [None] * (len(keys) - 23) and set(copies.kept.entries) == full
+    assert keep(keys[-1]) is not None and keep(keys[23]) is None, "it was read too long ago"
+    assert copies.find(keys[-1]) and copies.find(keys[0]) and not copies.find(keys[1])
+    assert keep((-1,), 1_000) is None
+    large = keep((-1,), 1_000)
+    assert large is not None and copies.find((-1,)) is None and len(large.members) == 1_000
     before = copies.size
     render_into(copies, large, 10)
     assert copies.size == before <= 40_000
