@@ -277,13 +277,16 @@ async def test_redis_that_refuses_writes_makes_no_answer_wrong(
         assert not await other.as_(ann.id).follows(bob)
         with Redis.from_url(breakable.valkey.url) as raw_redis:
             usual = {name: raw_redis.config_get(name)[name] for name in wrong}
-            for name, value in wrong.items():
-                raw_redis.config_set(name, value)
-            assert (await ann.follow(bob)).status_code == 201
-            for process in (service, other):
-                refused = refusal(await process.as_(ann.id).get(f"/v1/users/{bob.id}/follow-status"))
-                assert refused == (503, "unavailable", None)
-                assert not await process.as_(eve.id).follows(bob)  # a caller without commands reads the older state
-            for name, value in usual.items():
-                raw_redis.config_set(name, value)
+            try:
+                for name, value in wrong.items():
+                    raw_redis.config_set(name, value)
+                answer = await ann.follow(bob)
+                assert answer.status_code == 201, answer.text
+                for process in (service, other):
+                    refused = refusal(await process.as_(ann.id).get(f"/v1/users/{bob.id}/follow-status"))
+                    assert refused == (503, "unavailable", None)
+                    assert not await process.as_(eve.id).follows(bob)  # one without commands reads the older state
+            finally:  # other tests use this server, too
+                for name, value in usual.items():
+                    raw_redis.config_set(name, value)
         assert await _first_answer(other.as_(ann.id), f"{bob.id}/follow-status") is True

@@ -84,8 +84,11 @@ async def test_wakeup_and_listener_outlast_resets(resetting: ResettingServer, ca
     assert len([line for line in caplog.messages if "does not answer" in line]) == 2
     resetting.forward()
     await until(lambda: listener.is_subscribed)
-    await until(lambda: wakeup.publish(LogNames.wake_channel, [b"at last"]))
-    await until(lambda: b"at last" in messages)
+
+    async def arrives() -> bool:
+        return await wakeup.publish(LogNames.wake_channel, [b"at last"]) and b"at last" in messages
+
+    await until(arrives)
     await until(lambda: {"the queue answers again", "wake messages arrive again"} <= {*caplog.messages})
     await listener.close()
     await wakeup.close()

@@ -7,7 +7,7 @@ import pytest
 
 from commands.errors import SettingsError, ViewsUnavailable
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
-from projections.client.server_check import QUEUE_COMMANDS, VIEWS_COMMANDS, check_redis
+from projections.client.server_check import QUEUE_COMMANDS, SNAPSHOT_COMMANDS, VIEWS_COMMANDS, check_redis
 from projections.signals.job_queue import check_queue
 from tests.support.acl import acl_rules
 from tests.support.queues import queue_of
@@ -48,7 +48,7 @@ async def test_user_of_the_documentation_may_do_all_that_is_needed(url: str, red
 
 
 def test_documented_commands_are_those_that_are_checked() -> None:
-    checked = {command[0].lower() for command in (*VIEWS_COMMANDS, *QUEUE_COMMANDS)} - {"memory"}
+    checked = {command[0].lower() for command in (*VIEWS_COMMANDS, *SNAPSHOT_COMMANDS, *QUEUE_COMMANDS)} - {"memory"}
     documented = {rule.removeprefix("+") for rule in acl_rules("") if rule.startswith("+")}
     assert documented == checked | ELSEWHERE | {"memory|usage", "multi", "discard"}
 
