@@ -59,26 +59,8 @@ class RedisClientSettings(msgspec.Struct, frozen=True):
         return cls(secret("REDIS_URL"))
 
 
-# A script that makes several calls of another one. Of each it gets the number of keys, the number of arguments, and the
-# arguments. A call that fails is answered with its error, and the others are made.
-_EACH: Final = """local function one(KEYS, ARGV)
-%s
-end
-local keys, argv, answers, key, at = KEYS, ARGV, {}, 0, 1
-while argv[at] do
-    local own_keys, own_argv = {}, {}
-    for n = 1, tonumber(argv[at]) do
-        own_keys[n] = keys[key + n]
-    end
-    for n = 1, tonumber(argv[at + 1]) do
-        own_argv[n] = argv[at + 1 + n]
-    end
-    key, at = key + #own_keys, at + 2 + #own_argv
-    local is_done, answer = pcall(one, own_keys, own_argv)
-    answers[#answers + 1] = is_done and answer or {err = type(answer) == 'table' and answer.err or tostring(answer)}
-end
-return answers
-"""
+_EACH: Final = files("projections.client").joinpath("each.lua").read_text()
+_PLACE: Final = "-- (the other script)"
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -102,7 +84,7 @@ def load_script(package: str, name: str, *, reads: bool) -> Script:
 @cache
 def each_of(script: Script) -> Script:
     """Return the script that makes several calls of ``script``, which must not answer with false."""
-    return Script.of(_EACH % script.text, reads=script.reads)
+    return Script.of(_EACH.replace(_PLACE, script.text), reads=script.reads)
 
 
 def _groups(calls: Sequence[ScriptCall]) -> Iterator[list[ScriptCall]]:

@@ -121,6 +121,23 @@ async def test_calls_of_a_script_that_are_too_long_are_several_commands(redis: R
     assert raw_redis.info("commandstats")["cmdstat_eval"]["calls"] >= 3
 
 
+async def test_calls_of_a_script_on_a_demoted_master_go_to_the_next_one_afterwards(
+    redis: RedisClient, raw_redis: Plain
+) -> None:
+    """The connection ends, as after a single call: the next one may lead to the new master."""
+    calls: list[ScriptCall] = [([key], ["", "x"]) for key in ("a", "b")]
+    await redis.run_each(PUSH, calls)
+    before = redis.disconnects
+    raw_redis.replicaof("127.0.0.1", "1")
+    try:
+        with pytest.raises(ViewsUnavailable, match="read only replica"):
+            await redis.run_each(PUSH, calls)
+        await until(lambda: redis.disconnects > before)
+    finally:
+        raw_redis.replicaof("NO", "ONE")
+    assert [answer[2] for answer in await redis.run_each(PUSH, calls)] == [2, 2]
+
+
 async def test_server_that_is_full_is_views_unavailable_to_all_calls_of_a_script(
     redis: RedisClient, raw_redis: Plain
 ) -> None:
