@@ -257,7 +257,8 @@ def _command_of(root: Path, kind: str) -> list[str]:
     """Return the command of a process of another version, whose Procfile may say ``python`` instead of ``follows``."""
     command = parse_procfile((root / "Procfile").read_text()).processes[kind]
     python = shlex.quote(sys.executable)
-    return ["sh", "-c", "exec " + command.replace("follows", f"{python} -m cli", 1).replace("python ", f"{python} ", 1)]
+    first, instead = ("follows ", f"{python} -m cli ") if command.startswith("follows ") else ("python ", f"{python} ")
+    return ["sh", "-c", "exec " + command.replace(first, instead, 1)]
 
 
 def _stop(processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
