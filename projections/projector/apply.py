@@ -26,16 +26,22 @@ Outcome = tuple[str, int, int | None]
 CallHead = tuple[int, int, int, str, str, str]
 
 
+def new_token() -> str:
+    """Return a token that no call on a partition has had.
+
+    It is random: a sequence may begin again, after a restore of Postgres or in a process that was forked.
+    """
+    return token_urlsafe(TOKEN_BYTES)
+
+
 def call_of(
-    view: View, partition: int, head: CallHead, batch: PartitionBatch, parts: tuple[str, str] = NO_PART
+    view: View, partition: int, head: CallHead, batch: PartitionBatch, token: str, parts: tuple[str, str] = NO_PART
 ) -> ScriptCall:
     """Return the call of ``apply.lua`` that applies one partition's batch, or a part of its snapshot.
 
-    ``parts`` are the names of the part before and of this one.
+    ``parts`` are the names of the part before and of this one. Calls on several partitions may share a ``token``.
     """
     keys, operations = script_arguments(batch)
-    # Random: a sequence may begin again, after a restore of Postgres or in a process that was forked.
-    token = token_urlsafe(TOKEN_BYTES)
     fields = {view.token_field(each.number) for each in batch.operations if each.moves_token}
     moved = [part for field in fields for part in (field, token)]
     return [view.checkpoint(partition), *keys], [*head, operations, token, *parts, *moved]

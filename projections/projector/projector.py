@@ -16,7 +16,7 @@ from commands.events import Recorded
 from projections.client.client import RedisClient
 from projections.errors import BatchRefused, Fenced, LogChanged, ViewLost
 from projections.keys import View
-from projections.projector.apply import NO_PART, Outcome, apply, call_of
+from projections.projector.apply import NO_PART, Outcome, apply, call_of, new_token
 from projections.projector.batches import BatchReader, add_users
 from projections.projector.fold import Folded, Operation, PartitionBatch, fold
 from projections.projector.history import ViewHistory
@@ -230,11 +230,11 @@ class Projector:
     async def _outcomes(
         self, batches: Mapping[int, PartitionBatch], ends: Mapping[int, int], parts: tuple[str, str] = NO_PART
     ) -> dict[int, Outcome | ResponseError]:
-        calls = {}
+        calls, token = {}, new_token()
         for partition, batch in batches.items():
             begin, end = self.checkpointed[partition], ends[partition]
             head = (begin, end, self.fences[partition], *self._history.fields(begin, end))
-            calls[partition] = call_of(self.view, partition, head, batch, parts)
+            calls[partition] = call_of(self.view, partition, head, batch, token, parts)
         return await apply(self._redis, self._freezes, calls)
 
     async def _apply_one(

@@ -691,7 +691,7 @@ MUTANTS: Final = (
     Mutant(PAGE, "the salt is a part of each token", "token = checkpoint[4] .. ' '", "token = ' '"),
     Mutant(PAGE, "the token is that of the list", "'salt', ARGV[4])", "'salt', 't0')"),
     Mutant(CALLS, "the worker names the tokens of touched lists", "if each.moves_token}", "if False}"),
-    Mutant(CALLS, "no two calls have the same token", "token_urlsafe(TOKEN_BYTES)", "str(head[1])"),
+    Mutant(CALLS, "no two calls have the same token", "token_urlsafe(TOKEN_BYTES)", "str(TOKEN_BYTES)"),
     Mutant(FOLD, "a change of a list moves its token", "moves_token: bool = True", "moves_token: bool = False"),
     Mutant(
         FOLD,

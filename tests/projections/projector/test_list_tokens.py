@@ -85,13 +85,13 @@ async def test_new_worker_moves_no_token_and_one_after_an_older_version_changes_
     assert {place for place, token in tokens(world).items() if before[place] != token} == {(1, "salt")}
 
 
-async def test_no_two_batches_have_the_same_token(world: World) -> None:
+async def test_no_two_batches_of_a_partition_have_the_same_token(world: World) -> None:
     """Also those that write at an unchanged position, to find what Redis refuses, and those after lost writes."""
-    sent: list[str] = []
+    sent: list[tuple[str, str]] = []
 
-    async def on_run(script: Script, _: Sequence[str], arguments: Sequence[Any], proceed: Proceed) -> Any:
+    async def on_run(script: Script, keys: Sequence[str], arguments: Sequence[Any], proceed: Proceed) -> Any:
         if script is APPLY:
-            sent.append(arguments[7])
+            sent.append((keys[0], arguments[7]))
         return await proceed()
 
     fences = dict.fromkeys(range(VIEW.partitions), world.fence)
