@@ -17,7 +17,7 @@ from commands.log.looks import BatchWords, Look, Mark, Written
 from projections.keys import read_word
 from projections.outages import Outage
 from projections.signals.progress import Progress, seconds_since_boot
-from queries.reader import AnswerPart
+from queries.reader import NO_USER, AnswerPart
 
 logger: Final = logging.getLogger(__name__)
 
@@ -124,7 +124,8 @@ class Tail:
         newest, found = self._newest, list[tuple[int, AnswerPart]]()
         for part in parts:
             _, number, position, _, _ = part
-            needed = newest[hash((caller, number)) & (SLOTS - 1)]
+            # NO_USER shares a place with others, too, and what rests on no user's data would be waited for in vain.
+            needed = 0 if number == NO_USER else newest[hash((caller, number)) & (SLOTS - 1)]
             if position < needed or position < asked:
                 found.append((max(needed, asked), part))
         return found

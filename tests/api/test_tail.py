@@ -12,6 +12,7 @@ from commands.errors import LogUnavailable, ViewUnavailable
 from commands.log.looks import DIRECTORY, Look, Mark, Written
 from projections.keys import LEASE_GROUPS, write_word
 from projections.signals.progress import READS_THE_LOG, Progress, progress_message
+from queries.reader import NO_USER
 from tests.support.clock import Clock
 
 BOB = 8
@@ -130,6 +131,15 @@ async def test_two_callers_in_one_slot_wait_for_the_later_write(world: World) ->
     other = next(f"u{n}" for n in range(100 * SLOTS) if hash((f"u{n}", BOB)) % SLOTS == hash(("ann", BOB)) % SLOTS)
     world.tail.enter([Mark("ann", BOB, 7), Mark(other, BOB, 5)])
     assert world.tail.newest(other, BOB) == world.tail.newest("ann", BOB) == 7
+
+
+async def test_part_that_rests_on_no_user_waits_for_no_write_of_another_slot(world: World) -> None:
+    """It is of a cached profile, which would not be read again: the wait would be in vain, and its end 503."""
+    other = next(f"u{n}" for n in range(100 * SLOTS) if hash((f"u{n}", BOB)) % SLOTS == hash(("ann", NO_USER)) % SLOTS)
+    world.tail.enter([Mark(other, BOB, 107), Mark("ann", BOB, 107)])
+    wanted = world.request()
+    assert wanted.below([(0, NO_USER, 100, None, True)]) == []
+    assert wanted.below([(0, BOB, 100, None, False)]) == [(107, (0, BOB, 100, None, False))]
 
 
 @pytest.mark.parametrize(("age_s", "is_current"), [(LOOK_AGE_MAX_S, True), (LOOK_AGE_MAX_S + 0.1, False)])
