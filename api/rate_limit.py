@@ -122,7 +122,7 @@ class RateLimit:
         self._outage = Outage(logger, "Redis counts requests again")
         self._parts: dict[str, _Part] = {}
         self.callers_max = budget.share("callers") // CALLER_BYTES
-        # Whose keys are counted in; without an id until the log has told its own.
+        # The log whose keys are counted in; without an id until it was read from the log.
         self.names = keys.LogNames()
 
     def key_and_limit(

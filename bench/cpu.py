@@ -55,7 +55,7 @@ class OthersMeter:
         self._began, self._before = time.monotonic(), self._seconds()
 
     def cores(self) -> float:
-        """Return their CPU seconds a second. Interrupts belong to nobody and are left out."""
+        """Return their CPU seconds a second. Interrupts belong to no process, and are left out."""
         return max(0.0, (self._seconds() - self._before) / (time.monotonic() - self._began))
 
     def _seconds(self) -> float:

@@ -95,7 +95,7 @@ class Testbed:
         return self._graph
 
     def fresh_callers(self, count: int) -> list[int]:
-        """Return the places of users who follow at least one other, and whom this has not returned before."""
+        """Return the places of users who follow at least one other, each user once in the life of the testbed."""
         if self._callers_left is None:
             followers = sorted(self.graph.following)
             self._callers_left = random.Random(SEED + 1).sample(followers, len(followers))

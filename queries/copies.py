@@ -14,7 +14,7 @@ import msgspec
 from commands.bounded_cache import BoundedCache
 from commands.cache_budget import DEFAULT_BUDGET
 
-# So many pages that were read and not kept are remembered, or twice as many.
+# At least this number of pages that were read and not kept are remembered, and at most twice as many.
 SEEN_MAX: Final = 8_192
 # What a copy takes beside its rows, each row, and a rendered page beside its body.
 _COPY_BYTES: Final = 700

@@ -56,7 +56,7 @@ class CachedProfile(msgspec.Struct):
     kept_in: BoundedCache[bytes, CachedProfile] | None = None
 
     def keep(self, dialect: str, rendered: Any, characters: int) -> None:
-        """Keep what a dialect has rendered, texts of so many characters together."""
+        """Keep what a dialect has rendered: texts of ``characters`` characters in all."""
         taken = 0 if dialect in self.rendered else RENDERED_BYTES + characters
         self.rendered[dialect] = rendered
         self.size += taken
@@ -65,7 +65,7 @@ class CachedProfile(msgspec.Struct):
 
     @property
     def profile(self) -> Profile:
-        """The profile, decoded anew: once it was rendered it is hardly used any more, and it takes a kilobyte."""
+        """The profile, decoded anew: it takes a kilobyte, and is rarely used again after it was rendered."""
         return _decoder.decode(self.raw)
 
 

@@ -16,7 +16,7 @@ from projections.views.freezes import Freezes
 
 APPLY: Final = load_script("projections.projector", "apply.lua", reads=False)
 TOKEN_BYTES: Final = 9
-# Of a batch, which is no part of a snapshot; and the name of a snapshot's last part.
+# The names that a batch has in place of a part of a snapshot; and the name of a snapshot's last part.
 NO_PART: Final = ("", "")
 LAST_PART: Final = "."
 

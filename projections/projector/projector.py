@@ -95,7 +95,7 @@ class Projector:
 
     async def go_on_from(self, before: Projector | None, replaced: int) -> None:
         """Take over the changed profiles that ``before`` has not reported, if it projected the generation ``replaced``
-        of the same log. A partition that it did not project may have had changes that nobody reported."""
+        of the same log. A partition that it did not project may have had changes that no worker reported."""
         if (
             before is not None
             and before.changed is not None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
-# A list of more entries is no listpack in a server that is set up as docs/operate.md says.
+# A longer list is a skiplist in a server that is set up as docs/operate.md says.
 LISTPACK_ENTRIES_MAX: Final = 1_024
 
 _LISTPACK_TYPE: Final = b"\x11"

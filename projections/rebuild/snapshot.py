@@ -210,7 +210,7 @@ async def _ahead(steps: Iterable[Callable[[], Awaitable[_T]]], count: int) -> As
 
 
 class _Lists(NamedTuple):
-    """The operations that write lists of a partition, of so many events; whether they are its last ones."""
+    """The operations that write lists of a partition, the number of their events, and whether they are the last."""
 
     partition: int
     operations: list[Operation]

@@ -42,7 +42,7 @@ class Spill:
     def __init__(
         self, view: View, partitions: Collection[int], events: int, limits: SnapshotLimits = SNAPSHOT_LIMITS
     ) -> None:
-        """``events`` is about how many there will be. Raises NoSnapshot when there is no place for the file."""
+        """``events`` is about how many there will be. Raises NoSnapshot when the file cannot be made."""
         self._partitions, self._limits = view.partitions, limits
         self._is_wanted = np.zeros(view.partitions, bool)
         self._is_wanted[list(partitions)] = True
@@ -109,7 +109,7 @@ class Spill:
     def read(self, partition: int, bucket: int) -> Iterator[Ints]:
         """Yield the records of a bucket in the log's order, in parts if they are many more.
 
-        Parts have no pair in common: a list of so many entries comes in several parts.
+        Parts have no pair in common: a list of more entries than a part holds comes in several parts.
         """
         place = partition * self.buckets + bucket
         pieces = [(int(begins[place]), int(begins[place + 1])) for begins in self._begins]

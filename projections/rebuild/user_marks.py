@@ -40,9 +40,8 @@ class UserMarks:
         for begin in range(0, len(self._marks), size):
             marks = self._marks[begin : begin + size + 1]
             numbers = marks >> 1
-            is_last = np.append(numbers[1:] != numbers[:-1], True)[
-                :size
-            ]  # with and without names: both marks are there
+            # A user may have both marks; the one with names is behind the other.
+            is_last = np.append(numbers[1:] != numbers[:-1], True)[:size]
             marks = marks[:size][is_last]
             yield dict(zip((marks >> 1).tolist(), (marks & 1).astype(bool).tolist(), strict=True))
 

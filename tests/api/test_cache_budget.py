@@ -80,7 +80,7 @@ def test_profiles_take_what_they_are_said_to() -> None:
     """With what no dialect, one or both have rendered of them, for small profiles and large ones."""
     for dialects in ("", "v1", "v1 kraken"):
         for bio in (None, "b" * 1_000):
-            bytes_max = 3 * BYTES  # so many that the dict itself has the usual part
+            bytes_max = 3 * BYTES  # enough for the dict itself to have the usual part
             cache = ProfileCache(bytes_max=bytes_max)
             with measured() as taken:
                 for number in range(6_000):

@@ -242,7 +242,7 @@ class Schedule:
         self._start_worker()
 
     async def _stop_workers(self) -> None:
-        """Leave the views without a worker for so long that commands are answered without them."""
+        """Leave the views without a worker until commands are answered without them."""
         for task, _ in self._workers:
             task.cancel()
         await asyncio.sleep(self.rng.random() * 2 * BUSY_S)

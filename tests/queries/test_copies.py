@@ -275,7 +275,7 @@ async def test_change_of_a_profile_dropped_for_room_is_noticed(reader: OwnReader
 async def test_page_older_than_all_remembered_changes_is_looked_up_again(
     reader: OwnReader, raw_redis: Plain, changes: int, rendered: int
 ) -> None:
-    """After so many changes of others it is not known any more whether its own profiles were among them."""
+    """After more changes than are remembered, its own profiles may have been among them."""
     await reader.names()
     put_user(raw_redis, 20, name="Twenty")
     reader.profile_cache.profiles.clear()
@@ -389,7 +389,7 @@ async def test_full_copies_keep_a_page_that_is_read_again_in_the_place_of_the_ol
 
 
 def render_into(copies: Copies, copy: PageCopy, size: int) -> None:
-    """Keep a page of so many bytes as rendered of a copy."""
+    """Keep a page of ``size`` bytes as rendered of a copy."""
 
     reply = Reply(bytes(size))
     assert sys.getsizeof(reply.body) >= size

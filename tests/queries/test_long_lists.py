@@ -262,7 +262,7 @@ async def test_broadcast_that_has_ended_since_is_not_in_the_page(world: World) -
 
 
 async def test_many_live_channels_are_read_in_slices(world: World) -> None:
-    """Whether a broadcast is a playlist stands in the profiles: for a kind, those of all live channels are read."""
+    """Profiles say whether a broadcast is a playlist: for a kind, those of all live channels are read."""
     for number in NUMBERS[:250]:
         await world.user(number, f"n{number}", Broadcast(viewers=number, is_playlist=number % 2 == 0))
     process = Process(world)

@@ -53,12 +53,12 @@ def restores(raw_redis: Plain) -> int:
     return int(stats["calls"])
 
 
-# Fields of a checkpoint that both ways write differently. A view that nobody has read needs no tokens of single lists.
+# Fields of a checkpoint that both ways write differently. A view without readers needs no tokens of single lists.
 _UNLIKE = {b"rows", b"evicted", *(f"t{number}".encode() for number in range(LIST_TOKENS))}
 
 
 def whole(raw_redis: Plain, view: View) -> dict[str, Any]:
-    """Return key -> all that Redis says of it: encoding, content in its order; of a checkpoint position and word.
+    """Return key -> its encoding and content in order; of a checkpoint position and word.
 
     The keys are without their generation.
     """

@@ -1,4 +1,4 @@
-"""A master of a cluster is gone, and so is its replica: who needs it gets 503, and everybody else notices nothing."""
+"""A master of a cluster is gone, and so is its replica: requests that need it get 503, and others notice nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator

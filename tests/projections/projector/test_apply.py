@@ -80,7 +80,7 @@ def test_batch_writes_word_of_its_last_position(raw_redis: Plain) -> None:
 
 
 def test_batch_writes_up_to_where_its_rows_are_new(raw_redis: Plain) -> None:
-    """Rows that are no newer than the batch leave it as it is."""
+    """Rows as old as the batch, or older, leave it as it is."""
     prepare(raw_redis)
     apply(raw_redis, 10, 20, rows="30:f")
     apply(raw_redis, 20, 25, word="20:any")

@@ -221,7 +221,7 @@ async def test_unreported_changes_are_taken_over_for_the_same_partitions_of_the_
     changed: set[int] | None,
     kept: set[int] | None,
 ) -> None:
-    """Others may have had changes that nobody reported: then all profiles may have changed."""
+    """Another partition may have had changes that no worker reported: then all profiles may have changed."""
     await generations.prepare(redis, View(1, 4), None, 0)
     await generations.prepare(redis, View(2, 4), None, 0)
     earlier = Projector(engine, redis, View(1, 4), dict.fromkeys(before, 1))
