@@ -11,8 +11,8 @@ from commands.users import Side
 from projections.client.client import load_script
 from projections.keys import View, member, number_of, score, unscore
 from queries.copies import PageCopy
+from queries.packed_commands import read_status
 from queries.reader import ANY_POSITION, AnswerPart, MinPosition, Reader
-from queries.status_commands import read_status
 
 PAGE: Final = load_script("queries", "page.lua", reads=True)
 # A cursor is the score in 16 digits (below 2^53) and the number in 19 (below 2^63). With one fixed length, a number

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import count, islice
-from typing import Any, Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -17,6 +16,7 @@ from commands.users import Profile, blank
 from projections.client.client import RedisClient
 from projections.keys import View, number_of
 from projections.keys import member as member_of
+from queries.packed_commands import profiles_at
 
 # Workers report the profiles they have written at least once a second. After this long without a report, profiles
 # expire by age alone.
@@ -26,10 +26,12 @@ AGE_MAX_S: Final = 60.0
 AGE_MAX_UNREPORTED_S: Final = 0.9
 # While one request reads an expired profile again, other requests use the old one for this long.
 REFRESH_S: Final = 0.1
-# What a profile takes in memory beside its JSON: the object and its place in the cache. What a rendered text takes
-# beside its characters.
-PROFILE_BYTES: Final = 560
-RENDERED_BYTES: Final = 200
+# The rows that the dialects render from a profile.
+RowKind = Literal["followers", "following", "kraken"]
+# What a profile takes in memory beside its JSON: the object and its place in the cache. What the texts of a row take
+# beside their characters.
+PROFILE_BYTES: Final = 360
+RENDERED_BYTES: Final[dict[RowKind, int]] = {"followers": 60, "following": 60, "kraken": 200}
 # Changes that are remembered for pages that were rendered before them. 0.3 MB.
 CHANGES_MAX: Final = 4_096
 
@@ -42,26 +44,34 @@ _Read = tuple[bytes, int, bytes | None]
 class CachedProfile(msgspec.Struct):
     """A user's profile as of ``read_at`` (``time.monotonic``), read at the checkpoint ``position`` with ``word``.
 
-    Each dialect keeps its text in ``rendered``. No other profile of this process has had the same ``stamp``.
+    No other profile of this process has had the same ``stamp``. ``followers``, ``following`` and ``kraken`` are what
+    the dialects rendered from it for a row of such a list.
     """
 
-    number: int
+    member: bytes
     raw: bytes
     read_at: float
     position: int
     word: bytes | None
-    rendered: dict[str, Any] = msgspec.field(default_factory=dict)
+    size: int
+    kept_in: BoundedCache[bytes, CachedProfile]
     stamp: int = msgspec.field(default_factory=count(1).__next__)
-    size: int = 0
-    kept_in: BoundedCache[bytes, CachedProfile] | None = None
+    followers: str | None = None
+    following: str | None = None
+    kraken: tuple[str, str, str] | None = None
 
-    def keep(self, dialect: str, rendered: Any, characters: int) -> None:
+    def keep(self, kind: RowKind, rendered: str | tuple[str, str, str], characters: int) -> None:
         """Keep what a dialect has rendered: texts of ``characters`` characters in all."""
-        taken = 0 if dialect in self.rendered else RENDERED_BYTES + characters
-        self.rendered[dialect] = rendered
+        taken = 0 if getattr(self, kind) else RENDERED_BYTES[kind] + characters
+        setattr(self, kind, rendered)
         self.size += taken
-        if self.kept_in is not None and self.kept_in.entries.get(member_of(self.number).encode()) is self:
+        if self.kept_in.entries.get(self.member) is self:
             self.kept_in.grow(taken)
+
+    @property
+    def number(self) -> int:
+        """The number of the user."""
+        return number_of(self.member)
 
     @property
     def profile(self) -> Profile:
@@ -173,7 +183,7 @@ class ProfileCache:
             if profile is not None:
                 self._note(member)
             size = PROFILE_BYTES + len(raw)
-            profile = CachedProfile(number_of(member), raw, now, position, word, size=size, kept_in=self.profiles)
+            profile = CachedProfile(member, raw, now, position, word, size, self.profiles)
         else:
             if position < profile.position:  # Redis has lost writes
                 self._note(member)
@@ -188,10 +198,7 @@ async def _read(redis: RedisClient, view: View, numbers: Sequence[int], unknown:
     """Read the profiles of ``numbers`` in one round trip, after the checkpoints of their partitions; None if one is
     missing."""
     partitions = list({view.partition_of(number) for number in numbers})
-    commands = [("HMGET", view.checkpoint(partition), "position", "word") for partition in partitions]
-    checkpoints, profiles = await asyncio.gather(
-        redis.batch(commands), redis.get_many([view.user(number) for number in numbers])
-    )
+    checkpoints, profiles = await profiles_at(redis, view, partitions, numbers)
     at = dict(zip(partitions, checkpoints, strict=True))
     read: list[_Read] = []
     for number, raw in zip(numbers, profiles, strict=True):

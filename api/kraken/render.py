@@ -142,7 +142,7 @@ def followers_page(
     """
     lines = []
     for cached, score in zip(cached_profiles, found.scores, strict=True):
-        made, begun, ended = cached.rendered.get("kraken") or _line_parts(base, cached)
+        made, begun, ended = cached.kraken or _line_parts(base, cached)
         if made != base:
             made, begun, ended = _line_parts(base, cached)
         created_at, notifications = followed_at(score)

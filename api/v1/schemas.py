@@ -1,7 +1,8 @@
 """The JSON of /v1, to the last field."""
 
-from collections.abc import Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -115,12 +116,19 @@ def followed(profile: Profile, at: str) -> Followed:
 
 def listing(side: Side, found: RawPage, cached_profiles: Sequence[CachedProfile], pagination: Pagination) -> bytes:
     """Return the JSON of a ``Listing``. What is the same in all lists is encoded once per profile, not once per row."""
+    kept = _KEPT[side]
     lines = [
-        f'{cached.rendered.get(side) or _line_start(side, cached)}{followed_at(score)[0]}"}}'
+        f'{kept(cached) or _line_start(side, cached)}{followed_at(score)[0]}"}}'
         for cached, score in zip(cached_profiles, found.scores, strict=True)
     ]
     ended = msgspec.json.encode(pagination).decode()
     return f'{{"success":true,"data":[{",".join(lines)}],"pagination":{ended}}}'.encode()
+
+
+_KEPT: Final[dict[Side, Callable[[CachedProfile], str | None]]] = {
+    "followers": attrgetter("followers"),
+    "following": attrgetter("following"),
+}
 
 
 def _line_start(side: Side, cached: CachedProfile) -> str:

@@ -1,9 +1,9 @@
 """Rebuilding the views from the log by one process, and what bounds it.
 
 ``rebuild`` times the fill of a new generation in a process of its own, while the web process and the worker are idle.
-Floors (bench/raw_zadd.py): the same follows as sorted sets over a raw socket, without profiles, look-ups and
-checkpoints, by ZADD in the order of the log, and by ZADD of whole sorted lists. The rate counts follows only, though
-users are projected in the same time.
+Floors (bench/raw_writes.py): the same follows as sorted sets over a raw socket, without profiles, look-ups and
+checkpoints: by ZADD in the order of the log, by ZADD of whole sorted lists, and by RESTORE of whole lists. The rate
+counts follows only, though users are projected in the same time.
 ``memory``: the peak resident bytes of the filling process over logs of 1, 4 and 16 times the size.
 """
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from bench import raw_zadd
+from bench import raw_writes
 from bench.fill_view import FillResult
 from bench.long_log import append_follows
 from bench.result import Aim, Result
@@ -38,15 +38,19 @@ TIMES: Final = (1, 4, 16)
 def run(testbed: Testbed) -> Iterator[Result]:
     """Compare with the floors in alternation."""
     testbed.service()
-    edges = cast("list[raw_zadd.Edge]", testbed.query(FOLLOWS))
-    floors = {"ZADD in log order": raw_zadd.packed(edges), "ZADD of sorted lists": raw_zadd.sorted_lists(edges)}
+    edges = cast("list[raw_writes.Edge]", testbed.query(FOLLOWS))
+    floors = {
+        "ZADD in log order": raw_writes.packed(edges),
+        "ZADD of sorted lists": raw_writes.sorted_lists(edges),
+        "RESTORE of lists": raw_writes.restored_lists(edges),
+    }
     ours, theirs, cpu_us = list[float](), {name: list[float]() for name in floors}, []
     for _ in range(testbed.settings.rounds):
         fill = run_fill(testbed)
         ours.append(len(edges) / fill.seconds)
         cpu_us.append([round(one / fill.events * 1e6, 2) for one in (fill.cpu_s, fill.views_cpu_s)])
         for name, batches in floors.items():
-            theirs[name].append(len(edges) / raw_zadd.send(urlsplit(testbed.views).path, FLOOR_DB, batches))
+            theirs[name].append(len(edges) / raw_writes.send(urlsplit(testbed.views).path, FLOOR_DB, batches))
     details = {"events": fill.events, "follows": len(edges), "CPU us per event of filler and Valkey": cpu_us}
     what, aims = "rebuild by one process", {"ZADD in log order": Aim("ratio", ">=", 2)}
     for name, floor in theirs.items():

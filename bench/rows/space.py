@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from redis import Redis
 
-from bench.raw_zadd import VIEW
+from bench.raw_writes import VIEW
 from bench.result import Aim, Result
 from bench.testbed import Testbed
 from projections.keys import member, score

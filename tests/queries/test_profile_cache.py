@@ -133,12 +133,12 @@ async def test_rendered_text_is_kept_while_the_profile_is_the_same(
     """It is rendered once, not once a second."""
     rename(raw_redis, 7, "same")
     key = [member(7).encode()]
-    (await cached_profiles(reader, key, position=100))[0].rendered["dialect"] = "text"
+    (await cached_profiles(reader, key, position=100))[0].keep("followers", "text", 4)
     clock.time += 2 * AGE_MAX_UNREPORTED_S
-    assert (await cached_profiles(reader, key, position=100))[0].rendered == {"dialect": "text"}
+    assert (await cached_profiles(reader, key, position=100))[0].followers == "text"
     rename(raw_redis, 7, "other")
     clock.time += 2 * AGE_MAX_UNREPORTED_S
-    assert (await cached_profiles(reader, key, position=100))[0].rendered == {}
+    assert (await cached_profiles(reader, key, position=100))[0].followers is None
 
 
 async def test_full_cache_drops_its_oldest_profiles(redis: RedisClient, reader: Reader, raw_redis: Plain) -> None:

@@ -1,11 +1,14 @@
-"""The commands that read a follow-status: what is the same for all users of a partition is spelled once a view.
+"""The commands that read a follow-status and profiles: what is the same for all users of a partition is packed once.
 
-Packing five commands anew for each request took a tenth of the CPU of a status.
+Packing five commands for each request took a tenth of the CPU of a status, and packing twenty a seventh of that of a
+page of users whose profiles are not cached.
 """
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import Future
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -35,6 +38,23 @@ def read_status(redis: RedisClient, view: View, follower: int, followed: int) ->
     if redis.clustered:
         return redis.batch(status_commands(view, follower, followed))
     return redis.batch_packed(packed_status(view, follower, followed), REPLIES)
+
+
+async def profiles_at(
+    redis: RedisClient, view: View, partitions: Sequence[int], numbers: Sequence[int]
+) -> tuple[list[Any], list[bytes | None]]:
+    """Read the checkpoints (position, word) of these partitions, and after them the profiles of these users, as JSON.
+
+    Raises like ``RedisClient.batch``.
+    """
+    keys = [view.user(number) for number in numbers]
+    if redis.clustered:
+        commands = [("HMGET", view.checkpoint(partition), "position", "word") for partition in partitions]
+        return await asyncio.gather(redis.batch(commands), redis.get_many(keys))
+    parts = _parts(view)
+    packed = [parts[partition].checkpoint for partition in partitions]
+    *checkpoints, profiles = await redis.batch_packed(b"".join(packed) + _pack("MGET", *keys), len(packed) + 1)
+    return checkpoints, profiles
 
 
 def status_commands(view: View, follower: int, followed: int) -> list[tuple[Any, ...]]:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.keys import View
-from queries.status_commands import REPLIES, packed_status, status_commands
+from queries.packed_commands import REPLIES, packed_status, status_commands
 
 numbers = st.integers(1, 2**63 - 1) | st.integers(1, 200)
 

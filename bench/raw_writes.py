@@ -1,8 +1,9 @@
-"""The floors of a projection: the same sorted sets written by ZADD over a raw socket.
+"""The floors of a projection: the same sorted sets written over a raw socket.
 
 Both directions of every follow, with the product's keys, members and scores. Commands are packed beforehand, and sent
-while the server still answers the previous batch. In log order they are grouped by key within batches of a rebuild's
-size; ``sorted_lists`` writes each list as a whole, in its own order.
+while the server still answers the previous batch. ``packed`` is ZADD in the order of the log, grouped by key within
+batches of a rebuild's size; ``sorted_lists`` is ZADD of whole lists, each in its own order; ``restored_lists`` is
+RESTORE of whole lists.
 """
 
 import socket
@@ -11,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Final
 
+import numpy as np
 from hiredis import pack_command as _pack
 
 from projections.keys import PARTITIONS, View, member, score
 from projections.projector.projector import REBUILD_BATCH
+from projections.rebuild.rdb import LISTPACK_ENTRIES_MAX, listpacks, skiplist
 
 # A generation that no build reaches.
 VIEW: Final = View(999_999, PARTITIONS)
@@ -46,6 +49,20 @@ def sorted_lists(edges: Sequence[Edge], batch: int = REBUILD_BATCH) -> list[tupl
     return [*batches, (b"".join(data), commands)] if commands else batches
 
 
+def restored_lists(edges: Sequence[Edge], batch: int = REBUILD_BATCH) -> list[tuple[bytes, int]]:
+    """Return one RESTORE for each list, in parts of at most ``batch`` entries or one list."""
+    lists = _lists(edges).items()
+    commands = ((len(fields) // 2, packed_command(("RESTORE", key, 0, _payload(fields)))) for key, fields in lists)
+    batches, data, entries = [], list[bytes](), 0
+    for count, command in commands:
+        if data and entries + count > batch:
+            batches.append((b"".join(data), len(data)))
+            data, entries = [], 0
+        data.append(command)
+        entries += count
+    return [*batches, (b"".join(data), len(data))]
+
+
 def send(path: str, database: int, batches: Sequence[tuple[bytes, int]]) -> float:
     """Return the seconds from the first byte sent to the last answer; delete the keys afterwards."""
     with socket.socket(socket.AF_UNIX) as connection:
@@ -64,7 +81,7 @@ def send(path: str, database: int, batches: Sequence[tuple[bytes, int]]) -> floa
     return took
 
 
-def packed_command(words: Sequence[str | int]) -> bytes:
+def packed_command(words: Sequence[str | int | bytes]) -> bytes:
     """Return a command in the wire protocol."""
     data: bytes = _pack(tuple(words))  # type: ignore[arg-type] # its stub wants a tuple of one
     return data
@@ -84,6 +101,15 @@ def _lists(part: Sequence[Edge]) -> dict[str, list[str | int]]:
         lists.setdefault(VIEW.following(follower), []).extend((value, member(followed)))
         lists.setdefault(VIEW.followers(followed), []).extend((value, member(follower)))
     return lists
+
+
+def _payload(fields: Sequence[str | int]) -> bytes:
+    """Return what DUMP says of a list with these scores and members."""
+    rows = np.array(sorted(zip(fields[::2], map(int, fields[1::2]), strict=True)), np.int64)
+    scores, members = rows[:, 0], rows[:, 1]
+    if len(rows) > LISTPACK_ENTRIES_MAX:
+        return skiplist(members, scores)
+    return listpacks(members, scores, np.array([0, len(rows)]))[0]
 
 
 def _answers(connection: socket.socket) -> int:
