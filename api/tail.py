@@ -73,7 +73,7 @@ class Tail:
         # The head of the latest look. Before the first one nothing can be judged.
         self.known = -1
         self._word: int | None = None
-        self._newest = array("q", bytes(8 * SLOTS))
+        self._newest = array("q", [0]) * SLOTS
         # All events in (_since, known] are in _newest.
         self._since = 2**63
         # What the log has lost: up to here, workers may have reported positions that mean nothing.
@@ -266,7 +266,7 @@ class Tail:
         )
         self.history += 1
         self._lost = max(self._lost, self.known, reported)
-        self._newest = array("q", bytes(8 * SLOTS))
+        self._newest = array("q", [0]) * SLOTS
         self._begin(found)
         self._progress.clear()
         self._on_other_history()
