@@ -166,7 +166,7 @@ async def _read(query: _Query, view: View, first: _Rows) -> tuple[SortedList, li
     The slices are of several moments, and the part says the earliest position of them. A row that is toggled meanwhile
     may come twice, with its score changed, and counts once.
     """
-    rows, oldest, users = first, first.part, FollowedUsers([], {}, [])
+    rows, oldest, users, pauses = first, first.part, FollowedUsers([], {}, []), Pauses()
     while True:
         for member, score in zip(rows.members, rows.scores, strict=True):
             if member not in users.scores:
@@ -174,6 +174,7 @@ async def _read(query: _Query, view: View, first: _Rows) -> tuple[SortedList, li
             users.scores[member] = score
         if first.total <= ROWS_AT_ONCE or len(rows.members) < ROWS_AT_ONCE:
             break
+        await pauses.take()
         following = await _rows(query.reader, view, query.number, (rows.scores[-1], rows.members[-1]))
         if following is None:
             return None
@@ -240,7 +241,10 @@ async def _gather(
     places = await _places(view, numbers)
     values: list[bytes | None] = [None] * len(numbers)
     parts: list[AnswerPart] = []
-    for group in _groups(places):
+    pauses = Pauses()
+    for at, group in enumerate(_groups(places)):
+        if at:
+            await pauses.take()
         # The checkpoints are read first, so that no attribute is older, and last: if a partition is lost between two
         # commands, its checkpoint is missing.
         reads = [
@@ -258,8 +262,8 @@ async def _gather(
         ):
             if position is None or after is None:
                 return None
-            for at, value in zip(inside, found, strict=True):
-                values[at] = value
+            for place, value in zip(inside, found, strict=True):
+                values[place] = value
             parts.append(reader.checked(view, (partition, DIRECTORY, int(position), word, False)))
     return values, parts
 

@@ -9,6 +9,7 @@ servers and can only be repeated as a whole.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import secrets
 import sys
@@ -31,7 +32,11 @@ def main() -> int:
     results: list[report.Result] = []
     for name in asked.parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="proof-") as folder:
-            context, began, commit = PartContext(seed, scale, Path(folder)), time.monotonic(), report.commit()
+            context, began, commit = (
+                PartContext(seed, scale, Path(folder), minutes=asked.minutes),
+                time.monotonic(),
+                report.commit(),
+            )
             counts = run_part(name, context) if asked.replay is None else load_part(name).replay(context, asked.replay)
             results.append(report.Result(load_part(name).TITLE, seed, counts, time.monotonic() - began))
         print(f"{name}: {counts} ({results[-1].seconds:.0f} s)", flush=True)
@@ -50,6 +55,7 @@ def _arguments() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--short", action="store_true", help="minutes; what `make test` runs")
     length.add_argument("--long", action="store_true", help="hours; the default, saves the results")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="end `kills` then, whatever it has reached")
     parser.add_argument("--replay", type=int, metavar="SEED", help="run one schedule of the simulation")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
-from time import monotonic
 from typing import Final
 
 from redis import Redis
@@ -48,10 +48,10 @@ class Killer:
 
     def kill(self) -> str:
         """Kill one process or server at random, restart it, and return its name."""
-        old = [name for name in self._restarts if monotonic() - self._started_at.get(name, 0.0) > AGE_MIN_S]
+        old = [name for name in self._restarts if time.monotonic() - self._started_at.get(name, 0.0) > AGE_MIN_S]
         name = self._rng.choice(old or ["valkey", "postgres"])
         self._restarts[name]()
-        self._started_at[name] = monotonic()
+        self._started_at[name] = time.monotonic()
         return name.rstrip(" 12")
 
     def _restart_valkey(self) -> None:
@@ -86,7 +86,10 @@ async def _attack(deployment: Deployment, clients: list[Client], context: PartCo
     killer, rng = Killer(deployment, context.rng("kills"), counts), context.rng("pauses")
     async with clients_running(clients):
         kills, events = context.by_scale(*KILLS), context.by_scale(*EVENTS)
-        while not counts.wrong and (kills > 0 or sum(client.appended for client in clients) < events):
+        ends_at = time.monotonic() + 60 * context.minutes
+        while not counts.wrong and time.monotonic() < ends_at:
+            if kills <= 0 and sum(client.appended for client in clients) >= events:
+                break
             kills -= 1
             await asyncio.sleep(rng.uniform(*PAUSE_S[context.scale]))
             counts.add(f"kills of {await asyncio.to_thread(killer.kill)}")

@@ -6,6 +6,7 @@ random choices from ``context.rng``, so that the same seed makes the same choice
 
 from __future__ import annotations
 
+import math
 import random
 import traceback
 from collections.abc import Iterator
@@ -38,12 +39,16 @@ COMPLAINTS_SHOWN_MAX: Final = 20
 
 @dataclass(frozen=True)
 class PartContext:
-    """One run of one part. ``folder`` is empty and belongs to the run; ``shared`` servers are used by others, too."""
+    """One run of one part. ``folder`` is empty and belongs to the run; ``shared`` servers are used by others, too.
+
+    A part that runs until its counts are reached ends after ``minutes`` in any case.
+    """
 
     seed: int
     scale: Scale
     folder: Path
     shared: Servers | None = None
+    minutes: float = math.inf
 
     def by_scale(self, short: int, long: int) -> int:
         """Return the first number in the short form of a part, the second in the long one."""
