@@ -11,7 +11,6 @@ from api.forwarded import ProxySettings
 from api.rate_limit import RateLimit, RateSettings
 from api.shutdown import GracefulShutdown, ShutdownSettings
 from api.tail import LOOK_AGE_MAX_S, Tail
-from api.timestamps import SCORES
 from commands.cache_budget import CacheBudget
 from commands.coordination.overview import Overview
 from commands.db.postgres import POSTGRES_TIMEOUT_S, Engine, PostgresSettings, check_server, create_engine
@@ -95,7 +94,6 @@ class Services:
         """Make the services, without connecting to anything; raises SettingsError."""
         postgres, queue, budget = PostgresSettings.from_env(), QueueSettings.from_env(), CacheBudget.from_env()
         engine, progress, wakeup = create_engine(postgres, timeout_s=POSTGRES_TIMEOUT_S), Progress(), Wakeup(queue)
-        SCORES.bytes_max = budget.share("times")
         directory = Directory(engine, ErasureFile.from_env(), budget=budget)
 
         def on_other_history() -> None:

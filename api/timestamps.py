@@ -1,38 +1,31 @@
 """Times on the wire: whole seconds with Z, since some clients cannot read fractions. Microseconds live inside."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
-from commands.bounded_cache import BoundedCache
-from commands.cache_budget import DEFAULT_BUDGET
 from projections.keys import unscore
 
-# The same times are shown again and again, for a third of the time that rendering a page takes. 0.5 MB.
-SECONDS_MAX: Final = 2_048
-# A list's score, and the two texts with their places.
-_SCORE_BYTES: Final = 320
-
-SCORES: Final[BoundedCache[bytes, tuple[str, str]]] = BoundedCache(
-    DEFAULT_BUDGET.share("times"), lambda *_: _SCORE_BYTES
-)
+# Days whose dates are remembered: eleven years. 0.5 MB. Formatting a whole time takes three times as long.
+DAYS_MAX: Final = 4_096
+_MINUTES: Final = [f"T{minute // 60:02}:{minute % 60:02}:" for minute in range(24 * 60)]
+_SECONDS: Final = [f"{second:02}Z" for second in range(60)]
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 def wire_time(microseconds: int) -> str:
     """Return microseconds since 1970 as ``2026-03-15T10:00:00Z``."""
-    return _written(microseconds // 1_000_000)
+    days, seconds = divmod(microseconds // 1_000_000, 86_400)
+    minutes, seconds = divmod(seconds, 60)
+    return _date(days) + _MINUTES[minutes] + _SECONDS[seconds]
 
 
-@lru_cache(SECONDS_MAX)
-def _written(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+@lru_cache(DAYS_MAX)
+def _date(days: int) -> str:
+    return (_EPOCH + timedelta(days)).date().isoformat()
 
 
 def followed_at(score: bytes) -> tuple[str, str]:
     """Return what a list's score says: the time of the follow, and its notifications as ``true`` or ``false``."""
-    found = SCORES.entries.get(score)
-    if found is None:
-        created_at, notifications = unscore(int(score))
-        found = wire_time(created_at), "true" if notifications else "false"
-        SCORES.put(score, found)
-    return found
+    created_at, notifications = unscore(int(score))
+    return wire_time(created_at), "true" if notifications else "false"

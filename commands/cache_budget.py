@@ -12,18 +12,17 @@ CACHE_MB: Final = 64
 CACHE_MB_MAX: Final = 65_536
 MB: Final = 1_000_000
 
-CacheName = Literal["pages", "profiles", "ids", "logins", "directory", "tokens", "sorted lists", "callers", "times"]
+CacheName = Literal["pages", "profiles", "ids", "logins", "directory", "tokens", "sorted lists", "callers"]
 # Of 64 parts. Pages are the largest: one of 100 rows takes 60 kB.
 SHARES: Final[dict[CacheName, int]] = {
     "pages": 28,
-    "profiles": 22,
+    "profiles": 24,
     "ids": 4,
     "logins": 1,
     "directory": 2,
     "tokens": 2,
     "sorted lists": 2,
     "callers": 1,
-    "times": 2,
 }
 
 

@@ -15,7 +15,6 @@ from api.kraken.render import followers_page
 from api.kraken.schemas import FollowersPage, PageLinks
 from api.rate_limit import CALLER_BYTES, RateLimit
 from api.services import Services
-from api.timestamps import SCORES, followed_at
 from api.v1.schemas import Pagination, listing
 from commands.cache_budget import CACHE_MB, SHARES, CacheBudget
 from commands.errors import SettingsError
@@ -72,7 +71,6 @@ async def test_every_cache_of_the_process_has_its_share(service: InProcess) -> N
     assert reader.long_lists.kept.bytes_max == share("sorted lists")
     assert services.directory.numbers.bytes_max == share("directory")
     assert services.verifier.verified.bytes_max == share("tokens")
-    assert SCORES.bytes_max == share("times")
     assert services.limit.callers_max * CALLER_BYTES <= share("callers")
 
 
@@ -125,13 +123,3 @@ async def test_rated_callers_take_what_they_are_said_to(service: InProcess) -> N
         for number in range(limit.callers_max):
             limit.part(f"caller:01J8ZQ{number:020}", 29_000_000).used = 1_000 + number
     assert 0.5 * BYTES < taken.bytes < 1.1 * BYTES
-
-
-def test_times_take_what_they_are_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    SCORES.clear()
-    monkeypatch.setattr(SCORES, "bytes_max", BYTES)
-    with measured() as taken:
-        for number in range(5_000):
-            assert followed_at(b"%d" % (3_400_000_000_000_000 + 2_000_000 * number))
-    assert 0.5 * BYTES < taken.bytes < 1.1 * BYTES
-    SCORES.clear()
