@@ -24,7 +24,7 @@ logger: Final = logging.getLogger(__name__)
 # A power of two. At 8 bytes each, 8 MB.
 SLOTS: Final = 2**20
 LOOK_INTERVAL_S: Final = 0.25
-# How long before a request its latest look may have begun. A command whose commit is older has been seen by all.
+# How long before a request its latest look may have begun. All processes have seen a command of an earlier commit.
 LOOK_AGE_MAX_S: Final = 1.0
 # How long a request waits for a look, or for older events of the log.
 TAIL_WAIT_S: Final = 1.0
@@ -104,7 +104,7 @@ class Tail:
         return max(self.known, self._progress.highest)
 
     def on_connection(self) -> None:
-        """Note that Redis may have lost writes: a look must tell which of them callers were told of."""
+        """Note that Redis may have lost writes: reads wait for a look that begins after this."""
         self._connected_at = self._clock()
 
     def enter(self, marks: Iterable[Mark]) -> None:
@@ -206,7 +206,7 @@ class Tail:
         return position <= self.known or is_reported or self._is_log_away()
 
     def _is_log_away(self) -> bool:
-        """Return whether nothing is being committed, as far as can be told: nobody can read the log any more.
+        """Return whether nothing is being committed, as far as can be told: no process can read the log any more.
 
         A process whose looks failed before the workers fell silent was cut off alone, and has missed commits.
         """

@@ -103,7 +103,7 @@ def verify_command(
         code = report.exit_code
     except FollowsError as error:
         click.echo(f"follows: {' '.join(error.message.split())}", err=True)
-    finally:  # also after Ctrl-C: the report says how far the comparison was
+    finally:  # also after Ctrl-C: the report has what was compared until then
         if as_json:
             print_json(report)
         elif report.generation:

@@ -19,7 +19,7 @@ TEXT_ENTRY_BYTES: Final = 140
 class BoundedCache(Generic[K, V]):
     """Entries that take at most ``bytes_max`` together, by ``size_of`` each in bytes; the oldest ones are dropped.
 
-    None is no value.
+    A value must not be None, which ``touch`` returns for a missing key.
     """
 
     def __init__(self, bytes_max: int, size_of: Callable[[K, V], int]) -> None:

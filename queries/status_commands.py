@@ -1,6 +1,6 @@
-"""The commands that read a follow-status: what is the same for all users of a partition is spelled once a view.
+"""The commands that read a follow-status: what is the same for all users of a partition is packed once for each view.
 
-Packing five commands anew for each request took a tenth of the CPU of a status.
+Packing all five commands for each request took a tenth of the CPU of a status.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ async def get_channel_followers(
 
 @get(
     "/users/{user:str}/follows/channels",
-    summary="Whom a user follows",
+    summary="The channels that a user follows",
     operation_class=QueryOperation,
     responses=kraken_errors(404),
 )

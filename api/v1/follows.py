@@ -139,7 +139,7 @@ def _follower_and_target(call: FollowCall) -> tuple[Caller, str]:
 
 
 async def _both_numbers(services: Services, context: Context, target: str) -> tuple[int, int]:
-    """Return the numbers of the target and of the caller, who is registered if need be. Raises UserNotFound.
+    """Return the numbers of the target and of the caller; register the caller if needed. Raises UserNotFound.
 
     An erased target is found: a repeated key gets its first answer, and all other commands are refused by the log.
     """

@@ -97,7 +97,7 @@ async def get_followers(
 @get(
     "/users/{user_id:str}/following",
     operation_id="list_following",
-    summary="Whom a user follows, newest first",
+    summary="The users that a user follows, newest first",
     operation_class=QueryOperation,
     responses=v1_errors(404),
 )

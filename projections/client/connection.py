@@ -4,8 +4,8 @@ redis-py opens the connection (see projections/client/node.py); from then on its
 and a lock for each round trip: 19 us of CPU instead of 58. Nothing here knows of clusters.
 
 Why a reply never reaches another request: replies are matched by order alone, so whatever disturbs the order (a lost
-connection, a reply without a request, bytes that are no reply, silence) ends the connection and fails every request on
-it. A cancelled request keeps its place until its reply has come.
+connection, a reply without a request, bytes that are not a reply, silence) ends the connection and fails every request
+on it. A cancelled request keeps its place until its reply has come.
 """
 
 from __future__ import annotations
