@@ -315,7 +315,7 @@ def test_worker_that_alone_no_longer_reaches_redis(world: TwoServices) -> None:
 
 
 def check_late_follow(world: TwoServices, ann: Caller, cem: Caller, dan: Caller | None = None) -> None:
-    """Follow while the views stand still: 201, then 503 for the caller, and what the views have for others."""
+    """Follow while the views do not change: 201, then 503 for the caller, and what the views have for others."""
     assert ann.follow(cem) == 201
     for at in (0, 1):
         assert ann.sees(cem, at) == 503
