@@ -27,9 +27,9 @@ POSITION_MAX: Final = 2**63 - 1
 DISPLAY_NAME_MAX: Final = 128
 # A longer address from a token is left out: no import would read it, and a part of it is another address.
 EMAIL_MAX: Final = 256
-# Reading so many rows of a list to sort them counts as one more request.
+# Reading this number of rows of a list to sort them counts as one more request.
 ROWS_PER_REQUEST: Final = 5_000
-# Of the context in an ASGI scope.
+# The key of the context in an ASGI scope.
 CONTEXT_KEY: Final = "follows"
 
 

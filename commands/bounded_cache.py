@@ -46,7 +46,7 @@ class BoundedCache(Generic[K, V]):
             self.grow(size)
 
     def grow(self, size: int) -> None:
-        """Note that an entry takes so many bytes more; its ``size_of`` says so from now on."""
+        """Count ``size`` more bytes for an entry; its ``size_of`` must include them from now on."""
         self.bytes += size
         if self.bytes > self.bytes_max:
             more = self.bytes_max // _DROPPED_PART if len(self.entries) > SMALL else 0

@@ -60,7 +60,7 @@ async def channel_followers(call: FollowersCall) -> Reply:
     admit(call.context)
     asked = page_request(call.sent, FOLLOWERS_OFFSET_MAX)
     services.require("views")
-    # A letter outside of ASCII may have one of ours as its lower case.
+    # The lower case of a letter outside of ASCII may be an ASCII letter.
     login = cached_login(services.reader, name, call.context.min_position) if call.channel.isascii() else None
     if login is not None:
         try:

@@ -44,7 +44,7 @@ class Schema(NamedTuple):
 
 async def check_current(engine: Engine) -> None:
     """Raise SettingsError unless this version may run on the database: it has this version's migrations, or newer ones
-    that say so. Raises LogUnavailable.
+    that allow it. Raises LogUnavailable.
     """
     async with connected(engine) as connection:
         found = await connection.run_sync(find_schema)

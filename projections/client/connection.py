@@ -28,8 +28,8 @@ logger: Final = logging.getLogger(__name__)
 
 # How long a request waits for its reply. Checked once a second, so it may be a second more.
 REPLY_TIMEOUT_S: Final = 5
-# A server is silent when nothing came for more than so many ticks although a reply was due. A busy process has its
-# ticks late, but not more of them, so its own delays do not count.
+# A server is silent when nothing came for more than this number of ticks although a reply was due. A busy process has
+# its ticks late, but not more of them, so its own delays do not count.
 TICK_S: Final = 0.1
 TICKS_A_SECOND: Final = 10
 SILENT_TICKS: Final = 4
