@@ -35,7 +35,7 @@ class Report(msgspec.Struct):
 
     ``found`` counts all differences and ``differences`` holds the first of them. ``repaired`` counts repairs, ``left``
     the differences after them, and ``undecided`` values whose partitions did not reach the row's position in time.
-    ``unknown`` are numbers of users whom the log knows and the directory does not, the first of them.
+    ``unknown`` are numbers of users that the log has and the directory does not, the first of them.
     ``behind`` is the lag in seconds of partitions that are too far behind the log.
     """
 

@@ -104,7 +104,7 @@ def _page_reply(call: FollowersCall, asked: PageRequest, found: RawPage, profile
 @get(
     "/channels/{channel:str}/follows",
     operation_id="kraken_list_followers",
-    summary="Who follows a channel",
+    summary="The followers of a channel",
     operation_class=QueryOperation,
     responses=kraken_errors(404),
 )

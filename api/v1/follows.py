@@ -29,7 +29,7 @@ LIST_OFFSET_MAX: Final = 2**53
 
 
 class FollowCall(msgspec.Struct, frozen=True):
-    """A call on the user whom the path names ``user_id``; the page matters to lists only."""
+    """A call on the user that the path names; the page matters to lists only."""
 
     services: Services
     context: Context
@@ -85,7 +85,7 @@ async def followers(call: FollowCall) -> Reply:
 
 
 async def following(call: FollowCall) -> Reply:
-    """Return a page of the users whom the user follows. Raises as ``followers``."""
+    """Return a page of the users that the user follows. Raises as ``followers``."""
     return await _list(call, "following")
 
 

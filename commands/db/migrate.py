@@ -25,7 +25,7 @@ from commands.errors import SettingsError
 
 logger: Final = logging.getLogger(__name__)
 
-# While a migration waits for a table's lock, all who come later wait behind it: commands for at most this long.
+# While a migration waits for a table's lock, later sessions wait behind it: commands for at most this long.
 MIGRATION_LOCK_TIMEOUT_MS: Final = 1_000
 # What has waited behind one try is done before the next one.
 MIGRATION_PAUSE_S: Final = 2.0
