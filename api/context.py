@@ -27,14 +27,14 @@ POSITION_MAX: Final = 2**63 - 1
 DISPLAY_NAME_MAX: Final = 128
 # A longer address from a token is left out: no import would read it, and a part of it is another address.
 EMAIL_MAX: Final = 256
-# Reading so many rows of a list to sort them counts as one more request.
+# Reading this number of rows of a list to sort them counts as one more request.
 ROWS_PER_REQUEST: Final = 5_000
-# Of the context in an ASGI scope.
+# The key of the context in an ASGI scope.
 CONTEXT_KEY: Final = "follows"
 
 
 class Context(msgspec.Struct):
-    """One request: its headers, who calls, and ``min_position``, what the answer must show.
+    """One request: its headers, its caller, and ``min_position``, the writes that the answer must show.
 
     ``refusal`` is why it must not be served; each dialect decides where to raise it. ``pending_count`` is a look-up in
     Redis that is under way until ``pipeline.complete``, which sets ``completed``. ``known_before`` is a position that
@@ -157,8 +157,8 @@ async def make_visible(
 
     It touched the users ``numbers``, and everything if it changed the ``directory``. The partitions that must show it
     are those of the users, of the caller's id and of ``texts`` (ids and logins, which may be as new as the command and
-    have partitions of their own), or all. Raises Unconfirmed after ``visibility.wait_ms``. A shorter wait than a look
-    needs ends without an error: whoever sets that lets callers send Follow-Position.
+    have partitions of their own), or all. Raises Unconfirmed after ``visibility.wait_ms``. A wait_ms that is
+    too short for a look ends without an error: with such a setting, callers have to send Follow-Position.
     """
     tail, progress, position = services.tail, services.progress, command.position
     caller, committed_at = context.require_caller(), tail.moment()

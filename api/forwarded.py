@@ -1,4 +1,4 @@
-"""What trusted proxies in front say of a request: its client's address, and the scheme and host that were called.
+"""The client's address of a request, and the scheme and host that were called, as trusted proxies report them.
 
 Clients can send the same headers. Each proxy adds to their right end, so what is read is counted from there.
 """
@@ -16,7 +16,7 @@ PROXIES_MAX: Final = 10
 
 
 class ProxySettings(msgspec.Struct, frozen=True):
-    """``trusted``: how many proxies each request has come through, 0 for none, whose headers are not read."""
+    """``trusted``: the number of proxies that each request has come through. At 0, their headers are not read."""
 
     trusted: int = 0
 

@@ -16,7 +16,7 @@ from litestar.openapi import ResponseSpec
 from api.services import Services
 from projections.state.problems import StateProblem, in_order, problem, refuse
 
-# Of these the process alone is the cause: another one may serve.
+# Problems of this process alone: another one may serve.
 _OWN: Final = ("starting", "stopping", "no_key")
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 

@@ -4,9 +4,10 @@
 2. ``respond`` calls a hot read at once, if the numbers of its users are cached. Its commands go out in the same loop
    turn, so that all share one round trip.
 3. It awaits the count.
-4. It calls again when there is no answer yet: a look-up or a wait comes after the count. Commands are called only now.
+4. It calls again when the first call has not answered: a look-up or a wait comes after the count. Only now it calls
+   commands.
 
-Requests that are no hot call stop after the third step and go on to the router.
+Other requests than hot calls stop after the third step and go on to the router.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -38,7 +39,7 @@ async def begin(
     """Authenticate the caller, put the request's context into the scope, and start what ``respond`` awaits.
 
     Raises nothing: see ``Context.refusal``. ``problem`` is what was wrong with the way the token was sent, if anything.
-    A token in bytes stood in a header. What the answer must show matters to ``reads`` only. ``dialect`` says
+    A token in bytes comes from a header. What the answer must show matters to ``reads`` only. ``dialect`` decides
     which limit a user has.
     """
     tail, problem = services.tail, two_readings(scope, sent) or problem
@@ -84,7 +85,7 @@ async def respond(
                 early = None
         await complete(services, context)
         if call is None:
-            if isinstance(context.refusal, TwoReadings):  # also where there is no route
+            if isinstance(context.refusal, TwoReadings):  # also on a path without a route
                 raise context.refusal
             return None
         # The call itself raises the refusal that it may have found in the context.

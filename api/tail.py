@@ -24,13 +24,13 @@ logger: Final = logging.getLogger(__name__)
 # A power of two. At 8 bytes each, 8 MB.
 SLOTS: Final = 2**20
 LOOK_INTERVAL_S: Final = 0.25
-# How long before a request its latest look may have begun. A command whose commit is older has been seen by all.
+# How long before a request its latest look may have begun. All processes have seen a command of an earlier commit.
 LOOK_AGE_MAX_S: Final = 1.0
 # How long a request waits for a look, or for older events of the log.
 TAIL_WAIT_S: Final = 1.0
 # How often it asks whether what it waits for has come: a look, or a worker's report.
 POLL_S: Final = 0.01
-# The log is away for all when this number of looks in a row have failed, and no worker has been heard for this time.
+# The log is away for all when this number of looks in a row have failed, and no worker has sent a message this long.
 FAILED_LOOKS: Final = 4
 SILENT_S: Final = 2.0
 # Events that are read at once: 10 ms of this process.
@@ -104,7 +104,7 @@ class Tail:
         return max(self.known, self._progress.highest)
 
     def on_connection(self) -> None:
-        """Note that Redis may have lost writes: a look must tell which of them callers were told of."""
+        """Note that Redis may have lost writes: reads wait for a look that begins after this."""
         self._connected_at = self._clock()
 
     def enter(self, marks: Iterable[Mark]) -> None:
@@ -124,7 +124,7 @@ class Tail:
         newest, found = self._newest, list[tuple[int, AnswerPart]]()
         for part in parts:
             _, number, position, _, _ = part
-            # NO_USER shares a place with others, too, and what rests on no user's data would be waited for in vain.
+            # NO_USER shares its slot with users: their writes would be waited for in data that cannot show them.
             needed = 0 if number == NO_USER else newest[hash((caller, number)) & (SLOTS - 1)]
             if position < needed or position < asked:
                 found.append((max(needed, asked), part))
@@ -206,7 +206,7 @@ class Tail:
         return position <= self.known or is_reported or self._is_log_away()
 
     def _is_log_away(self) -> bool:
-        """Return whether nothing is being committed, as far as can be told: nobody can read the log any more.
+        """Return whether nothing is being committed, as far as can be told: no process can read the log any more.
 
         A process whose looks failed before the workers fell silent was cut off alone, and has missed commits.
         """
@@ -258,7 +258,7 @@ class Tail:
         self._verified.clear()
 
     def _drop(self, found: Look, reported: int) -> None:
-        """Begin again with another history: nothing that was heard or remembered means anything in it."""
+        """Begin again with another history: what was reported or remembered is not valid in it."""
         logger.error(
             "the log has lost what it had after position %d or earlier: this process knew it up to %d",
             found.position,

@@ -43,7 +43,7 @@ from projections.signals.job_queue import QueueSettings, check_queue
 from projections.state.judge import CLOCK_DIFFERENCE_MAX_S
 from projections.state.view_facts import probe_queue, probe_views
 
-# Of everything about one server. A server that answers more slowly is reported as one that does not answer.
+# The limit for all checks of one server. A server that answers more slowly is reported as one that does not answer.
 CHECK_TIMEOUT_S: Final = 1.8
 # Longer lists are kept in the form that takes four times the memory.
 LISTPACK_ENTRIES: Final = 1_024

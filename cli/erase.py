@@ -1,4 +1,4 @@
-"""`follows erase --again`: erasing again who was erased, in a database restored to a time before."""
+"""`follows erase --again`: erasing users again, in a database restored to a time before their erasure."""
 
 from typing import BinaryIO
 
@@ -18,7 +18,7 @@ from commands.errors import UserNotFound
 )
 @json_option
 def erase_command(files: tuple[BinaryIO, ...], as_json: bool) -> None:
-    """Erase again who was erased, after a restore.
+    """Erase users again, after a restore.
 
     FILE is what web processes wrote to FOLLOWS_ERASURE_FILE; give --again once for each file. Its accounts are erased
     where the restored database has them unerased. An id that was registered again since is another account and stays.

@@ -62,7 +62,7 @@ def export_follows(point: str | None, form: Format | None, file: str) -> None:
     """Write every follow: follower, followed, created_at, notifications.
 
     With --as-of, the follows are those at a position of the log, or at an RFC 3339 time. Follows of users who have been
-    erased since, or whom the directory does not know, are left out.
+    erased since, or are missing in the directory, are left out.
     """
     form = form or _format_of(file)
 

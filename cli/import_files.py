@@ -18,8 +18,8 @@ import click
 LINE_MAX: Final = 1 << 20
 LINE_ENDS: Final = "\r\n"
 TOO_LONG: Final = f"longer than {LINE_MAX >> 20} MiB"
-# A quoted field may span lines; one that is longer than this has lost its closing quote. It is more than a user of the
-# directory can have, whose texts may be all quotes and line breaks.
+# A quoted field may span lines; one that is longer than this has lost its closing quote. The longest record of a user
+# is shorter, even if all its texts are quotes and line breaks.
 RECORD_CHARACTERS_MAX: Final = 1 << 16
 
 Line = tuple[int, str | None]

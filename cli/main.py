@@ -49,7 +49,7 @@ COMMANDS = {
         "Show events that could not be projected, and later events of their pairs.",
     ),
     "verify": ("cli.verify:verify_command", "Compare the views with the log."),
-    "erase": ("cli.erase:erase_command", "Erase again who was erased, after a restore."),
+    "erase": ("cli.erase:erase_command", "Erase users again, after a restore."),
     "as-of": ("cli.as_of:as_of", "Show a user's following and followers as of a moment."),
     "history": ("cli.history:history", "Show a user's events."),
     "export": ("cli.export:export", "Write follows or users to a file."),

@@ -29,7 +29,7 @@ def migrate(tries: int, roles: tuple[str, ...]) -> None:
     run as the role that owns the tables, or with rights that were granted otherwise.
 
     A table's lock is waited for one second at most, so that commands do not queue up behind the migration. Then it
-    is tried again; a line names the session that holds the lock. The exit code is 1 when all tries were in vain.
+    is tried again; a line names the session that holds the lock. The exit code is 1 when all tries failed.
     """
     settings = PostgresSettings.from_env()
     with plain_database_errors():

@@ -26,6 +26,6 @@ def parse_time(text: str) -> int:
 
 
 def format_time(microseconds: int) -> str:
-    """Return the time so many microseconds after 1970 in UTC, exactly, in the form that `parse_time` reads."""
+    """Return a time in microseconds since 1970 (UTC), without rounding, in the form that `parse_time` reads."""
     time = EPOCH + timedelta(microseconds=microseconds)
     return f"{time:%Y-%m-%dT%H:%M:%S}" + (f".{time.microsecond:06}" if time.microsecond else "") + "Z"

@@ -35,7 +35,7 @@ class Report(msgspec.Struct):
 
     ``found`` counts all differences and ``differences`` holds the first of them. ``repaired`` counts repairs, ``left``
     the differences after them, and ``undecided`` values whose partitions did not reach the row's position in time.
-    ``unknown`` are numbers of users whom the log knows and the directory does not, the first of them.
+    ``unknown`` are numbers of users that the log has and the directory does not, the first of them.
     ``behind`` is the lag in seconds of partitions that are too far behind the log.
     """
 
@@ -103,7 +103,7 @@ def verify_command(
         code = report.exit_code
     except FollowsError as error:
         click.echo(f"follows: {' '.join(error.message.split())}", err=True)
-    finally:  # also after Ctrl-C: the report says how far the comparison was
+    finally:  # also after Ctrl-C: the report has what was compared until then
         if as_json:
             print_json(report)
         elif report.generation:

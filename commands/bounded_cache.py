@@ -19,7 +19,7 @@ TEXT_ENTRY_BYTES: Final = 140
 class BoundedCache(Generic[K, V]):
     """Entries that take at most ``bytes_max`` together, by ``size_of`` each in bytes; the oldest ones are dropped.
 
-    None is no value.
+    A value must not be None, which ``touch`` returns for a missing key.
     """
 
     def __init__(self, bytes_max: int, size_of: Callable[[K, V], int]) -> None:
@@ -46,7 +46,7 @@ class BoundedCache(Generic[K, V]):
             self.grow(size)
 
     def grow(self, size: int) -> None:
-        """Note that an entry takes so many bytes more; its ``size_of`` says so from now on."""
+        """Count ``size`` more bytes for an entry; its ``size_of`` must include them from now on."""
         self.bytes += size
         if self.bytes > self.bytes_max:
             more = self.bytes_max // _DROPPED_PART if len(self.entries) > SMALL else 0

@@ -13,7 +13,7 @@ CACHE_MB_MAX: Final = 65_536
 MB: Final = 1_000_000
 
 CacheName = Literal["pages", "profiles", "ids", "logins", "directory", "tokens", "sorted lists", "callers"]
-# Of 64 parts. Pages are the largest: one of 100 rows takes 60 kB.
+# The share of each cache, in parts of 64. Pages are the largest: one of 100 rows takes 60 kB.
 SHARES: Final[dict[CacheName, int]] = {
     "pages": 28,
     "profiles": 24,

@@ -1,6 +1,6 @@
 """Pure decisions about a follow: (command, last event of its pair) -> event or refusal. No I/O.
 
-The last event of a pair is its whole state; it is None when there is no event. A decision of None means that the
+The last event of a pair is its whole state; it is None for a pair without events. A decision of None means that the
 command is already true, so no event is needed. Commands name users by number; ``as_written`` is the followed user as
 the caller wrote it, for messages.
 """

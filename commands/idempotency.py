@@ -81,8 +81,8 @@ async def store_answer(connection: AsyncConnection, key: CommandKey, answer: dic
 async def delete_old_answers(engine: Engine, passed: int, *, hours: int = KEEP_HOURS, limit: int = 10_000) -> int:
     """Delete up to ``limit`` answers older than ``hours``; return how many.
 
-    The answer of a command whose event is after ``passed`` stays: the views may not show it yet, so its caller may
-    still be told to repeat it. The position of a change of a user is inside its answer.
+    The answer of a command with an event after ``passed`` stays: the views may not show it yet, so its caller may
+    still be asked to repeat it. The position of a change of a user is inside its answer.
     """
     return await execute(engine, _DELETE_OLD, {"hours": hours, "limit": limit, "passed": passed})
 

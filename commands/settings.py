@@ -13,7 +13,7 @@ import msgspec
 
 from commands.errors import SettingsError
 
-# A higher limit is a mistake: there are not so many users.
+# A higher limit is a mistake: no service has that many users.
 FOLLOWING_MAX: Final = 10**12
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # Addresses may hold passwords, so NAME_FILE may name a file that has the value.

@@ -209,7 +209,7 @@ def member(number: int) -> str:
 
 
 def lua_member(number: int) -> int | str:
-    """Write ``member`` as an integer if Lua, whose numbers are doubles, can hold it.
+    """Write ``member`` as an integer if Lua can hold it exactly: its numbers are doubles.
 
     That takes a third of the bytes, and of a script's work.
     """

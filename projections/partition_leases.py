@@ -71,7 +71,7 @@ class PartitionLeases:
             await self.renew(fresh=True)
 
     async def release(self) -> None:
-        """Give all leases back, so that a successor need not wait. Raises LogUnavailable."""
+        """Release all leases, so that a successor need not wait. Raises LogUnavailable."""
         held, self.fences = self.fences, {}
         await leases.release(self._engine, self.owner)
         if held:

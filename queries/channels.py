@@ -166,7 +166,7 @@ async def live_following(
 async def _live_page(
     reader: Reader, live: SortedList, kind: StreamType, wanted: PageRequest, min_position: MinPosition
 ) -> tuple[LivePage, bool]:
-    """Return the page cut from ``live``, whose values are -viewers, and whether the profiles agree with it."""
+    """Return the page cut from ``live``, with -viewers as values, and whether the profiles agree with it."""
     start, end, position = wanted.offset, wanted.offset + wanted.limit, live.parts[0][2]
     candidates = (
         live.page(start, wanted.limit, descending=False)

@@ -35,8 +35,8 @@ class Rendered(Protocol):
 class RenderedPage(msgspec.Struct, eq=False):
     """What a dialect made of a copy for ``request``, from the profiles with these ``stamps``.
 
-    No profile was read before ``read_at``, nor at a checkpoint before ``position``, whose word is ``word``. None has
-    changed up to ``version`` of the profile cache.
+    No profile was read before ``read_at``, nor at a checkpoint before ``position``, which has the word ``word``. None
+    has changed up to ``version`` of the profile cache.
     """
 
     request: Hashable
@@ -87,8 +87,8 @@ class Copies:
         """Keep a page as it was read under ``token``, and return it; ``rows`` is (member, score, ...).
 
         A copy that is equal stays, with what was rendered of it. The rows of a copy never change: requests hold it.
-        When there is no room, a new page is kept when it is read for the second time, and None is returned at the
-        first: pages that are read once must not drop those that are read all the time.
+        A full cache keeps a new page only when it is read for the second time, and None is returned at the first:
+        pages that are read once must not drop those that are read all the time.
         """
         known = self.kept.entries.get(key)
         is_full = self.kept.bytes + _COPY_BYTES + _ROW_BYTES * len(rows) // 2 > self.kept.bytes_max

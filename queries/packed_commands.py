@@ -1,4 +1,4 @@
-"""The commands that read a follow-status and profiles: what is the same for all users of a partition is packed once.
+"""The commands that read a follow-status and profiles: what all users of a partition share is packed once per view.
 
 Packing five commands for each request took a tenth of the CPU of a status, and packing twenty a seventh of that of a
 page of users whose profiles are not cached.

@@ -5,7 +5,7 @@
 --       4 the checkpoint's field that changes with the list, 5 the token of the caller's copy of this page, '' without one,
 --       6 offset, or with a cursor: 7 its score, 8 its member
 -- Returns false when the partition is lost, {position, its word or false, token} when the copy is true, else these with
--- {..., 1 if the user exists, total, {member, score, ...}}. The token is false while none tells of changes.
+-- {..., 1 if the user exists, total, {member, score, ...}}. The token is false while no worker changes it.
 local checkpoint = redis.call('HMGET', KEYS[1], 'position', 'word', 'fence', 'salt', ARGV[4])
 if not checkpoint[1] then
     return false

@@ -75,7 +75,7 @@ class CachedProfile(msgspec.Struct):
 
     @property
     def profile(self) -> Profile:
-        """The profile, decoded anew: it takes a kilobyte, and is rarely used again after it was rendered."""
+        """The profile, decoded at each use: it takes a kilobyte, and is rarely used again after it was rendered."""
         return _decoder.decode(self.raw)
 
 

@@ -52,7 +52,7 @@ class MinPosition:
         return self.position
 
     def unjudged(self, parts: Iterable[AnswerPart]) -> AnswerPart | None:
-        """Return a part of which cannot be told yet what it must show, if any. Raises ViewUnavailable when one is of
+        """Return a part for which it is not known yet what it must show, if any. Raises ViewUnavailable when one is of
         another history of the log."""
         return None
 
@@ -72,7 +72,7 @@ class MinPosition:
         """Raise an exception when the views must not be waited for now."""
 
 
-# The number of a part that rests on no user's data, such as a profile of a caller who has changed none.
+# The number of a part without data of a user, such as a profile of a caller who has changed none.
 NO_USER: Final = -1
 
 
@@ -260,7 +260,7 @@ class Reader:
 
     def checked(self, view: View, part: AnswerPart) -> AnswerPart:
         """Return a part that was read just now for an answer that takes longer, marked as cached if its partition has
-        not lost writes. Later on that cannot be told: the partition goes on while the rest is read."""
+        not lost writes. Later on that is not known: the partition goes on while the rest is read."""
         return part if self._lost(view, [part]) is not None else (*part[:4], True)
 
     def _behind(self, view: View, parts: Iterable[AnswerPart], min_position: MinPosition) -> tuple[int, int] | None:

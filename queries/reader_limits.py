@@ -25,6 +25,6 @@ class ReaderLimits(msgspec.Struct, frozen=True):
     lost_writes_poll_s: float = 0.02
     # How often the views are read while a caller waits, without a worker's message.
     poll_s: float = 0.25
-    # The longest list that is read as a whole, to sort it; no person follows so many users by hand.
+    # The longest list that is read as a whole, to sort it; no person follows that many users by hand.
     followed_max: int = 100_000
     long_lists: LongListLimits = LongListLimits()

@@ -196,7 +196,7 @@ def _part(view: View, cached: CachedProfile, number: int) -> AnswerPart:
 
 
 async def unknown_numbers(reader: Reader, view: View, numbers: Sequence[int], position: int) -> set[int]:
-    """Return those of ``numbers`` that are in lists as of ``position`` and are no users of the directory.
+    """Return those of ``numbers`` that are in lists as of ``position`` but not in the directory.
 
     Only a log that was restored in part, or changed by hand, has events about such users. A user whose partition is
     below ``position`` or lost is not among them, nor is one whose profile alone is lost.

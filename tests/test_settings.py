@@ -28,7 +28,7 @@ def read_in_code() -> dict[str, str]:
         for path in sorted((ROOT / package).rglob("*.py")):
             listed = set(NAMES) if path == LIST else set[str]()
             for line, text in _constants(ast.parse(path.read_text())):
-                if text in listed:  # its place in the list is no use of it
+                if text in listed:  # the list itself does not use it
                     listed.remove(text)
                 elif OURS.match(text):
                     found[text] = f"{path.relative_to(ROOT)}:{line}"

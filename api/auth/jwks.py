@@ -70,7 +70,7 @@ class VerificationKeys:
             self._read_once()
 
     async def refresh(self) -> None:
-        """Read the keys again if that is due. A URL is read in the background, unless there are no keys yet."""
+        """Read the keys again if that is due. A URL is read in the background, unless no key has been read yet."""
         if not self.is_due():
             return
         reading = self._read_once()
@@ -81,7 +81,7 @@ class VerificationKeys:
         """Return the key that `fits` a token with these headers, None if no key does; see `KeySet.matching`.
 
         When none fits and the keys of the token's `kid` may have changed, the keys are read again. Raises
-        `KeysUnavailable` when there are no keys, or when the last read failed and the source may have this key.
+        `KeysUnavailable` when no key has been read, or when the last read failed and the source may have this key.
         """
         tried = self._set.matching(algorithm, kid)
         key = await _first(tried, fits)

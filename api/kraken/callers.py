@@ -1,4 +1,4 @@
-"""Callers, their scopes, and the users whom paths name: logins become numbers."""
+"""Callers, their scopes, and the users that paths name: logins become numbers."""
 
 import asyncio
 from typing import Any, Final

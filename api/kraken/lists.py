@@ -60,7 +60,7 @@ async def channel_followers(call: FollowersCall) -> Reply:
     admit(call.context)
     asked = page_request(call.sent, FOLLOWERS_OFFSET_MAX)
     services.require("views")
-    # A letter outside of ASCII may have one of ours as its lower case.
+    # The lower case of a letter outside of ASCII may be an ASCII letter.
     login = cached_login(services.reader, name, call.context.min_position) if call.channel.isascii() else None
     if login is not None:
         try:
@@ -104,7 +104,7 @@ def _page_reply(call: FollowersCall, asked: PageRequest, found: RawPage, profile
 @get(
     "/channels/{channel:str}/follows",
     operation_id="kraken_list_followers",
-    summary="Who follows a channel",
+    summary="The followers of a channel",
     operation_class=QueryOperation,
     responses=kraken_errors(404),
 )
@@ -125,7 +125,7 @@ async def get_channel_followers(
 
 @get(
     "/users/{user:str}/follows/channels",
-    summary="Whom a user follows",
+    summary="The channels that a user follows",
     operation_class=QueryOperation,
     responses=kraken_errors(404),
 )

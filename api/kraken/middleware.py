@@ -34,7 +34,7 @@ from commands.errors import FollowsError
 
 _EVERYWHERE: Final[RawHeaders] = [(b"x-api-version", b"3"), (b"x-content-type-options", b"nosniff")]
 _JSON: Final = (b"content-type", b"application/json")
-# Of an answer to a request with a token in its address, which caches and histories keep.
+# The header of an answer to a request with a token in its address, which caches and histories keep.
 _NO_STORE: Final = (b"cache-control", b"no-store")
 
 

@@ -22,8 +22,8 @@ _SCOPE_KEY: Final = "follows.kraken"
 
 
 class KrakenRequest(msgspec.Struct):
-    """A request beyond its path and parameters: this dialect's address, whether the client says who made it, a PUT's
-    fields."""
+    """A request beyond its path and parameters: this dialect's address, whether it has a client id, the fields of a
+    PUT."""
 
     base: str
     identified: bool

@@ -226,7 +226,7 @@ class RootLinks(KrakenObject, frozen=True):
 
 
 class Root(KrakenObject, frozen=True):
-    """The token check that clients begin with; ``identified`` if the client said who made it."""
+    """The token check that clients begin with; ``identified`` if the request has a client id."""
 
     token: ValidToken
     links: RootLinks

@@ -29,7 +29,7 @@ LIST_OFFSET_MAX: Final = 2**53
 
 
 class FollowCall(msgspec.Struct, frozen=True):
-    """A call on the user whom the path names ``user_id``; the page matters to lists only."""
+    """A call on the user that the path names; the page matters to lists only."""
 
     services: Services
     context: Context
@@ -85,7 +85,7 @@ async def followers(call: FollowCall) -> Reply:
 
 
 async def following(call: FollowCall) -> Reply:
-    """Return a page of the users whom the user follows. Raises as ``followers``."""
+    """Return a page of the users that the user follows. Raises as ``followers``."""
     return await _list(call, "following")
 
 
@@ -139,7 +139,7 @@ def _follower_and_target(call: FollowCall) -> tuple[Caller, str]:
 
 
 async def _both_numbers(services: Services, context: Context, target: str) -> tuple[int, int]:
-    """Return the numbers of the target and of the caller, who is registered if need be. Raises UserNotFound.
+    """Return the numbers of the target and of the caller; register the caller if needed. Raises UserNotFound.
 
     An erased target is found: a repeated key gets its first answer, and all other commands are refused by the log.
     """

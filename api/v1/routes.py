@@ -79,7 +79,7 @@ async def get_follow_status(
 @get(
     "/users/{user_id:str}/followers",
     operation_id="list_followers",
-    summary="Who follows a user, newest first",
+    summary="The followers of a user, newest first",
     operation_class=QueryOperation,
     responses=v1_errors(404),
 )
@@ -97,7 +97,7 @@ async def get_followers(
 @get(
     "/users/{user_id:str}/following",
     operation_id="list_following",
-    summary="Whom a user follows, newest first",
+    summary="The users that a user follows, newest first",
     operation_class=QueryOperation,
     responses=v1_errors(404),
 )
@@ -108,7 +108,7 @@ async def get_following(
     page: PageNumber = 1,
     per_page: PerPage = PER_PAGE,
 ) -> Response[Listing[Followed]]:
-    """A page of those whom the user follows."""
+    """A page of the users that the user follows."""
     return to_response(await following(_list_call(request, services, user_id, page, per_page)))
 
 

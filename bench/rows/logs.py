@@ -1,8 +1,8 @@
 """The log without HTTP: appending to it, and projecting a backlog of it.
 
 Append: follows through the product's group commit in one process, with 64 callers that each wait for a durable answer.
-Compared with pgbench, whose 64 clients insert the same row into a table with the same columns and indexes, and with the
-library eventsourcing. No projection runs meanwhile.
+Compared with 64 clients of pgbench, which insert the same row into a table with the same columns and indexes, and with
+the library eventsourcing. No projection runs meanwhile.
 Projection: the worker is stopped, follows are appended in bulk, and the worker is started again. Timed from its first
 progress to the end of the log, so that the start of Python does not count.
 """

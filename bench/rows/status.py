@@ -1,6 +1,6 @@
 """``GET /v1/users/:id/follow-status`` with verified tokens.
 
-Timed: whole requests over loopback on 64 open connections. 500 callers ask for 20 users each, half of whom they follow.
+Timed: whole requests over loopback on 64 open connections. 500 callers ask for 20 users each, and follow half of them.
 Not timed: the first verification of each token and the first look-up of each id, which happen in the warm-up.
 """
 

@@ -1,9 +1,10 @@
 """From a 201 to a follow that all readers see, at 100, 1,000 and 5,000 writes/s.
 
 Timed: from the last byte of the answer until the view's sorted set has the follow (bench/visibility_probe.py). Each
-rate runs twice: with the usual web process, whose answer waits for the views, and with FOLLOWS_VISIBLE_WAIT_MS=0 on a
-second one, whose answer comes at the commit, which times the projection alone. A rate that the machine cannot reach is
-reported as invalid. The latency of the writes, each from the time it was due, is in the details.
+rate runs twice: on the usual web process, which answers when the views show the follow, and on a second one with
+FOLLOWS_VISIBLE_WAIT_MS=0, which answers at the commit. The second run times the projection alone. A rate that the
+machine cannot reach is reported as invalid. The latency of the writes, each from the time it was due, is in the
+details.
 """
 
 import subprocess

@@ -55,7 +55,7 @@ def sign(
 ) -> str:
     """Return a token for ``subject``, signed with the folder's key; ``claims`` override the usual ones.
 
-    Raises SettingsError when there is no key.
+    Raises SettingsError when the folder has no key.
     """
     now = int(time.time())
     usual = {"sub": subject, "iss": DEV_ISSUER, "aud": DEV_AUDIENCE, "role": role, "iat": now, "exp": now + ttl_s}

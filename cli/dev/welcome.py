@@ -7,7 +7,7 @@ from commands.settings import setting
 
 HEADER_FILE = "authorization"
 RULE = "-" * 100
-# The token's user where there is no demo graph; its first request registers it.
+# The token's user without a demo graph; its first request registers it.
 NEWCOMER = "newcomer"
 
 

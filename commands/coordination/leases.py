@@ -125,7 +125,7 @@ async def advance_fences(engine: Engine, fence: int) -> None:
 
 
 async def release(engine: Engine, owner: UUID) -> None:
-    """Give back all leases of ``owner``, so that the next owner need not wait until this one is seen to have ended."""
+    """Release all leases of ``owner``, so that the next owner need not wait until this one is seen to have ended."""
     await execute(engine, _RELEASE, {"owner": owner})
 
 

@@ -1,4 +1,4 @@
-"""What Postgres knows of the service's state, read in one statement; and a write that is tried and taken back."""
+"""What Postgres knows of the service's state, read in one statement; and a write that is tried and rolled back."""
 
 from __future__ import annotations
 

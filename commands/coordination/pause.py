@@ -1,4 +1,4 @@
-"""Pausing the projection: a row in Postgres that every worker reads, for one Redis by its word, or for all by none."""
+"""Pausing the projection: a row in Postgres that every worker reads, for one Redis (by its word) or for all."""
 
 from __future__ import annotations
 

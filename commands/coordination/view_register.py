@@ -44,7 +44,8 @@ _LIST: Final = text(
 )
 # What an emptied Redis had, by its word of before.
 _FORGET: Final = text("UPDATE generations SET state = 'deleted' WHERE store = :store AND state <> 'deleted'")
-# Rows of a version that knew of one Redis only: that whose live view is among them, or the first one that gets a word.
+# Rows of a version that knew only one Redis go to the Redis whose live view is among them, or to the first that gets a
+# word.
 _CLAIM: Final = tuple(
     text(
         f"""UPDATE {table} SET store = :store WHERE store = ''
@@ -110,7 +111,7 @@ async def forget_store(engine: Engine, store: str) -> None:
 
 
 async def claim_rows(engine: Engine, store: str, live: int) -> None:
-    """Give rows of a version that knew of one Redis only to the Redis of this word, if they are its own: its live
+    """Assign the rows of a version that knew only one Redis to the Redis of this word, if they are its own: its live
     generation, 0 for none, is among them, or no other Redis has a word."""
     for statement in _CLAIM:
         await execute(engine, statement, {"store": store, "live": live})

@@ -25,7 +25,7 @@ from commands.errors import SettingsError
 
 logger: Final = logging.getLogger(__name__)
 
-# While a migration waits for a table's lock, all who come later wait behind it: commands for at most this long.
+# While a migration waits for a table's lock, later sessions wait behind it: commands for at most this long.
 MIGRATION_LOCK_TIMEOUT_MS: Final = 1_000
 # What has waited behind one try is done before the next one.
 MIGRATION_PAUSE_S: Final = 2.0
@@ -56,13 +56,12 @@ def upgrade_database(
 ) -> str:
     """Run the missing migrations and replace the SQL functions; return the revision that the database is at.
 
-    Give the roles ``grant_to`` what processes and tools need.
-
-    It is another one than this version's when the database is newer; nothing is changed then.
+    The roles ``grant_to`` get the rights that processes and tools need. In a database of a newer version nothing is
+    changed, and the revision is that version's.
 
     A lock that is not free within a second is tried again after a pause, ``tries`` times in all; ``on_wait`` is called
-    with a line that names the session in the way. Raises SettingsError when that was in vain, for a database of another
-    version and for a server that must not hold the log, LogUnavailable, and SQLAlchemy's other errors.
+    with a line that names the session in the way. Raises SettingsError when the last try fails, for a database of
+    another version and for a server that must not hold the log, LogUnavailable, and SQLAlchemy's other errors.
     """
     settings = PostgresSettings(database_url, transaction_pooling=transaction_pooling)
     with refused_in_words(), translated_errors():

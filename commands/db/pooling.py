@@ -51,7 +51,7 @@ def local_settings(
 
 
 class TransactionCursor(psycopg.Cursor[Any]):
-    """A cursor whose first statement of each transaction is sent together with the settings of its connection."""
+    """A cursor that sends the settings of its connection together with the first statement of each transaction."""
 
     settings: list[bytes]
 

@@ -41,8 +41,8 @@ WAS_LENT: Final = "was_lent"
 
 
 class PostgresSettings(msgspec.Struct, frozen=True):
-    """Where the log is, whether this process accepts commits that are not on disk, and whether a pooler in between may
-    give each transaction another session."""
+    """Where the log is, whether this process accepts commits that are not on disk, and whether it connects through a
+    pooler that assigns a session to each transaction."""
 
     database_url: str
     allow_async_commit: bool = False

@@ -42,7 +42,7 @@ _MAY_CHANGE_THE_LOG: Final = text(
 
 
 def grant_rights(connection: Connection, role: str) -> None:
-    """Give ``role`` the rights that processes and tools need, and take others on the same tables from it.
+    """Grant ``role`` the rights that processes and tools need, and revoke all others on the same tables.
 
     Raises SQLAlchemy's errors, such as for a role that does not exist.
     """

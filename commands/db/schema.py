@@ -44,7 +44,7 @@ class Schema(NamedTuple):
 
 async def check_current(engine: Engine) -> None:
     """Raise SettingsError unless this version may run on the database: it has this version's migrations, or newer ones
-    that say so. Raises LogUnavailable.
+    that allow it. Raises LogUnavailable.
     """
     async with connected(engine) as connection:
         found = await connection.run_sync(find_schema)
@@ -61,8 +61,8 @@ async def check_current(engine: Engine) -> None:
 async def schema_errors_explained(engine: Engine) -> AsyncIterator[None]:
     """Check the schema when PostgreSQL refuses a statement in the block, as it does when a table or column is missing.
 
-    The same when something is not found: without the tables there is no view either. Raises what `check_current`
-    raises, or the block's own error when the schema is this version's.
+    Also after `Invalid`, such as for a view that is not found: a database without tables has none. Raises what
+    `check_current` raises, or the block's own error when the schema is this version's.
     """
     try:
         yield
@@ -72,7 +72,7 @@ async def schema_errors_explained(engine: Engine) -> AsyncIterator[None]:
 
 
 def find_schema(connection: Connection) -> Schema | None:
-    """Return the schema of the database, None where there are no tables of ours.
+    """Return the schema of the database, None if it has no tables of Follows.
 
     Raises SettingsError for tables that this version has not made, and for a newer schema that it may not run on.
     """

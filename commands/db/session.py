@@ -37,7 +37,7 @@ RELIED_ON: Final = {
     "intervalstyle": "postgres",  # the same for intervals
     "timezone": "UTC",  # what tools print and exports hold
     "standard_conforming_strings": "on",  # the SQL here is written for it
-    "array_nulls": "on",  # NULL in an array's text form is no text
+    "array_nulls": "on",  # NULL in an array's text form is not a text
     "default_transaction_isolation": "read committed",  # a higher one makes appends fail that only have to wait
     "default_transaction_deferrable": "off",
     "idle_in_transaction_session_timeout": "0",  # an export is as slow as its reader

@@ -1,4 +1,4 @@
-"""Which errors of Postgres mean that it is not available, and what callers, operators and starts are told."""
+"""Which errors of Postgres mean that it is not available, and the texts about them for callers and operators."""
 
 from __future__ import annotations
 

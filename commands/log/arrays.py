@@ -1,7 +1,7 @@
 """The log as arrays, for a rebuild: a fifth of the CPU that rows cost, and no Python object for an event.
 
-Postgres says of each event in one number what it does. It answers so only for the forms of events that are written
-today; for any other it says OTHER_FORM, and the reader takes the events themselves.
+Postgres returns one number for each event, which says what the event does. It can do so only for the forms of events
+that are written today. For any other form it returns OTHER_FORM, and the reader takes the events themselves.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ async def append(connection: AsyncConnection, drafts: Sequence[Draft]) -> dict[i
 
 
 async def append_limited(connection: AsyncConnection, drafts: Sequence[Draft], following_max: int | None) -> Appended:
-    """Append as ``append`` does, but let nobody follow more than ``following_max``."""
+    """Append as ``append`` does, but no follow by a user who follows ``following_max`` users already."""
     encoded = [encode(draft.event) for draft in drafts]
     rows = await connection.execute(
         _APPEND,
@@ -256,7 +256,7 @@ async def words_at(engine: Engine, positions: Collection[int]) -> dict[int, int 
     """Return position -> word, without the positions beyond the log's head.
 
     Two logs share their history up to a position exactly when they have the same word there. A word is None after the
-    last batch: an event was inserted there by hand. Raises LogUnavailable on a standby, whose head may be behind.
+    last batch: an event was inserted there by hand. Raises LogUnavailable on a standby: its head may be behind.
     """
     words = dict[int, int | None]()
     for position, word, is_standby, is_there in await fetch(engine, _WORDS, {"positions": list(positions)}):

@@ -21,8 +21,8 @@ FOLLOWERS_PER_COPY: Final = 5_000
 FOLLOW_COLUMNS: Final = ("follower", "followed", "created_at", "notifications")
 USER_COLUMNS: Final = ("id", *UserChanges.__struct_fields__)
 
-# Each pair's last event up to a position, of those that this version can read and nobody has skipped. Follows of users
-# who are erased by now are left out.
+# Each pair's last event up to a position, of those that this version can read and no operator has skipped. Follows of
+# users who are erased by now are left out.
 _FOLLOWS: Final = f"""FROM (
         SELECT DISTINCT ON (e.subject, e.object) e.subject, e.object, e.type, e.data, e.recorded_at FROM events e
         WHERE e.subject > %(after)s AND e.subject <= %(up_to)s AND e.object <> e.subject AND e.position <= %(position)s

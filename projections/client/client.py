@@ -221,7 +221,7 @@ class RedisClient:
         """Run a script for several partitions with the others of this turn; return the answers in order, with redis'
         ResponseError in place of that of a call that failed. Raises like ``call``.
 
-        Where the store is no cluster, calls share a command of at most ``FLUSH_BYTES`` or so: a server runs it as one.
+        Without a cluster, calls share a command of at most ``FLUSH_BYTES`` or so: a server runs it as one.
         """
         if self.clustered or len(calls) == 1:
             made = await asyncio.gather(

@@ -4,8 +4,8 @@ redis-py opens the connection (see projections/client/node.py); from then on its
 and a lock for each round trip: 19 us of CPU instead of 58. Nothing here knows of clusters.
 
 Why a reply never reaches another request: replies are matched by order alone, so whatever disturbs the order (a lost
-connection, a reply without a request, bytes that are no reply, silence) ends the connection and fails every request on
-it. A cancelled request keeps its place until its reply has come.
+connection, a reply without a request, bytes that are not a reply, silence) ends the connection and fails every request
+on it. A cancelled request keeps its place until its reply has come.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ logger: Final = logging.getLogger(__name__)
 
 # How long a request waits for its reply. Checked once a second, so it may be a second more.
 REPLY_TIMEOUT_S: Final = 5
-# A server is silent when nothing came for more than so many ticks although a reply was due. A busy process has its
-# ticks late, but not more of them, so its own delays do not count.
+# A server is silent when nothing came for more than this number of ticks although a reply was due. A busy process has
+# its ticks late, but not more of them, so its own delays do not count.
 TICK_S: Final = 0.1
 TICKS_A_SECOND: Final = 10
 SILENT_TICKS: Final = 4

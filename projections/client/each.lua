@@ -1,9 +1,9 @@
--- Make several calls of another script, which stands in place of the line in parentheses.
+-- Make several calls of another script, which is put in place of the line in parentheses.
 --
 -- KEYS  those of all calls
 -- ARGV  for each call the number of its keys, the number of its arguments, and the arguments
--- Returns the answers. A call that fails is answered with its error, and the others are made. A server that cannot serve,
--- as its READONLY or OOM says, answers the whole with that error, as it would answer one call.
+-- Returns the answers. A call that fails is answered with its error, and the others are made. A server that cannot
+-- serve (READONLY, OOM) answers the whole with that error, as it would answer one call.
 local function one(KEYS, ARGV)
 -- (the other script)
 end

@@ -77,9 +77,10 @@ async def check_redis(redis: RedisClient) -> None:
 
 
 async def check_one_redis(client: Redis, name: str, commands: Sequence[Command]) -> dict[str, Any]:
-    """Return what INFO says of a server on which these commands may be sent.
+    """Return the INFO of a server, after checking that its version is supported and that it allows these commands.
 
-    Raises SettingsError where it can never work, RedisError and OSError while the server cannot be asked.
+    Raises SettingsError for an older version or a command that is refused, RedisError and OSError while the server
+    cannot be asked.
     """
     try:
         info: dict[str, Any] = await client.info()

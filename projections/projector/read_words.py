@@ -1,4 +1,4 @@
-"""What a process has read in the log, by which it can tell later how much of that the log has lost."""
+"""What a process has read in the log, to find out later how much of that the log has lost."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A caller whose follow was visible must still see it in the new view. So the old view is frozen for the switch, as for a
 repair: the new view is brought to the old one's position, the pointer moves, and the old partitions are retired. A
 reader or worker that still uses the old view finds its partitions gone and reads the pointer again. If the process is
-killed at any point, one view or the other is live and whole. If it was stopped for so long that another process has
-broken the freeze, its step is refused at the pointer.
+killed at any point, one view or the other is live and whole. If it was stopped until another process broke the
+freeze, its step is refused at the pointer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far the views have come: what workers publish of it, and what a web process knows of it."""
+"""The positions that the views have reached: the workers' messages, and what a web process knows from them."""
 
 from __future__ import annotations
 

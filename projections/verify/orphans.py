@@ -20,7 +20,7 @@ KEYS_PER_SCAN: Final = 1_000
 
 
 class Strays(NamedTuple):
-    """Cells that no user of the directory has, and the users whom the log knows and the directory does not."""
+    """Cells that no user of the directory has, and the users that the log has and the directory does not."""
 
     cells: list[Cell]
     unknown: set[int]

@@ -77,7 +77,7 @@ async def skip(engine: Engine, redis: RedisClient, view: View, row: parked.Parke
 async def retry_readable(engine: Engine, redis: RedisClient, pairs_max: int = READABLE_PAIRS_MAX) -> list[ParkedPair]:
     """Retry pairs that a version could not read and this one can; return those that were unparked.
 
-    Nothing is done while the projection is paused, while there is no view, or while another one is built, which may
+    Nothing is done while the projection is paused, without a live view, or while another view is built: that build may
     have passed the events. Raises StillParked, ViewLost, LogUnavailable, ViewsUnavailable.
     """
     store = await store_of(redis)

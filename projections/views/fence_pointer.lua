@@ -2,7 +2,7 @@
 --
 -- KEYS  1 the pointer
 -- ARGV  1 the fence
--- Answers the fence that the pointer has now, 0 when there is no pointer.
+-- Returns the fence that the pointer has now, 0 without a pointer.
 local now = redis.call('GET', KEYS[1])
 local fence = now and string.match(now, '"fence":(%d+)')
 if not fence then

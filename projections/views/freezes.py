@@ -1,8 +1,8 @@
 """Freezes: a switch or a repair keeps a partition where it is, by a token on the partition's checkpoint.
 
-A process that was killed or stopped leaves its token behind. No clock of a server says when: a process that meets the
-same token for two seconds of its own clock breaks the freeze. A switch that is still to come is fenced off at the
-pointer first. A repair writes only under its own token.
+A process that was killed or stopped leaves its token behind. No server's clock decides when the freeze ends: a process
+that meets the same token for two seconds of its own clock breaks the freeze. Before that it raises the pointer's fence,
+so that a stopped switch is refused. A repair writes only under its own token.
 """
 
 from __future__ import annotations

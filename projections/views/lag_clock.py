@@ -1,4 +1,4 @@
-"""The lag of a view in seconds, as one process sees it: the log's times are held against the process' own clock."""
+"""The lag of a view in seconds, as one process sees it: the log's times are compared with the process' own clock."""
 
 from __future__ import annotations
 

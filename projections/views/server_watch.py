@@ -102,7 +102,7 @@ def wrong_policy(servers: Mapping[str, ServerState | None]) -> Problem | None:
 
 
 def evicted_since(servers: Mapping[str, ServerState | None], evicted: Mapping[str, int]) -> Problem | None:
-    """Return the first server that has not evicted as many keys as ``evicted`` says of its run, 0 of an unknown one."""
+    """Return the first server with another count of evicted keys than its run has in ``evicted``; 0 if it has none."""
     for name, server in servers.items():
         if server is not None and server.evicted_keys != evicted.get(server.run_id, 0):
             return Problem(name, "has evicted keys: the views are being rebuilt")

@@ -60,7 +60,7 @@ def test_shares_are_parts_of_the_setting(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_every_cache_of_the_process_has_its_share(service: InProcess) -> None:
-    """As read from the environment at the start; there is no other bounded cache."""
+    """The shares are read from the environment at the start. The process has no other bounded cache."""
     services, share = service.services, CacheBudget().share
     assert isinstance(services, Services)
     reader = services.reader

@@ -24,7 +24,7 @@ EXPOSED = (
 
 @pytest.fixture
 async def callers(service: InProcess) -> list[Person]:
-    """A user who follows somebody, a service, a stranger, callers without a token and with a bad one."""
+    """A user who follows another one, a service, a stranger, callers without a token and with a bad one."""
     ann, bob = service.stranger(scope=SCOPES), await service.person()
     assert (await ann.follow(bob)).status_code == 201
     nobody = Person(service.app, "", {"Authorization": "Bearer bad"})

@@ -40,7 +40,7 @@ def reads_refused(service: Service, user: str) -> bool:
 def test_web_process_on_a_copy_of_the_database_is_refused_until_it_is_adopted(
     servers: Servers, database_url: str, redis_url: str, queue_url: str, service_folder: Path, tmp_path: Path
 ) -> None:
-    """The original's workers go on and publish their positions, which are no news of the copy's log."""
+    """The original's workers go on and publish their positions, which are not about the copy's log."""
     users = [f"u{number}" for number in range(ROUNDS + 1)]
     with running_service(database_url, redis_url, queue_url, service_folder) as original:
         register(original, *users)
@@ -76,7 +76,7 @@ def test_web_process_on_a_copy_of_the_database_is_refused_until_it_is_adopted(
 def test_web_process_that_starts_before_any_worker_reads_once_there_is_one(
     database_url: str, redis_url: str, queue_url: str, service_folder: Path
 ) -> None:
-    """There is no record of who feeds the Redis yet."""
+    """Until a worker starts, the Redis does not have a record of its feeder."""
     with running_service(database_url, redis_url, queue_url, service_folder) as service:
         register(service, "bob")
         for name in ("web", "worker"):

@@ -44,7 +44,7 @@ async def processes(fragile: Breakable, settings: dict[str, str], keys: Path) ->
 
 
 def is_followed(answer: Response) -> bool:
-    """Return whether bob is followed, by the status, by a list or by his profile."""
+    """Return whether bob is followed, by the status, a list or bob's profile."""
     assert answer.status_code == 200, answer.text
     said = answer.json()
     return bool(said.get("is_following") or said.get("_total") or said.get("followers"))
@@ -205,7 +205,7 @@ async def test_changed_profile_is_shown_in_lists_or_503(processes: list[InProces
 
 
 async def test_position_beyond_the_log_is_answered_from_what_there_is(processes: list[InProcess]) -> None:
-    """It may be of a history that was lost. The answer says how far it goes."""
+    """The position may be of a history that was lost. The answer names the position of the views."""
     for process in processes:
         for caller, path in ((process.as_("ann"), f"{PATH}-status"), (process.anybody, "/kraken/users/bob")):
             answer = await caller.get(path, headers={"Follow-Position": "781001"})

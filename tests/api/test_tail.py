@@ -159,7 +159,7 @@ async def test_age_of_a_look_counts_from_its_beginning(age_s: float, is_current:
 
 
 async def test_look_from_before_the_connection_to_redis_is_no_look(world: World) -> None:
-    """Another Redis may lack what a caller was told of after the look began."""
+    """Another Redis may lack a write that was answered after the look began."""
     world.pass_time(0.1)
     world.tail.on_connection()
     assert not is_judged(world.request(), 100, None)
@@ -226,7 +226,7 @@ async def test_process_that_was_cut_off_before_the_others_does_not_go_on(world: 
 
 
 async def test_process_that_has_never_looked_does_not_go_on() -> None:
-    """Views that are behind may lack what callers were told of before the process started."""
+    """Views that are behind may lack writes that were answered before the process started."""
     world = World()
     world.pass_time(SILENT_S)
     await fail_looks(world, FAILED_LOOKS)
@@ -417,7 +417,7 @@ async def test_position_in_the_log_is_waited_for(world: World) -> None:
 
 
 async def test_position_beyond_the_log_is_waited_for_until_a_look_from_after_the_request(world: World) -> None:
-    """It may just have been committed. Then the answer is what there is, and says how far that goes."""
+    """It may just have been committed. Afterwards the answer is what the views have, with its position."""
     world.pass_time(0.1)
     wanted, anybody = world.request(asked=781_001), world.request(None, asked=781_001)
     assert wanted.needed(9) == anybody.needed(9) == 781_001 and wanted.shown is None

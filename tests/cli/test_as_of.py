@@ -73,7 +73,7 @@ def test_event_of_an_unknown_kind_is_named_and_passed_over(tools: Tools, databas
 
 
 def test_time_that_goes_back_in_the_log_is_noted(tools: Tools) -> None:
-    """An event from a clock that was a day ahead stands before the others."""
+    """An event from a clock that was a day ahead comes before the others."""
 
     async def work(engine: Engine, _: RedisClient) -> None:
         async with engine.connect() as connection:

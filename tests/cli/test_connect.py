@@ -31,7 +31,7 @@ def tools(database_url: str, redis_url: str, queue_url: str, tmp_path: Path) -> 
 
 @pytest.fixture
 def older(tools: Tools, sql: Sql) -> Tools:
-    """Commands on a database of an older development version, whose tables had other names."""
+    """Commands on a database of an older development version, in which the tables had other names."""
     for (table,) in sql.execute(f"{TABLES} AND relname <> 'follows_version'").fetchall():
         sql.execute(f"ALTER TABLE {table} RENAME TO older_{table}")
     sql.execute(OTHER_REVISION)

@@ -128,7 +128,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.text
 @many
 @given(rows=st.lists(st.tuples(texts.filter(bool), st.none() | texts, st.none() | texts), min_size=1))
 def test_any_text_is_read_from_csv_as_it_was_written(rows: list[tuple[str | None, ...]]) -> None:
-    """An empty text is no empty cell."""
+    """An empty text differs from an empty cell."""
     written = "".join(",".join(map(csv_cell, row)) + "\n" for row in rows)
     with tempfile.NamedTemporaryFile(suffix=".csv") as file:
         file.write(b"\xef\xbb\xbf" + written.encode())

@@ -301,7 +301,7 @@ def test_rates_are_those_between_two_readings(one_behind: Tools) -> None:
 
 
 def test_worker_that_does_not_renew_is_named(one_behind: Tools) -> None:
-    """With the time of its last sign of life, by Postgres' clock, and as the only one it is no worker."""
+    """It is named with the time of its last renewal, by Postgres' clock. When it is the only worker, none is left."""
     set_seen(one_behind, "now() - interval '90 seconds'")
     found = read(one_behind)
     assert codes(found) == ["no_worker"]

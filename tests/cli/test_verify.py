@@ -158,8 +158,8 @@ def test_interrupted_comparison_reports_its_progress(tools: Tools) -> None:
 def test_users_whom_the_directory_does_not_know_are_named_and_their_lists_compared(
     tools: Tools, redis_url: str
 ) -> None:
-    """Events of a log that was restored in part. Their keys are no strays, and a repair keeps them; what is wrong in
-    them is found. History shows them, too."""
+    """Events of a log that was restored in part. Their keys do not count as strays, and a repair keeps them.
+    Differences in them are found. History shows them, too."""
     ghosts = 1_000_001, 1_000_002
 
     async def follow(engine: Engine, redis: RedisClient) -> None:
@@ -191,7 +191,7 @@ def test_users_whom_the_directory_does_not_know_are_named_and_their_lists_compar
 
 
 def test_repair_takes_a_partition_beyond_the_log_away(tools: Tools, redis_url: str) -> None:
-    """Its reads are 503 from then on, and the next worker builds the views anew."""
+    """Its reads are 503 from then on, and the next worker builds the views again."""
     tools.prepare(require_feeder)  # as a worker does
     with Redis.from_url(redis_url) as raw_redis:
         raw_redis.hset(VIEW.checkpoint(1), "position", 99_999)

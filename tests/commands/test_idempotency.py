@@ -203,7 +203,7 @@ DIRECTORY_COMMANDS: dict[str, DirectoryCommand] = {
 
 
 async def directory_with_users(engine: Engine) -> Directory:
-    """Register bob, live, who broadcasts, and gone, who is erased."""
+    """Register bob, live and gone; live broadcasts, and gone is erased."""
     await register(engine, "bob", "live", "gone")
     await erase(engine, "gone")
     people = Directory(engine)

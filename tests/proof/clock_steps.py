@@ -13,7 +13,7 @@ from tests.proof.outage_world import WEBS, World
 # Steps of one run, of random clocks, besides one forward and one back of each clock in the long form.
 STEPS: Final = (2, 4)
 STEP_S: Final = (2.0, 7_200.0)
-# A killed process' work is taken over, and what is lost is built anew, within this time, whatever the clocks say.
+# Within this time a killed process' work is taken over, and lost views are built again, whatever the clocks say.
 LEVEL_MAX_S: Final = 20.0
 
 

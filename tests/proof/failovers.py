@@ -50,7 +50,7 @@ def standby_promoted(world: World, _: random.Random) -> Iterator[Readers]:
         connection.execute("SELECT pg_reload_conf()")
         wait_until(lambda: not connection.execute("SELECT 1 FROM pg_stat_wal_receiver").fetchall())
     _wait_for_events(primary.url, LOST_EVENTS)
-    for name in WEBS:  # the views get level with the events that will be lost
+    for name in WEBS:  # the views get the events that will be lost
         world.networks[name].postgres.hold()
     sleep(LEVEL_S)
     for network in world.networks.values():

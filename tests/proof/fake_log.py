@@ -135,8 +135,8 @@ class FakeLog:
         return {*(self.score_at(pair, first, scores) for scores in histories), *later}
 
     def scores_after(self, pair: Pair, position: int, word: int) -> set[int | None]:
-        """Return what a caller may see of a pair that was told of a position and its word: the score there, or a later
-        one of a history that has this word."""
+        """Return what a caller may see of a pair after an answer with a position and its word: the score there, or a
+        later one of a history that has this word."""
         histories = [(self.scores, self.words), *zip(self.lost, self.lost_words, strict=True)]
         found = set[int | None]()
         for scores, words in histories:

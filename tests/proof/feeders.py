@@ -32,7 +32,7 @@ def copy_of_the_database(world: World, _: random.Random) -> Iterator[Readers]:
     with _more_processes(world, world.servers, COPY) as copied:
         copied.start("worker")
         wait_until(lambda: REFUSED in copied.logs())
-        for name in WORKERS:  # now nobody but the copy's worker is there
+        for name in WORKERS:  # now the copy's worker is the only one
             world.service(name).kill(name)
         for name in WORKERS:
             world.service(name).start(name)
@@ -103,7 +103,7 @@ def _administrator(world: World) -> psycopg.Connection[tuple[object, ...]]:
 
 
 def _follow_in_copy(copied: Service, world: World) -> None:
-    """Follow somebody in the copy: the follow is shown to its user or not, and never in the original."""
+    """Follow a user in the copy: the follow is shown to its user or not, and never in the original."""
     original = world.services[0]
     user = f"copy-{uuid4().hex[:8]}"
     follower = {"Authorization": f"Bearer {original.token(user)}", "Idempotency-Key": user}

@@ -24,7 +24,7 @@ KILLS: Final = (6, 1_000)
 EVENTS: Final = (1, 2_000_000)
 # A process that has only just started has nothing under way: it is not killed before this age.
 AGE_MIN_S: Final = 3.0
-# Valkey's appendfsync; with "off" there is no AOF, and it restarts with what it had at its last start.
+# Valkey's appendfsync; "off" means without an AOF, so Valkey restarts with what it had at its last start.
 APPENDFSYNC: Final = ("always", "everysec", "no", "off")
 EMPTIED_SHARE: Final = 0.1
 

@@ -55,7 +55,7 @@ class LoginMoves:
                 await self._read(older, until)
 
     async def _name(self, user: str, login: str, until: asyncio.Event, history: int) -> bool:
-        """Give a user a login; return False if that is given up."""
+        """Assign a login to a user; return False if the user did not get it in time."""
         body = msgspec.json.encode({"username": login, "display_name": user})
         header = f"Idempotency-Key: {history}-{user}-{login}", "Content-Type: application/json"
         while not until.is_set() and history == self._history:

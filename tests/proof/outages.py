@@ -29,7 +29,7 @@ TITLE: Final = "10 outages"
 
 # How long a fault lasts, at random.
 OUTAGE_S: Final = {"short": (1.0, 2.0), "long": (120.0, 150.0)}
-# After so long of a fault half of the clients write no more.
+# When a fault has lasted for this time, half of the clients stop writing.
 WRITES_S: Final = {"short": 0.3, "long": 20.0}
 # Callers that have written nothing are answered from then on. A process that has lost Postgres needs some seconds until
 # it knows that no other process has it.
@@ -42,7 +42,7 @@ READ_PAUSE_S: Final = 0.2
 READ_TIMEOUT_S: Final = 5.0
 # A web process that need not answer is not waited for.
 OTHER_TIMEOUT_S: Final = 0.5
-# In `make test` there is time for so many of the faults that are over soon, chosen at random.
+# `make test` has time for this number of the faults that are over soon, chosen at random.
 FAULTS_IN_TESTS: Final = 2
 
 FAULTS: Final[dict[str, Fault]] = {
@@ -126,7 +126,7 @@ def _last(world: World, judged_from: dict[str, float], seconds: float, restarted
 
 
 def _callers(world: World, web: str) -> list[httpx.Client]:
-    """Return clients of two callers that have written nothing, one of whom the directory does not know."""
+    """Return clients of two callers that have written nothing; one of both is not in the directory."""
     service = world.services[0]
     return [
         httpx.Client(

@@ -73,7 +73,7 @@ class FakeLooks:
 
 
 class Write(NamedTuple):
-    """A follow or its end that a caller was told of."""
+    """A follow or its end that a caller got an answer to."""
 
     pair: Pair
     position: int

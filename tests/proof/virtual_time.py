@@ -31,7 +31,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         return []
 
     def _process_events(self, _: list[Any]) -> None:
-        """Do nothing: there are no sockets."""
+        """Do nothing: this loop has no sockets."""
 
     def _write_to_self(self) -> None:
         """Do nothing: no other thread uses this loop."""

@@ -225,7 +225,7 @@ async def test_page_is_rendered_again_when_a_profile_has_expired(
 async def test_profile_read_during_a_change_is_rendered_for_one_answer(
     reader: OwnReader, raw_redis: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis may have answered before the change, whose report comes before the page is kept."""
+    """Redis may have answered before the change, and its report may come before the page is kept."""
     read = reader.profile_cache.read
 
     async def read_during_a_change(*arguments: Any) -> Any:

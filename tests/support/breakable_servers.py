@@ -73,7 +73,7 @@ class Breakable:
 class BreakableServers:
     """A PostgreSQL with a migrated database, and a Valkey; ``queue_url`` is another database of the Valkey.
 
-    After a failover another server stands in the place of the one before.
+    After a failover another server takes the place of the one before.
     """
 
     postgres: Breakable

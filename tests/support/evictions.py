@@ -20,8 +20,8 @@ def evict_some(raw_redis: Plain, tag: str = "", policy: str = "volatile-random")
     """Let the server evict a tenth of its keys; return its evicted_keys. The memory stays full, and the policy is
     noeviction afterwards.
 
-    Under the default policy only ballast is evicted, whose names begin with ``tag``, so that the count alone shows it;
-    under an ``allkeys`` policy any key may be.
+    Under the default policy only ballast is evicted: keys with names that begin with ``tag``. So the count alone shows
+    it. Under an ``allkeys`` policy any key may be evicted.
     """
     raw_redis.config_set("maxmemory", 0)
     for number in range(BALLAST):

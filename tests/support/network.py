@@ -24,7 +24,7 @@ class Network:
     def environment(self, database_url: str) -> dict[str, str]:
         """Return the settings with which a process reaches the database and Redis through this network.
 
-        All processes of an installation name one host of Postgres. Here nobody listens there.
+        All processes of an installation name one host of Postgres. Here nothing listens there.
         """
         log, views = urlsplit(database_url), f"redis://127.0.0.1:{self.redis.port}"
         hosts = f"host=127.0.0.1,127.0.0.1&port={self.postgres.port},{NOBODY}"

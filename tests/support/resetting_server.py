@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-# So many commands of a connection are answered before it is reset, in turn. With the PING of the client's check
-# answered a connection is open.
+# How many commands of a connection are answered before it is reset, for one connection after the other. A connection
+# counts as open when the PING of the client's check is answered.
 ANSWERED = (0, 1, 2, 3, 4)
 
 _COMMAND = re.compile(rb"^\*\d+\r\n", re.MULTILINE)

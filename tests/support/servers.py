@@ -254,7 +254,7 @@ def running_service(
 
 
 def _command_of(root: Path, kind: str) -> list[str]:
-    """Return the command of a process of another version, whose Procfile may say ``python`` instead of ``follows``."""
+    """Return the command of a process of another version. Its Procfile may begin it with ``python`` or ``follows``."""
     command = parse_procfile((root / "Procfile").read_text()).processes[kind]
     python = shlex.quote(sys.executable)
     first, instead = ("follows ", f"{python} -m cli ") if command.startswith("follows ") else ("python ", f"{python} ")

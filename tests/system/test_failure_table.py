@@ -71,7 +71,7 @@ TESTS: Final = {
         "tests/commands/test_idempotency.py::test_follow_with_repeated_key_returns_first_answer",
     ],
     "an event that cannot be projected": ["test_event_that_cannot_be_projected"],
-    "events of users whom the directory does not know (a log restored in part)": [
+    "events of users that are missing in the directory (a log restored in part)": [
         "tests/api/test_unknown_users.py::test_list_with_an_unknown_user_shows_a_placeholder"
     ],
     "the log lost its last events (a standby promoted, a crash with `synchronous_commit` off)": [
@@ -315,7 +315,7 @@ def test_worker_that_alone_no_longer_reaches_redis(world: TwoServices) -> None:
 
 
 def check_late_follow(world: TwoServices, ann: Caller, cem: Caller, dan: Caller | None = None) -> None:
-    """Follow while the views stand still: 201, then 503 for the caller, and what the views have for others."""
+    """Follow while the views do not change: 201, then 503 for the caller, and what the views have for others."""
     assert ann.follow(cem) == 201
     for at in (0, 1):
         assert ann.sees(cem, at) == 503

@@ -1,4 +1,4 @@
-"""Log lines of several processes can be put in order, and they say who took leases over."""
+"""Log lines of several processes can be put in order, and they name the worker that took leases over."""
 
 import json
 import os

@@ -297,7 +297,7 @@ async def test_log_restored_from_backup_leaves_no_later_follow_in_the_view(
     environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    """Once it is adopted, there is no view; then there is a new one, which never has what the log has not."""
+    """After `adopt` the view is gone; then a new one comes, which never has what the log does not have."""
     database = Restored(servers, database_url)
     async with _opened(database_url) as engine:
         numbers = await people(engine, 4)

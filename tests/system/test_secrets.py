@@ -1,6 +1,6 @@
 """No secret appears in logs at DEBUG, in answers, in output of the command line or in command lines of processes.
 
-There is no metrics endpoint that could show one.
+The service has no metrics endpoint that could show one.
 """
 
 import http.server

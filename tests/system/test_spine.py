@@ -223,7 +223,7 @@ def test_erasure_continues_after_worker_was_killed(whole: Calls) -> None:
 
 
 def test_follow_through_one_web_process_is_seen_through_the_other(whole: Calls, breakable: BreakableServers) -> None:
-    """Also after one of two workers was killed, whose partitions the other one takes over."""
+    """Also after one of two workers was killed and the other one has taken over its partitions."""
     urls = (breakable.postgres.url, breakable.valkey.url, breakable.queue_url)
     with running_service(*urls, whole.service.folder) as service, closing(Calls(service)) as second:
         star = whole.register(1)[0]

@@ -55,7 +55,7 @@ def moving(servers: Servers, database_url: str, redis_url: str, queue_url: str, 
 
 
 def test_own_follow_is_shown_through_either_redis_or_503(moving: tuple[Service, Service]) -> None:
-    """The second Redis stands still, so its web process knows of a follow by its looks only."""
+    """The second Redis is paused, so its web process learns of a follow only by looks at the log."""
     one, two = moving
     store = follows(two, "pause", "--why", "a test")["store"]
     other_store = follows(one, "resume")["store"]  # ends nothing, and says which Redis it is for

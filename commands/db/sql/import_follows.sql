@@ -2,9 +2,9 @@
 -- The staging tables are temporary; commands/bulk_follows.py and commands/bulk_users.py create them.
 
 -- Append a UserFollowed for each staged pair that is not followed now, in the order of ord; a pair may be staged once.
--- Nobody can follow themselves: the last event of a pair (u, u) is never UserUnfollowed. Return how many were added,
--- the last position, the ord of each row that was not because one of its users is erased, and the ord of each whose pair
--- has a parked event, or ends in one of a kind that is not known here. Skipped events do not count.
+-- Users cannot follow themselves: the last event of a pair (u, u) is never UserUnfollowed. Return how many were
+-- added, the last position, the ord of each row that was not added because one of its users is erased, and the ord of
+-- each whose pair has a parked event, or ends in one of a kind that is not known here. Skipped events do not count.
 CREATE OR REPLACE FUNCTION import_follows(
     OUT added bigint, OUT last_position bigint, OUT erased integer[], OUT set_aside integer[]
 )

@@ -52,8 +52,8 @@ BEGIN
     RETURN its_fence;
 END $$;
 
--- Give the owner a number that no renewal has had before, and a row if it has none. An owner whose Redis has another
--- word now, since it was emptied, holds nothing.
+-- Write a number that no renewal has had before into the owner's row, and insert the row if it is missing. An owner
+-- whose Redis has another word now, since it was emptied, holds nothing.
 CREATE OR REPLACE FUNCTION renew_lease_owner(the_store text, the_owner uuid, it_projects boolean, the_runs text)
 RETURNS void LANGUAGE sql AS $$
     DELETE FROM leases WHERE owner = the_owner AND store <> the_store;

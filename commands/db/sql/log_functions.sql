@@ -32,8 +32,8 @@ CREATE OR REPLACE FUNCTION word_at(the_position bigint) RETURNS bigint LANGUAGE 
     SELECT word FROM batches WHERE last_position >= the_position ORDER BY last_position LIMIT 1
 $$;
 
--- Whether a parked event keeps commands from its pair: it was skipped in no Redis, and workers feed this one, whose word
--- the_store is. Where no Redis is fed, the workers may come back to any of them.
+-- Return whether a parked event blocks commands on its pair: it was not skipped in any Redis, and workers feed the
+-- Redis with the word the_store. While no Redis is fed it blocks them, too, since workers may come back to any.
 CREATE OR REPLACE FUNCTION is_set_aside(the_position bigint, the_store text) RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (SELECT FROM parked p WHERE p.position = the_position AND p.skipped_at IS NOT NULL) AND (
         the_store = '' OR EXISTS (SELECT FROM lease_owners o WHERE o.projects AND o.store IN ('', the_store))

@@ -149,7 +149,7 @@ def statuses_for_a_foreign_token(method: str, path: str, way: str, role: str) ->
     """Return the allowed statuses for a command on other users with the attacker's own, valid token.
 
     A follow of /v1 names only the followed user, so the attacker just follows them: the second follow is a conflict,
-    and there is no follow to end.
+    and an unfollow finds nothing to end.
     """
     if not is_token_read(way, method, path):
         return {401}

@@ -372,7 +372,7 @@ async def test_erased_channel_is_not_live(service: InProcess) -> None:
 
 
 async def test_erasure_is_noted_first_or_refused(own_settings: dict[str, str], keys: Path, tmp_path: Path) -> None:
-    """Nobody is erased who is not in the file: a disk that is full, or a file that is gone, is 503."""
+    """No user is erased before the file has the note: a full disk, or a file that is gone, is 503."""
     file = tmp_path / "erasures"
     async with in_process({**own_settings, "FOLLOWS_ERASURE_FILE": str(file)}, keys) as noting:
         ann, bob = await noting.people(2)

@@ -1,4 +1,4 @@
-"""Looks at the log's end, on a real PostgreSQL: the head, its word, and who wrote what others wait for."""
+"""Looks at the log's end, on a real PostgreSQL: the head, its word, and which caller wrote the events after it."""
 
 import time
 from collections.abc import AsyncIterator, Callable

@@ -107,7 +107,7 @@ async def test_partitions_on_the_other_masters_go_on(
 async def test_a_reader_goes_on_with_the_view_it_knows(
     cluster: ValkeyCluster, redis: RedisClient, engine: Engine, queue_url: str
 ) -> None:
-    """For a bounded time, not if the workers tell of another view, and never into partitions that were taken away."""
+    """For a bounded time, not if workers report another view, and never into partitions that were taken away."""
     numbers, progress = await people(engine, 24), Progress()
     async with running_loop(engine, cluster, queue_of(queue_url)):
         view = await at_work(engine, redis, numbers)

@@ -190,7 +190,7 @@ async def test_bytes_that_are_no_reply_end_the_connection() -> None:
 @pytest.mark.parametrize("watched", [False, True])
 @pytest.mark.parametrize("pong", [b"+PONG\r\n", LOADING], ids=["PONG", "LOADING"])
 async def test_server_that_has_loaded_its_file_is_back_before_its_first_reply(watched: bool, pong: bytes) -> None:
-    """The connection was made before, and stays. A reply to INFO, which is given also while it loads, is no sign.
+    """The connection was made before, and stays. A reply to INFO shows nothing: the server replies also while it loads.
 
     To PING, with which the connection begins, Redis 7 and Valkey answer LOADING.
     """

@@ -1,4 +1,4 @@
-"""A web process compares its database with the record of who feeds its Redis, whichever of both it learns first."""
+"""A web process compares its database with the record of its Redis' feeder, whichever of both it learns first."""
 
 from collections.abc import Iterable
 

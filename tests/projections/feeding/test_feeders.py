@@ -1,4 +1,4 @@
-"""Who feeds a Redis: copies of the database wait, a second feeder is noticed, and `adopt` decides."""
+"""The feeder of a Redis: workers on copies of its database wait, a second feeder is noticed, and `adopt` decides."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager

@@ -40,7 +40,7 @@ LISTS = 10_000
 
 @pytest.fixture
 def raw(fragile: Breakable) -> Iterator[Plain]:
-    """A client of an empty server that has just been started, whose settings a test may change."""
+    """A client of an empty server that has just been started. A test may change the server's settings."""
     with Redis.from_url(fragile.url) as raw_redis:
         fragile.restart()
         raw_redis.config_set("appendfsync", "always")  # a killed server loses nothing of what a test has written
@@ -381,7 +381,7 @@ async def test_several_workers_build_one_view(
 async def test_eviction_of_expiring_keys_invalidates_views_too(
     engine: Engine, raw: Plain, redis: RedisClient, web: Web, world: list[int]
 ) -> None:
-    """The count does not say under which policy, or whose keys they were."""
+    """The count shows neither the policy nor the kind of keys that were evicted."""
     evict_some(raw)
     await until(lambda: web.refuses(world[0]))
     assert web.watch.problem is not None and web.watch.problem.reason.startswith("has evicted keys")

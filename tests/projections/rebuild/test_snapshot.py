@@ -308,7 +308,7 @@ async def test_process_killed_at_any_step_leaves_no_file_and_is_resumed(
 async def test_view_that_loses_a_partition_before_the_switch_does_not_go_live(
     engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is no old view to hold the new one against; the next build makes the partition again."""
+    """The new view cannot be compared with an old one; the next build makes the partition again."""
     await populate(engine)
     real = leases.next_fence
 

@@ -49,7 +49,7 @@ def unreachable() -> RedisClient:
 async def test_view_that_the_next_build_has_deleted_does_not_go_live(
     engine: Engine, redis: RedisClient, queue: QueueSettings
 ) -> None:
-    """The builder was stopped before its switch. The next one has another number of partitions, so it begins anew."""
+    """The builder was stopped before its switch. The next one has another number of partitions, so it begins again."""
     await built(engine, redis, queue)
     projector = await filled(engine, redis)
     newer = await rebuilt(engine, redis, queue, RebuildOptions(partitions=16))

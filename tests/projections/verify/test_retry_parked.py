@@ -147,7 +147,7 @@ async def test_pairs_that_this_version_reads_are_retried_and_others_stay(world: 
     assert await retry_readable(world.engine, world.redis) == []
     make_readable(world.sql, first)
     make_readable(world.sql, user)
-    assert await retry_readable(world.engine, world.redis) == []  # there is no live view
+    assert await retry_readable(world.engine, world.redis) == []  # VIEW is not live yet
     assert await generations.switch(world.redis, VIEW, 1, 0)
     building = await view_register.register_generation(world.engine, 4, "a test")
     assert await retry_readable(world.engine, world.redis) == []

@@ -16,7 +16,7 @@ _STATEMENTS = (
     EXCLUDE USING btree (store WITH =, state WITH =) WHERE (state = 'live') DEFERRABLE""",
     "ALTER TABLE parked ADD COLUMN store text NOT NULL DEFAULT '', DROP CONSTRAINT parked_pkey",
     "ALTER TABLE parked ADD PRIMARY KEY (store, position)",
-    # The version before knows the pause of all Redis, whose only_one is true; that of one Redis has none.
+    # The version before knows only the pause of all Redis, with only_one true. In the pause of one Redis it is null.
     "ALTER TABLE pauses DROP CONSTRAINT pauses_pkey, ALTER COLUMN only_one DROP NOT NULL, ADD UNIQUE (only_one)",
     "ALTER TABLE pauses ADD COLUMN store text PRIMARY KEY DEFAULT ''",
 )
