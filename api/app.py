@@ -1,7 +1,6 @@
 """The web application: both dialects, health and documentation; ``api.app:app`` is what the server runs."""
 
 import gc
-import sys
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -27,6 +26,7 @@ from api.v1.errors import handle_v1_error, render_v1_error
 from api.v1.middleware import is_v1, v1_middleware
 from api.v1.routes import v1_router
 from commands.errors import SettingsError
+from commands.logs import exit_refused
 from commands.settings import log_level
 
 # What a user's fields may take, each character escaped as 12 bytes. A larger body is refused before it is read.
@@ -109,7 +109,7 @@ def __getattr__(name: str) -> Any:
             configure_logging(log_level())
             app = create_app(Services.from_env())
         except SettingsError as error:
-            sys.exit(f"error: {error.message}")
+            exit_refused(error)
         # Requests leave hardly any cycles, and a collection that visits every imported object takes milliseconds: a
         # tenth of the CPU of a read.
         gc.freeze()

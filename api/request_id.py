@@ -5,7 +5,6 @@ them, and its lines say ``-``.
 """
 
 import itertools
-import logging
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -14,7 +13,8 @@ from uuid import uuid4
 
 from litestar.types import Message, Send
 
-from commands.process import ProcessFormatter, log_to_stderr, name_process
+from commands.logs import log_to_stderr
+from commands.process import name_process
 
 REQUEST_ID_HEADER: Final = b"x-request-id"
 _FORM: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
@@ -47,15 +47,12 @@ def with_request_id(name: str, send: Send) -> Send:
     return with_id
 
 
-class RequestIdFormatter(ProcessFormatter):
-    """Puts the request's id in front of every line, too: a search for the id finds all of them."""
-
-    def more(self, record: logging.LogRecord) -> str:
-        """Return the id in brackets."""
-        return f"[{_current.get()}] "
+def request_context() -> dict[str, str]:
+    """Return what a log record says of the request that is being served."""
+    return {"request_id": _current.get()}
 
 
 def configure_logging(level: str) -> None:
-    """Let this process log to stderr, from ``level`` on, in lines with request ids."""
+    """Let this process log to stderr, from ``level`` on, with request ids: a search for an id finds all its records."""
     name_process("web")
-    log_to_stderr(level, RequestIdFormatter())
+    log_to_stderr(level, request_context)

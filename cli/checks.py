@@ -28,6 +28,7 @@ from commands.db.schema import NEWEST_REVISION, check_current
 from commands.db.unavailable import words_of
 from commands.erasure_file import ErasureFile
 from commands.errors import LogUnavailable, SettingsError, Unavailable
+from commands.logs import log_format
 from commands.settings import FollowSettings, log_level, setting, unknown_settings
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.client.node import Node
@@ -66,6 +67,7 @@ _READERS: Final[tuple[Callable[[], Any], ...]] = (
     FollowSettings.from_env,
     ErasureFile.from_env,
     log_level,
+    log_format,
 )
 
 

@@ -10,6 +10,11 @@ from typing import Any, Final
 
 import click
 
+from commands.errors import SettingsError
+from commands.logs import exit_refused, log_format, server_logging
+from commands.process import name_process
+from commands.settings import log_level
+
 APP: Final = "api.app:app"
 # Connections that wait to be accepted, and those that a process has at once: clients beyond these wait.
 BACKLOG: Final = 4_096
@@ -35,7 +40,14 @@ def web(host: str, port: int, workers: int, head_timeout: int) -> None:
     """Serve both dialects until SIGTERM; a process that dies is replaced."""
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.http import HTTP1Settings
+    from granian.log import LogLevels
     from granian.server import Server
+
+    name_process("web")
+    try:
+        level, _ = log_level(), log_format()
+    except SettingsError as error:
+        exit_refused(error)
 
     Server(
         APP,
@@ -51,6 +63,8 @@ def web(host: str, port: int, workers: int, head_timeout: int) -> None:
         http1_settings=HTTP1Settings(header_read_timeout=head_timeout * 1_000),
         respawn_failed_workers=True,
         workers_kill_timeout=WEB_KILL_TIMEOUT_S,
+        log_level=LogLevels(level.lower()),
+        log_dictconfig=server_logging(level),
     ).serve(target_loader=load)
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
@@ -43,28 +41,6 @@ def this_process() -> Process:
     return Process(_kind, _HOST, os.getpid())
 
 
-class ProcessFormatter(logging.Formatter):
-    """Puts UTC time, level, process and logger in front of every line of a record, also of a traceback.
-
-    The process is ``kind@host[pid]``, and a worker's has ``/`` and its owner id behind it. So lines of processes
-    and hosts can be put in order, and no text with line ends can pass for a line of its own.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return one or more lines, without the last line end."""
-        at = datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-        owner = f"/{_owner}" if _owner else ""
-        process = f"{_kind}@{_HOST}[{record.process}]{owner}"
-        front = f"{at}Z {record.levelname} {process} {record.name} {self.more(record)}"
-        return "\n".join([front + line for line in super().format(record).splitlines() or [""]])
-
-    def more(self, record: logging.LogRecord) -> str:
-        """Return what else a line begins with, and a space."""
-        return ""
-
-
-def log_to_stderr(level: str, formatter: logging.Formatter | None = None) -> None:
-    """Let this process log to stderr, from ``level`` on."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter or ProcessFormatter())
-    logging.basicConfig(level=level, handlers=[handler])
+def owner_of_leases() -> str:
+    """Return the beginning of the id under which this process holds leases, "" when it holds none."""
+    return _owner

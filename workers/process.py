@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from functools import partial
@@ -18,7 +17,8 @@ from typing import Any, Final
 import uvloop
 
 from commands.errors import SettingsError
-from commands.process import log_to_stderr, name_owner, name_process
+from commands.logs import exit_refused, log_to_stderr
+from commands.process import name_owner, name_process
 from commands.settings import log_level, log_unknown_settings
 from projections.loop import ProjectionLoop
 from projections.outages import Outage
@@ -102,4 +102,4 @@ def _run(kind: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         log_unknown_settings(logger)
         uvloop.run(run_until_stopped(work()))
     except SettingsError as error:
-        sys.exit(f"error: {error.message}")
+        exit_refused(error)

@@ -10,7 +10,8 @@ import uvloop
 
 from commands.db.postgres import PostgresSettings, create_engine
 from commands.errors import FollowsError
-from commands.process import log_to_stderr, name_process
+from commands.logs import log_to_stderr
+from commands.process import name_process
 from projections.client.client import RedisClientSettings, open_redis
 from projections.projector.projector import Projector
 from projections.rebuild.build import fill

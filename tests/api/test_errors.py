@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from api.app import BODY_MAX
-from api.request_id import RequestIdFormatter
+from api.request_id import request_context
 from api.v1.errors import V1_STATUS_OF
 from commands import errors
+from commands.logs import TextFormatter
 from tests.support.in_process import InProcess, refusal
 from tests.support.v1_calls import CALLS
 
@@ -208,7 +209,7 @@ async def test_unexpected_error_returns_500_without_its_text(
         raise RuntimeError(secret)
 
     monkeypatch.setattr(service.services.directory, "put", broken)
-    caplog.handler.setFormatter(RequestIdFormatter())
+    caplog.handler.setFormatter(TextFormatter(request_context))
     with caplog.at_level(logging.ERROR):
         answer = await service.platform.put("/v1/users/x", json={"bio": "a private matter"})
     assert refusal(answer) == (500, "internal_error", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections import defaultdict
@@ -34,6 +35,10 @@ LAG_UNDER_LOAD_MAX_EVENTS: Final = 500
 # Every follow event: follower, followed, type.
 EVENTS: Final = """SELECT f.id, t.id, e.type::text FROM events e JOIN users f ON f.number = e.subject
     JOIN users t ON t.number = e.object WHERE e.subject <> e.object ORDER BY e.position"""
+
+
+_LOGS: Final = {"FOLLOWS_LOG_FORMAT": "json"}
+RECORD_FIELDS: Final = {"time", "level", "process", "host", "pid", "logger", "message"}
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,11 @@ class Deployment:
                     counts.expect(right, f"{path} is not what the log says")
         counts.add("users whose views were compared with the log", len(clients))
         counts.expect(self.views_are_the_log(), "the views differ from the log")
+        logs = [log for service in self.services for log in service.folder.glob("*.log")]
+        lines = [line for log in logs for line in log.read_text().splitlines()]
+        counts.add("log lines", len(lines))
+        for line in lines:
+            counts.expect(_is_record(line), f"not a record in JSON: {line[:200]}")
 
     def views_are_the_log(self) -> bool:
         """Return True if `follows verify` finds no difference; print what it found otherwise."""
@@ -177,10 +187,17 @@ def running_services(
     first, second = folder / "one", folder / "two"
     first.mkdir()
     second.mkdir()
-    with running_service(*addresses, first, own=own) as one:
-        keys = {"FOLLOWS_JWKS": one.environment["FOLLOWS_JWKS"]}
+    with running_service(*addresses, first, environment=_LOGS, own=own) as one:
+        keys = {"FOLLOWS_JWKS": one.environment["FOLLOWS_JWKS"], **_LOGS}
         with running_service(*addresses, second, processes=("web-2", "worker-2"), environment=keys, own=own) as two:
             yield one, two
+
+
+def _is_record(line: str) -> bool:
+    try:
+        return RECORD_FIELDS.issubset(json.loads(line))
+    except ValueError:
+        return False
 
 
 def _head(service: Service) -> int:

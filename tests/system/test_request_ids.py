@@ -19,7 +19,7 @@ LINE = re.compile(
     r"[a-zA-Z0-9_.]+ \[([^ ]+)\] ?(.*)"
 )
 # Lines of the HTTP server itself, which belong to no request.
-SERVER_LINE = re.compile(r"\[(?:INFO|WARNING)\] ")
+SERVER_LINE = re.compile(r"\S+Z (?:INFO|WARNING) web@\S+\[\d+\] _granian[.a-z]* ")
 # Without the function, every append fails with an error that the code does not expect.
 BREAK_APPENDS = "ALTER FUNCTION append_events RENAME TO append_events_away"
 REPAIR_APPENDS = "ALTER FUNCTION append_events_away RENAME TO append_events"
