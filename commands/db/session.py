@@ -17,6 +17,7 @@ from psycopg.abc import PQGen
 from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.pq.abc import PGconn
+from psycopg.waiting import wait_async
 
 from commands.db.address import hosts_of
 from commands.db.pooling import (
@@ -60,6 +61,9 @@ _READ: Final = "SELECT pg_catalog.pg_backend_pid(), " + ", ".join(
         *("fsync", "full_page_writes", "synchronous_commit"),
     )
 )
+# For each step of a session's set-up, where the engine has no limit. A server or a pooler that accepts connections and
+# hangs shows as one that is away.
+SET_UP_TIMEOUT_S: Final = 10.0
 # The arguments of connects that have been found to lead to a session each.
 _checked_arguments: Final = set[str]()
 
@@ -170,17 +174,22 @@ def connect(needs: SessionNeeds, *, autocommit: bool, **arguments: Any) -> psyco
 class LogConnection(psycopg.AsyncConnection[Any]):
     """A connection that closes when Postgres does not answer within ``timeout_s``, if that is given.
 
-    The statement that was not answered may have run.
+    The statement that was not answered may have run. Until ``is_set_up``, a cancelled task ends at once: psycopg would
+    ask the server to cancel the statement, and wait ten seconds for a server that hangs.
     """
 
     timeout_s: float | None = None
+    is_set_up: bool = False
     must_write: bool = True
     # What the address names, as ``host:port``, sorted.
     hosts: Sequence[str] = ()
 
     async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:  # noqa: ASYNC109
+        limit_s = self.timeout_s if timeout is None else timeout
         try:
-            return await super().wait(gen, interval, self.timeout_s if timeout is None else timeout)
+            if not self.is_set_up:
+                return await wait_async(gen, self.pgconn.socket, interval, limit_s or SET_UP_TIMEOUT_S)
+            return await super().wait(gen, interval, limit_s)
         except psycopg.OperationalError as error:
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise
@@ -199,6 +208,7 @@ class LogConnection(psycopg.AsyncConnection[Any]):
         if needs.transaction_pooling:
             self.prepare_threshold = None
             self.cursor_factory = type("AsyncCursor", (AsyncTransactionCursor,), needs.local(self.pgconn, isolation))
+        self.is_set_up = True
 
     def is_usable(self) -> bool:
         """Return False when the server has closed this idle connection, or has said that it takes no more writes.

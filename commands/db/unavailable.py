@@ -32,10 +32,15 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def _said(error: BaseException) -> str:
-    """Return the server's words about an error. The driver's own name hosts and users: then it is the error's class."""
+    """Return the server's words about an error. The driver's own name hosts and users, so they are not used."""
     cause = getattr(error, "orig", error)
-    said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
-    return said or (str(cause) if isinstance(cause, OWN_ERRORS) else type(cause).__name__)
+    if isinstance(cause, OWN_ERRORS):
+        return str(cause)
+    if isinstance(cause, TimeoutError | PoolTimeout | psycopg.errors.ConnectionTimeout):
+        return "no connection in time"
+    if isinstance(cause, psycopg.Error):
+        return cause.diag.message_primary or "the connection failed or ended"
+    return type(cause).__name__
 
 
 def words_of(error: LogUnavailable) -> str:

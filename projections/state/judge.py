@@ -81,6 +81,9 @@ def _views(state: State) -> Iterator[StateProblem]:
 
 
 def _workers(state: State) -> Iterator[StateProblem]:
+    """Judge the workers that feed this Redis. While it cannot be read, it is not known which those are."""
+    if state.views.why_not is not None:
+        return
     workers = [worker for worker in state.workers if worker.projects]
     others = [] if state.log is None else [store for store in state.log.fed if store != state.views.store]
     if not workers and others and state.views.store:

@@ -1,5 +1,6 @@
 """`follows check`: a line for each setting and server, and the right one says what is wrong."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,6 +14,7 @@ import pytest
 from cli.checks import RESULTS
 from cli.dev.dev_key import ensure_dev_key
 from tests.support.cli_runner import Tools, tools_on
+from tests.support.proxy import Proxy, listening, postgres_socket, through_port
 from tests.support.servers import Servers
 from tests.support.valkey_cluster import start_node, stop_nodes, wait_until
 
@@ -92,6 +94,15 @@ def test_servers_that_hang_do_not_hide_each_other(tools: Tools) -> None:
         )
     assert {subject for subject, result in found if result == "fail"} == {"postgres", "redis", "queue"}
     assert ("keys", "ok") in found
+
+
+async def test_postgres_that_hangs_after_the_login_is_no_fault_of_redis(tools: Tools, database_url: str) -> None:
+    """As behind a pooler that is paused. Whether another database feeds the Redis cannot be said then."""
+    async with listening(proxy := Proxy(postgres_socket(database_url))) as port:
+        proxy.hang_after_login()
+        found = await asyncio.to_thread(check, tools, DATABASE_URL=through_port(database_url, port))
+    assert {subject for subject, result in found if result == "fail"} == {"postgres"}
+    assert [message for message in found["redis", "ok"] if "its user may do what is needed" in message]
 
 
 def test_rights_and_schema_are_looked_at(tools: Tools, database_url: str) -> None:

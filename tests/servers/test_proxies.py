@@ -1,12 +1,18 @@
 """Two web processes behind HAProxy and nginx, which run the files of deploy/."""
 
+import http.client
+import signal
+import socket
 from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
 
 import httpx
 import pytest
 
 from cli.dev.dev_key import ensure_dev_key
 from tests.servers.conftest import path_of
+from tests.support.breakable_servers import wait_until
 from tests.support.proxies import running_proxy
 from tests.support.raw_requests import exchange
 from tests.support.rolling import Site, load, register
@@ -34,8 +40,8 @@ def site(request: pytest.FixtureRequest, servers: Servers, tmp_path_factory: pyt
             running_service(*urls, folders[1], processes=("web",), environment=settings) as two,
         ):
             web = [service.base_url.removeprefix("http://") for service in (one, two)]
-            with running_proxy(path_of(request.param), folders[2], web) as address:
-                made = Site(one, two, (f"http://{address}",))
+            with running_proxy(path_of(request.param), folders[2], web) as running:
+                made = Site(one, two, (f"http://{running.address}",))
                 register(made)
                 yield made
 
@@ -99,3 +105,30 @@ def test_restart_of_each_web_process_fails_no_request(site: Site) -> None:
             service.wait_ready()
             site.go_on()
     site.judge()
+
+
+@pytest.mark.parametrize("site", ["haproxy"], indirect=True)
+def test_haproxy_that_is_replaced_answers_on_idle_connections(site: Site, tmp_path: Path) -> None:
+    """As at a reload: the old process stops when its clients have left, and tells them so with an answer."""
+    web = [service.base_url.removeprefix("http://") for service in (site.one, site.two)]
+    with running_proxy(path_of("haproxy"), tmp_path, web) as running:
+        connection = http.client.HTTPConnection(running.address)
+        with closing(connection):
+            assert _get_health(connection) == (200, None)
+            running.process.send_signal(signal.SIGUSR1)
+            wait_until(lambda: _refuses(running.address))
+            assert _get_health(connection) == (200, "close")
+
+
+def _get_health(connection: http.client.HTTPConnection) -> tuple[int, str | None]:
+    connection.request("GET", "/health/live")
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status, answer.getheader("Connection")
+
+
+def _refuses(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with suppress(ConnectionRefusedError), socket.create_connection((host, int(port))):
+        return False
+    return True

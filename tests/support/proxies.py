@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cli.dev.processes import ROOT
 from tests.support.breakable_servers import wait_until
@@ -21,9 +21,16 @@ TEMPORARY: Final = " ".join(
 )
 
 
+class RunningProxy(NamedTuple):
+    """A proxy that runs; its address is host:port."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+
 @contextmanager
-def running_proxy(program: str, folder: Path, web: Sequence[str]) -> Iterator[str]:
-    """Run ``program`` in front of two addresses with its file of deploy/; yield its own address, as host:port."""
+def running_proxy(program: str, folder: Path, web: Sequence[str]) -> Iterator[RunningProxy]:
+    """Run ``program`` in front of two addresses with its file of deploy/."""
     name = Path(program).name
     address = f"127.0.0.1:{free_port()}"
     settings = folder / FILES[name]
@@ -40,7 +47,7 @@ def running_proxy(program: str, folder: Path, web: Sequence[str]) -> Iterator[st
         process = subprocess.Popen([program, *options[name], str(settings)], stdout=output, stderr=output, cwd=folder)
     try:
         wait_until(lambda: answers(process, int(address.rpartition(":")[2])))
-        yield address
+        yield RunningProxy(address, process)
     finally:
         process.terminate()
         process.wait(STOP_TIMEOUT_S)

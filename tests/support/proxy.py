@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs, urlsplit
 
+# What PostgreSQL sends when a session has begun: ReadyForQuery, outside of a transaction.
+SESSION_BEGUN = b"Z\0\0\0\x05I"
+
 
 class Proxy:
     """Forwards connections to the server at the Unix socket ``path``.
@@ -21,6 +24,7 @@ class Proxy:
         self._writers: list[asyncio.StreamWriter] = []
         self._hanging: list[asyncio.Event] = []
         self._flowing = _set_event()
+        self._after_login: asyncio.Event | None = None
 
     def hang_open_connections(self) -> None:
         """Forward no more answers on the open connections, without closing them; new ones work."""
@@ -32,6 +36,11 @@ class Proxy:
         """Forward no more answers on any connection, open or new."""
         self._flowing.clear()
         self._hanging.append(self._flowing)
+
+    def hang_after_login(self) -> None:
+        """Let PostgreSQL's sessions begin on new connections, and forward no answer after that."""
+        self._after_login = asyncio.Event()
+        self._hanging.append(self._after_login)
 
     def resume(self) -> None:
         """Forward all answers again, also those that were held back."""
@@ -61,6 +70,8 @@ class Proxy:
                 writer.write(data[:left])
                 break
             writer.write(data)
+            if self._after_login is not None and data.endswith(SESSION_BEGUN):
+                flowing = self._after_login
             await asyncio.sleep(0)
             left = None if left is None else left - len(data)
         for stream in (writer, server_writer):

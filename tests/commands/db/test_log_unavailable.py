@@ -10,12 +10,14 @@ from cli.dev.embedded import embedded
 from cli.dev.supervisor import SupervisedProcess
 from commands import erasure, idempotency, profiles
 from commands.coordination import leases, parked, pause, view_register
+from commands.db import session
 from commands.db.migrate import upgrade_database
 from commands.db.postgres import (
     POSTGRES_TIMEOUT_S,
     Engine,
     PostgresSettings,
     check_server,
+    connected_within,
     create_engine,
 )
 from commands.db.schema import check_current
@@ -133,6 +135,43 @@ async def test_request_to_hanging_postgres_fails_after_timeout_and_worker_waits(
             assert (await waiting).position
         await requests.dispose()
         await worker.dispose()
+
+
+async def test_start_on_postgres_that_hangs_after_the_login_fails_in_words(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a pooler that is paused: it accepts connections, and answers no statement. A worker says so then."""
+    monkeypatch.setattr(session, "SET_UP_TIMEOUT_S", 0.2)
+    async with listening(proxy := Proxy(postgres_socket(server.url))) as port:
+        proxy.hang_after_login()
+        worker = create_engine(PostgresSettings(through_port(server.url, port), allow_async_commit=True))
+        with pytest.raises(LogUnavailable, match="the server did not answer in time"):
+            await check_server(worker)
+        proxy.resume()
+        await check_server(worker)
+        await worker.dispose()
+
+
+async def test_cancelled_start_of_a_session_asks_the_hanging_server_for_nothing(server: Server) -> None:
+    """A request to cancel the statement would be one more connection, and would be waited for."""
+    async with listening(proxy := Proxy(postgres_socket(server.url))) as port:
+        proxy.hang_after_login()
+        tool = create_engine(PostgresSettings(through_port(server.url, port)), timeout_s=30.0, is_tool=True)
+        with pytest.raises(LogUnavailable, match="no connection in time"):
+            async with connected_within(tool, 0.5):
+                pass
+        assert proxy.connections == 1
+        await tool.dispose()
+
+
+async def test_lost_connection_has_words(server: Server) -> None:
+    """The driver's own words name the host, and the name of its error says nothing to an operator."""
+    async with listening(proxy := Proxy(postgres_socket(server.url), cuts=[1])) as port:
+        cut = create_engine(PostgresSettings(through_port(server.url, port), allow_async_commit=True))
+        with pytest.raises(LogUnavailable, match="the connection failed or ended"):
+            await check_server(cut)
+        await cut.dispose()
+    assert proxy.connections == 1
 
 
 async def test_command_queued_behind_hanging_batch_fails_after_the_same_timeout(server: Server, engine: Engine) -> None:
