@@ -40,7 +40,7 @@ def note_unavailable(dialect: str, error: Exception) -> None:
 
 
 def note_visible_wait(outcome: VisibleOutcome, began: float) -> None:
-    """Count a command whose answer has waited for the views."""
+    """Count the wait of a command's answer for the views."""
     found = WAITS.get(outcome)
     if found is None:
         found = WAITS[outcome] = Distribution()

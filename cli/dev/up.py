@@ -23,7 +23,7 @@ from cli.dev.welcome import uses_development_key, welcome
 from cli.errors import plain_database_errors
 from commands.errors import FollowsError, SettingsError
 from commands.settings import SECRETS, setting, switch_from_env
-from projections.metrics.server import metrics_address
+from projections.metrics.address import metrics_address_from_env
 
 # How soon a dead process and Ctrl-C are noticed.
 WATCH_POLL_S: Final = 0.1
@@ -123,9 +123,10 @@ def _servers(
 
 def _metrics_addresses() -> dict[str, str]:
     """Return where each process serves its metrics: from FOLLOWS_METRICS on, else at free ports of this machine."""
-    if not (given := setting("FOLLOWS_METRICS")):
+    given = metrics_address_from_env()
+    if given is None:
         return {name: f"127.0.0.1:{_free_port('127.0.0.1', 0)}" for name in PROCESSES}
-    host, port = metrics_address(given)
+    host, port = given
     shown = f"[{host}]" if ":" in host else host
     return {name: f"{shown}:{port + more}" for more, name in enumerate(PROCESSES)}
 

@@ -5,7 +5,6 @@ It is served by a thread, so that it answers also while the process is busy or h
 
 from __future__ import annotations
 
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +17,8 @@ import msgspec
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from commands.errors import SettingsError
+from projections.metrics.address import metrics_address
 
-_ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})")
 # A client that is slower is disconnected.
 CLIENT_TIMEOUT_S: Final = 10
 # How soon the thread notices the end of the process.
@@ -32,14 +31,6 @@ class ProcessHealth(msgspec.Struct, frozen=True):
     ready: bool
     degraded: list[str]
     alive: bool = True
-
-
-def metrics_address(text: str) -> tuple[str, int]:
-    """Return host and port of FOLLOWS_METRICS. Raises SettingsError."""
-    found = _ADDRESS.fullmatch(text)
-    if found is None or not 0 < int(found[2]) < 65_536:
-        raise SettingsError(f"FOLLOWS_METRICS must be HOST:PORT, not {text!r}")
-    return found[1].strip("[]"), int(found[2])
 
 
 class MetricsServer(ThreadingMixIn, WSGIServer):
@@ -62,7 +53,7 @@ class _QuietHandler(WSGIRequestHandler):
     timeout = CLIENT_TIMEOUT_S
 
     def log_message(self, format: str, *_: object) -> None:
-        """Log nothing: a scrape is no news."""
+        """Log nothing for a scrape."""
 
 
 @contextmanager

@@ -10,7 +10,7 @@ FOLDER = ROOT / "deploy" / "prometheus"
 ALERTS = (FOLDER / "alerts.yaml").read_text()
 DASHBOARD = (FOLDER / "grafana-dashboard.json").read_text()
 OPERATE = (ROOT / "docs" / "operate.md").read_text()
-# Those of a start or an end are no incidents, and those of a write that is tried are found by `follows status` alone.
+# Those of a start or an end are not incidents, and `follows status` alone tries a write.
 NOT_ALERTED = {"starting", "stopping", "postgres_refuses_writes", "redis_refuses_writes"}
 
 

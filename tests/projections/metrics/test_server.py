@@ -7,7 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from commands.errors import SettingsError
-from projections.metrics.server import ProcessHealth, metrics_address, serving_metrics
+from projections.metrics.address import metrics_address
+from projections.metrics.server import ProcessHealth, serving_metrics
 from tests.support.servers import free_port
 
 FOUND = {"health": ProcessHealth(ready=True, degraded=["paused"])}
