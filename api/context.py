@@ -1,6 +1,7 @@
 """What is known of a request before its call runs; and what commands of both dialects share: callers, keys, waits."""
 
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -10,6 +11,7 @@ from api.auth.tokens import Caller
 from api.one_reading import TwoReadings
 from api.own_writes import NotCached, OwnWrites
 from api.rate_limit import PendingCount, RateLimit, RateLimitResult, rate_limit_headers
+from api.request_counts import note_visible_wait
 from api.request_id import REQUEST_ID_HEADER
 from api.services import Services
 from api.tail import LOOK_AGE_MAX_S
@@ -39,7 +41,7 @@ class Context(msgspec.Struct):
     ``refusal`` is why it must not be served; each dialect decides where to raise it. ``pending_count`` is a look-up in
     Redis that is under way until ``pipeline.complete``, which sets ``completed``. ``known_before`` is a position that
     was in the log when the request came. ``rate_key`` is the count that the request adds to, with its limit.
-    ``registers`` is set when the request registers its caller.
+    ``registers`` is set when the request registers its caller. ``status`` is that of the router's answer.
     """
 
     request_id: str
@@ -53,6 +55,7 @@ class Context(msgspec.Struct):
     known_before: int = 0
     registers: bool = False
     completed: bool = False
+    status: int = 0
 
     def charge(self, limit: RateLimit, rows: int) -> None:
         """Count this request, which reads a list of ``rows`` as a whole, by what it costs."""
@@ -152,6 +155,26 @@ async def make_visible(
     texts: Sequence[str] = (),
     *,
     directory: bool = False,
+) -> Visible:
+    """Wait until a command may be answered, as ``_wait`` does, and count how long that took."""
+    began = perf_counter()
+    try:
+        visible = await _wait(services, context, command, numbers, texts, directory=directory)
+    except Unconfirmed:
+        note_visible_wait("refused", began)
+        raise
+    note_visible_wait("shown" if visible.is_shown else "not shown", began)
+    return visible
+
+
+async def _wait(
+    services: Services,
+    context: Context,
+    command: Receipt | Change,
+    numbers: Sequence[int],
+    texts: Sequence[str],
+    *,
+    directory: bool,
 ) -> Visible:
     """Wait until the views show a command, or until every process knows that its caller must see it.
 

@@ -115,16 +115,22 @@ def problems(services: Services) -> list[StateProblem]:
 
 
 def _health(services: Services) -> Health:
-    found, state = problems(services), services.state.state
-    cut_off = state is not None and state.log is None and state.views.why_not is not None
+    found = problems(services)
     details = _details(services, found) if services.health_details else None
     return Health(
-        ready=not cut_off and not any(one.code in _OWN for one in found),
+        ready=process_is_ready(services, found),
         reads=not refuse(found, "reads"),
         writes=not refuse(found, "writes"),
         degraded=[one.code if details is None else one.message for one in found],
         details=details,
     )
+
+
+def process_is_ready(services: Services, found: Sequence[StateProblem]) -> bool:
+    """Return whether the process can serve anything while it has these problems."""
+    state = services.state.state
+    is_cut_off = state is not None and state.log is None and state.views.why_not is not None
+    return not is_cut_off and not any(one.code in _OWN for one in found)
 
 
 def _answer(found: Health, ok: bool) -> Response[Health]:

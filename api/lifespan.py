@@ -10,6 +10,15 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api.services import Services
 from commands.errors import SettingsError
+from projections.metrics.folder import keeps_metrics
+
+
+def _metrics(services: Services) -> Any:
+    from api.metrics import WebMetrics  # only here: a process without metrics does not load the library
+
+    metrics = WebMetrics(services)
+    metrics.start()
+    return metrics
 
 
 class Startup:
@@ -27,9 +36,12 @@ class Startup:
         except SettingsError as error:
             self._refused = error
             raise
+        metrics = _metrics(self._services) if keeps_metrics() else None
         try:
             yield
         finally:
+            if metrics is not None:
+                await metrics.close()
             await self._services.close()
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -31,6 +31,7 @@ from commands.bulk_users import import_users
 from commands.db.migrate import upgrade_database
 from commands.db.postgres import PostgresSettings
 from projections.client.client import RedisClientSettings, open_redis
+from projections.metrics.folder import FOLDER_VARIABLE
 from projections.signals.job_queue import QueueSettings
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -105,12 +106,19 @@ class Testbed:
         return chosen
 
     def service(self) -> Server:
-        """Return the product: a web process and a worker on the graph, up to date with the log, without rate limits."""
+        """Return the product: a web process, with metrics, and a worker on the graph, up to date with the log, without
+        rate limits."""
         _ = self.graph
         self.worker()
-        web = self.web("web", "api.app:app", ready="/health/reads")
+        web = self.web("web", "api.app:app", ready="/health/reads", environment=self.metrics())
         wait_until(lambda: is_up_to_date(self), READY_TIMEOUT_S)
         return web
+
+    def metrics(self) -> dict[str, str]:
+        """Return the setting with which a web process keeps metrics, as below a parent that shows them."""
+        folder = self.folder / "metrics"
+        folder.mkdir(exist_ok=True)
+        return {FOLDER_VARIABLE: str(folder)}
 
     def noop(self) -> Server:
         """Return the floor, served in the same way as the product."""

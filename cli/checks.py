@@ -40,6 +40,7 @@ from projections.client.server_check import (
     refused_commands,
 )
 from projections.feeding.feeders import why_refused
+from projections.metrics.address import metrics_address_from_env
 from projections.signals.job_queue import QueueSettings, check_queue
 from projections.state.judge import CLOCK_DIFFERENCE_MAX_S
 from projections.state.view_facts import probe_queue, probe_views
@@ -66,6 +67,7 @@ _READERS: Final[tuple[Callable[[], Any], ...]] = (
     ShutdownSettings.from_env,
     FollowSettings.from_env,
     ErasureFile.from_env,
+    metrics_address_from_env,
     log_level,
     log_format,
 )

@@ -5,6 +5,8 @@ Their code is found where `follows` is installed: a folder named `api` or `comma
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ from commands.errors import SettingsError
 from commands.logs import exit_refused, log_format, server_logging
 from commands.process import name_process
 from commands.settings import log_level
+from projections.metrics.folder import metrics_folder
 
 APP: Final = "api.app:app"
 # Connections that wait to be accepted, and those that a process has at once: clients beyond these wait.
@@ -21,6 +24,17 @@ BACKLOG: Final = 4_096
 BACKPRESSURE: Final = 16_384
 # After FOLLOWS_GRACE_S, for requests that are under way; then the process is killed.
 WEB_KILL_TIMEOUT_S: Final = 15
+# What a forked process must close: a port that it kept open could not be used by the next parent.
+_parents_sockets: Final[list[socket.socket]] = []
+
+
+_metrics_option: Final = click.option(
+    "--metrics",
+    envvar="FOLLOWS_METRICS",
+    default="",
+    metavar="HOST:PORT",
+    help="Serve metrics and health at this address, for Prometheus and supervisors.",
+)
 
 
 @click.command("web")
@@ -36,8 +50,19 @@ WEB_KILL_TIMEOUT_S: Final = 15
     metavar="SECONDS",
     help="Close connections on which a request's head takes longer.",
 )
-def web(host: str, port: int, workers: int, head_timeout: int) -> None:
+@_metrics_option
+def web(host: str, port: int, workers: int, head_timeout: int, metrics: str) -> None:
     """Serve both dialects until SIGTERM; a process that dies is replaced."""
+    with ExitStack() as stack:
+        if metrics:
+            folder = stack.enter_context(metrics_folder())
+            from projections.metrics.summed import serving_sum
+
+            _parents_sockets.append(stack.enter_context(serving_sum(metrics, folder)).socket)
+        _serve(host, port, workers, head_timeout)
+
+
+def _serve(host: str, port: int, workers: int, head_timeout: int) -> None:
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
@@ -69,23 +94,27 @@ def web(host: str, port: int, workers: int, head_timeout: int) -> None:
 
 
 def load(target: str) -> Any:
-    """Return the application that ``target`` names, as ``module:attribute``; the server's own loader would look for it
-    in the current folder first."""
+    """Return the application that ``target`` names, as ``module:attribute``, for a new process; the server's own loader
+    would look for it in the current folder first."""
+    for inherited in _parents_sockets:
+        inherited.close()
     module, _, name = target.partition(":")
     return getattr(import_module(module), name)
 
 
 @click.command("worker")
-def worker() -> None:
+@_metrics_option
+def worker(metrics: str) -> None:
     """Project the log into the views until SIGTERM."""
     from workers.process import run_worker
 
-    run_worker()
+    run_worker(metrics)
 
 
 @click.command("rebuilder")
-def rebuilder() -> None:
+@_metrics_option
+def rebuilder(metrics: str) -> None:
     """Do the rebuilds that `follows rebuild --job` asks for, until SIGTERM."""
     from workers.process import run_rebuilder
 
-    run_rebuilder()
+    run_rebuilder(metrics)

@@ -1,7 +1,6 @@
 """The status of the service as ``follows status`` shows it: the state, and whether each server takes a write."""
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Literal
 
@@ -18,7 +17,7 @@ from projections.feeding.feeders import why_refused
 from projections.keys import LogNames
 from projections.signals.job_queue import QueueSettings
 from projections.state.problems import StateProblem, in_order, problem, refuse, time_text
-from projections.state.state import Build, PartitionState, State, Worker, group_positions
+from projections.state.state import Build, LeaseGroupStatus, PartitionState, State, Worker, lease_groups
 from projections.state.state_watch import StateWatch
 from projections.state.view_facts import probe_queue, probe_views
 
@@ -50,20 +49,6 @@ class LogStatus(msgspec.Struct):
     parked: int
     paused: str | None
     rate: float | None = None
-
-
-class LeaseGroupStatus(msgspec.Struct):
-    """The lowest checkpoint of a lease group (None: a partition has none), its lag, and the worker that has the lease.
-
-    ``rate`` is in events per second.
-    """
-
-    group: int
-    position: int | None
-    lag_events: int | None
-    lag_s: float | None
-    rate: float | None = None
-    owner: str | None = None
 
 
 class ViewStatus(msgspec.Struct):
@@ -176,29 +161,17 @@ def _status(state: State, found: list[StateProblem], keys: KeysStatus | None) ->
 
 
 def _log_status(log: LogFacts) -> LogStatus:
-    age_s = (log.now - log.recorded_at) / 1e6 if log.recorded_at is not None and log.now > log.recorded_at else None
     pause = log.pause
     paused = f"by {pause.who} since {time_text(pause.since)} ({pause.why})" if pause else None
-    return LogStatus(log.log_id, log.position, age_s, log.erasures.count, log.parked.count, paused)
+    return LogStatus(log.log_id, log.position, log.last_event_age_s, log.erasures.count, log.parked.count, paused)
 
 
 def _view_status(state: State) -> ViewStatus | None:
     if state.views.live is None:
         return None
-    owners = {group: worker.owner for worker in state.workers for group in worker.lease_groups}
-    groups = [
-        _group_status(group, some, owners.get(group)) for group, some in group_positions(state.partitions).items()
-    ]
+    groups = lease_groups(state)
     generation, store = state.views.live.view.generation, state.views.store
     return ViewStatus(generation, state.lag_events, state.lag_s, groups, list(state.partitions), store)
-
-
-def _group_status(group: int, partitions: Sequence[PartitionState], owner: str | None) -> LeaseGroupStatus:
-    usable = [one.position for one in partitions if one.state == "ok" and one.position is not None]
-    if len(usable) < len(partitions):
-        return LeaseGroupStatus(group, None, None, None, owner=owner)
-    last = min(partitions, key=lambda one: one.position or 0)
-    return LeaseGroupStatus(group, last.position, last.lag_events, last.lag_s, owner=owner)
 
 
 def _refused_writes(state: State, postgres: str | None, redis: str | None) -> list[StateProblem]:

@@ -14,13 +14,13 @@ from rich.text import Text
 
 from cli.arguments import json_line, json_option
 from cli.errors import without_log_lines
-from cli.service_status import LeaseGroupStatus, ServiceStatus, StatusReader, ViewStatus
+from cli.service_status import ServiceStatus, StatusReader, ViewStatus
 from commands.db.postgres import PostgresSettings
 from projections.client.client import RedisClientSettings, open_redis
 from projections.keys import LEASE_GROUPS
 from projections.signals.job_queue import QueueSettings
 from projections.state.problems import StateProblem
-from projections.state.state import Build, PartitionState, Worker
+from projections.state.state import Build, LeaseGroupStatus, PartitionState, Worker
 
 # Between two readings of --watch: long enough for a meaningful rate, short enough to follow an outage.
 INTERVAL_S: Final = 1.0

@@ -28,7 +28,18 @@ class BoundedCache(Generic[K, V]):
         self.bytes = 0
         # How many entries were dropped for room.
         self.dropped = 0
+        # Look-ups, as far as those who look up count them.
+        self.hits = self.misses = 0
         self._size_of = size_of
+
+    def look_up(self, key: K) -> V | None:
+        """Return an entry and count the look-up; None when there is none."""
+        found = self.entries.get(key)
+        if found is None:
+            self.misses += 1
+        else:
+            self.hits += 1
+        return found
 
     def touch(self, key: K) -> V | None:
         """Return an entry, and make it the newest one; None when there is none."""

@@ -92,7 +92,7 @@ class Directory:
 
     def cached_number(self, id_: str) -> int | None:
         """Return the cached number of an id, without a query; None when it is not cached."""
-        return self.numbers.entries.get(id_)
+        return self.numbers.look_up(id_)
 
     def clear_cache(self) -> None:
         """Drop all cached numbers: a log restored from a backup gives them to other ids."""
@@ -103,7 +103,7 @@ class Directory:
 
         A user erased after being cached is still found here. Commands notice that under the log's lock.
         """
-        if (number := self.numbers.entries.get(id_)) is not None:
+        if (number := self.numbers.look_up(id_)) is not None:
             return number
         known = await self.find(id_)
         if known is None or known.erased:
@@ -112,7 +112,7 @@ class Directory:
 
     async def number_even_if_erased(self, id_: str) -> int:
         """Return the number of a user, erased or not; raises UserNotFound."""
-        if (number := self.numbers.entries.get(id_)) is not None:
+        if (number := self.numbers.look_up(id_)) is not None:
             return number
         known = await self.find(id_)
         if known is None:
@@ -132,7 +132,7 @@ class Directory:
 
         Raises CallerErased: a leftover token must not register an erased user again.
         """
-        if (number := self.numbers.entries.get(new.id)) is not None:
+        if (number := self.numbers.look_up(new.id)) is not None:
             return number, False
         known = await self.find(new.id)
         registers = known is None

@@ -21,6 +21,7 @@ from commands import errors, idempotency
 from commands.coordination.parked import ParkedWarnings
 from commands.db.postgres import POSTGRES_TIMEOUT_S, Engine, connected_after
 from commands.decide import CurrentFollow, FollowCommand, decide, state_of
+from commands.distribution import BatchDistributions
 from commands.errors import CallerErased, FollowingTooMany, FollowsError, LogUnavailable, Refused, UserNotFound
 from commands.events import Recorded, Unreadable
 from commands.idempotency import CommandKey, StoredAnswer
@@ -94,9 +95,8 @@ class Committer:
         self._batch_max, self._queue_max = batch_max, queue_max
         self._waiting: deque[_Request] = deque()
         self._in_progress: set[Any] = set()
-        self._arrived = asyncio.Event()
-        self._closing = False
-        self._down, self._parked = False, ParkedWarnings()
+        self._arrived, self._closing = asyncio.Event(), False
+        self._down, self._parked, self.batches = False, ParkedWarnings(), BatchDistributions()
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -118,11 +118,11 @@ class Committer:
         if self._closing or len(self._waiting) >= self._queue_max:
             raise LogUnavailable
         pair = command.follower, command.followed
-        names = frozenset((pair,) if key is None else (pair, key.id))
-        request = _Request(command, key, asyncio.get_running_loop().create_future(), pair, names)
+        names, loop = frozenset((pair,) if key is None else (pair, key.id)), asyncio.get_running_loop()
+        request = _Request(command, key, loop.create_future(), pair, names)
         self._waiting.append(request)
         self._arrived.set()
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, request.time_out)
+        timer = loop.call_later(self._timeout_s, request.time_out)
         try:
             return await request.answered
         finally:
@@ -131,9 +131,9 @@ class Committer:
     async def _run(self) -> None:
         while not (self._closing and not self._waiting):
             await self._arrived.wait()
-            batch = self._take()
-            if batch:
-                await self._commit(batch)
+            if batch := self._take():
+                with self.batches.noting(len(batch)):
+                    await self._commit(batch)
                 self._in_progress.difference_update(*(request.names for request in batch))
                 self._arrived.set()
 

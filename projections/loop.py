@@ -34,8 +34,6 @@ logger: Final = logging.getLogger(__name__)
 
 # Failures that pass by themselves, or once the pointer, the partitions and the leases have been read again.
 TRANSIENT: Final = (Unavailable, BatchRefused, ViewLost, Fenced, RedisError, OSError)
-
-
 # A worker that may not feed this Redis says so at its first turn, and again after this.
 REFUSED_AGAIN_S: Final = 60.0
 
@@ -83,7 +81,7 @@ class ProjectionLoop:
         self._listener = Listener(queue, LogNames.wake_channel, lambda _: self.wake())
         self._wakeup = Wakeup(queue)
         self._read_words = ReadWords()
-        self._healer = Healer(engine, redis, self._wakeup, self._read_words)
+        self.healer = Healer(engine, redis, self._wakeup, self._read_words)
         self._feeding = Feeding(engine, redis, self._read_words)
         self._refused_until = 0.0
         self._has_stepped = False
@@ -92,6 +90,14 @@ class ProjectionLoop:
         self._check_at = 0.0
         self._publish_from = 0.0
         self._before: Projector | None = None
+        # Events read by this process, of any view; and the code of what keeps it from projecting.
+        self.events = 0
+        self.waits_for: str | None = None
+
+    @property
+    def position(self) -> int | None:
+        """The position that all partitions of this worker had reached, None before it had any."""
+        return self._before.position if self._before is not None else None
 
     def wake(self) -> None:
         """Make the loop read the log and the pointer now."""
@@ -118,7 +124,7 @@ class ProjectionLoop:
 
     async def close(self) -> None:
         """Stop listening and healing, and release the leases, so that a successor need not wait."""
-        await self._healer.close()
+        await self.healer.close()
         await self._listener.close()
         await self._wakeup.close()
         await self._release()
@@ -134,6 +140,7 @@ class ProjectionLoop:
         view = await self._require_feeder()
         await self.leases.renew()
         pause = await read_pause(self._engine, self.leases.store)
+        self.waits_for = "paused" if pause else None
         fences = {} if pause else await self._find_partitions(view)
         if view is None or not fences:
             await self._wakeup.publish(LogNames.applied_channel, [READS_THE_LOG])
@@ -167,7 +174,8 @@ class ProjectionLoop:
 
     async def _stand_back(self, error: OtherFeeder) -> None:
         """Take nothing for a moment; say why when it begins, and again each minute."""
-        await self._healer.close()
+        self.waits_for = "other_feeder"
+        await self.healer.close()
         await self._release()
         if time.monotonic() >= self._refused_until:
             logger.error("this worker projects nothing: %s", error)
@@ -197,7 +205,7 @@ class ProjectionLoop:
                 logger.warning("there is no view: a build begins, here or in another worker")
             else:
                 logger.warning("partitions %s of the view are lost: a build begins, here or in another worker", lost)
-            self._healer.start()
+            self.healer.start()
         leased = {} if view is None else self.leases.of_view(view)
         return {partition: fence for partition, fence in leased.items() if found.get(partition) is not None}
 
@@ -210,6 +218,7 @@ class ProjectionLoop:
             was_woken = self._woken.is_set()
             self._woken.clear()
             behind = await projector.step(LIVE_BATCH if behind < LIVE_BATCH else REBUILD_BATCH)
+            self.events += behind
             if behind:
                 is_live = await self._publish_progress(projector)
             else:
@@ -249,7 +258,7 @@ class ProjectionLoop:
         leased = self.leases.of_view(projector.view)
         lacks_partitions = len(projector.fences) + len(self._unreachable) < len(leased)
         if await read_pause(self._engine, self.leases.store) is not None or (
-            lacks_partitions and not self._healer.is_running
+            lacks_partitions and not self.healer.is_running
         ):
             return False
         back, _ = await generations.reachable(
@@ -283,8 +292,8 @@ class ProjectionLoop:
     async def _wait_without_work(self) -> None:
         """Wait until the view has been healed here, or until it is time to renew the leases and look again."""
         timing, pause_max_s = self._timing, min(self._timing.renew_s, self._timing.idle_s)
-        if self._healer.is_running:
-            if await self._healer.wait(pause_max_s):
+        if self.healer.is_running:
+            if await self.healer.wait(pause_max_s):
                 return
             pause_max_s = timing.acquire_s  # the build lease is held elsewhere, or the build has failed
         await asyncio.sleep(max(timing.pause_min_s, min(pause_max_s, self.leases.renew_at - time.monotonic())))

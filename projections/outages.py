@@ -17,7 +17,7 @@ from redis.exceptions import (
     RedisError,
 )
 
-from commands.errors import FollowsError, SettingsError
+from commands.errors import FollowsError, LogUnavailable, SettingsError, ViewsUnavailable
 
 # A server that answers only now and then is still away: an outage has ended when nothing has failed for this time.
 STEADY_S: Final = 2.0
@@ -39,6 +39,13 @@ def reason(error: BaseException) -> str:
     return str(error) if isinstance(error, safe) and str(error) else type(error).__name__
 
 
+def _code(error: Exception) -> str:
+    """Return the code of the problem, as in ``follows status``; "failing" for all others."""
+    if isinstance(error, LogUnavailable):
+        return "postgres_unreachable"
+    return "redis_unreachable" if isinstance(error, ViewsUnavailable | RedisError | OSError) else "failing"
+
+
 class Outage:
     """The outages of one thing that a process needs, one after the other."""
 
@@ -46,6 +53,8 @@ class Outage:
         """``over`` is the line that is logged at the end of an outage."""
         self._logger, self._over, self._steady_s = logger, over, steady_s
         self._logged: set[str] = set()
+        # The code of the problem that the latest failure is a sign of, None when all is well.
+        self.code: str | None = None
         self._ending: asyncio.TimerHandle | None = None
 
     def begin(self, error: Exception, message: str, *arguments: object) -> None:
@@ -54,6 +63,7 @@ class Outage:
         A wrong setting and a bug do not pass like an outage: each class is an error line, a bug's with its traceback.
         """
         self.interrupt()
+        self.code = _code(error)
         passes = isinstance(error, FollowsError | RedisError | OSError) and not isinstance(error, SettingsError)
         kind = getattr(error, "problem", "") if passes and not isinstance(error, _LASTING) else type(error).__name__
         if kind not in self._logged:
@@ -75,6 +85,6 @@ class Outage:
             self._ending = loop.call_later(self._steady_s, self._log_end, context=Context())
 
     def _log_end(self) -> None:
-        self._ending = None
+        self._ending = self.code = None
         self._logged.clear()
         self._logger.info(self._over)

@@ -144,7 +144,10 @@ async def _read_page(
         return None
     position, word, token, *read = raw
     parts = [(partition, number, int(position), word, False)]
-    if read:
+    if not read:
+        reader.copies.kept.hits += 1
+    else:
+        reader.copies.kept.misses += 1
         copy = None if token is None else reader.copies.keep(copy_key, token, *read)
         if copy is None:
             exists, total, rows = read

@@ -102,7 +102,11 @@ class LongLists:
     def find(self, key: ListKey) -> SortedList | None:
         """Return the list that was kept under ``key``, unless it is too old."""
         found = self.kept.touch(key)
-        return None if found is None or self._clock() >= found.made_at + self.limits.kept_s else found
+        if found is None or self._clock() >= found.made_at + self.limits.kept_s:
+            self.kept.misses += 1
+            return None
+        self.kept.hits += 1
+        return found
 
     def keep(self, key: ListKey, made: SortedList) -> None:
         """Keep a list, and drop others when there is no more room."""

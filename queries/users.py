@@ -40,7 +40,7 @@ class CachedLogin(msgspec.Struct, frozen=True):
 
 async def number_of_id(reader: Reader, id_: str, *, min_position: MinPosition = ANY_POSITION) -> int:
     """Return the number of the user with this id. Raises UserNotFound; an erased user may still be found."""
-    if (number := reader.numbers_by_id.entries.get(id_)) is not None:
+    if (number := reader.numbers_by_id.look_up(id_)) is not None:
         return number
     cache = reader.numbers_by_id  # this one, even if a switch replaces it during the look-up
     number = await _look_up(reader, "id", id_, min_position)
@@ -62,7 +62,11 @@ async def number_of_login(reader: Reader, login: str, *, min_position: MinPositi
 
 def cached_number(reader: Reader, id_: str) -> int | None:
     """Return the number of the user with this id if it is cached. The user may have been erased."""
-    return reader.numbers_by_id.entries.get(id_)
+    cache = reader.numbers_by_id
+    number = cache.entries.get(id_)
+    if number is not None:
+        cache.hits += 1  # else the look-up that follows counts
+    return number
 
 
 def cached_login(reader: Reader, login: str, min_position: MinPosition) -> CachedLogin | None:
@@ -71,7 +75,7 @@ def cached_login(reader: Reader, login: str, min_position: MinPosition) -> Cache
     A login may pass to another user, so its number is read again, in one round trip with the caller's next commands;
     and the checkpoint, if the caller needs a position.
     """
-    number, view = reader.numbers_by_login.entries.get(login), reader.cached_view()
+    number, view = reader.numbers_by_login.look_up(login), reader.cached_view()
     if number is None or view is None:
         return None
     commands: list[tuple[str, ...]] = [("GET", view.login(login))]
@@ -152,7 +156,9 @@ async def cached_profiles(
     # Only a profile that was read before the caller's latest change of any user must be looked at by itself.
     changed_at = min_position.needed(DIRECTORY)
     if (cached := cache.fresh(members)) is not None and _is_shown(cached, changed_at, min_position):
+        cache.profiles.hits += 1
         return cached
+    cache.profiles.misses += 1
 
     def is_outdated(profile: CachedProfile) -> bool:
         return profile.position < changed_at and profile.position < min_position.needed(profile.number)

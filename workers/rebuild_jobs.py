@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from typing import Any, Final
 
 import msgspec
@@ -54,6 +55,8 @@ class OrphanedJob:
         self._since: float | None = None
         # Set by the job itself while this process runs it.
         self.runs_here = False
+        # How the rebuilds of this process have ended: "done", "stopped" by an outage, or "refused".
+        self.ended: Counter[str] = Counter()
 
     async def check(self) -> None:
         """Delete arq's note when it has been wrong for long enough; to be called again and again.
@@ -92,10 +95,13 @@ async def rebuild_views(ctx: dict[str, Any], options: dict[str, Any]) -> None:
     try:
         async with Builder(connections.engine, connections.views, connections.queue) as builder:
             view = await builder.rebuild(msgspec.convert(options, RebuildOptions), ProgressLogger().show)
+            orphaned.ended["done"] += 1
             logger.info("the rebuild is done: readers see generation %d", view.generation)
     except RebuildRefused as error:
+        orphaned.ended["refused"] += 1
         logger.error("the rebuild was refused: %s", error)
     except (Unavailable, BuildRunning, Fenced, OtherFeeder, ViewLost, BatchRefused, RedisError, OSError) as error:
+        orphaned.ended["stopped"] += 1
         logger.warning("the rebuild stopped and is resumed in %d s: %s", REBUILD_RETRY_S, error)
         await asyncio.sleep(REBUILD_RETRY_S)  # arq would compare the clocks of two processes
         raise Retry from error

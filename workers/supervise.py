@@ -47,13 +47,18 @@ async def repeat(
         await asyncio.sleep(pause_s)
 
 
-async def run_arq(queue: QueueSettings, make: Callable[[ArqRedis], Worker]) -> None:
+def queue_outage() -> Outage:
+    """Return the outages of the queue, for ``run_arq``."""
+    return Outage(logger, "the queue answers again: jobs run")
+
+
+async def run_arq(queue: QueueSettings, make: Callable[[ArqRedis], Worker], outage: Outage | None = None) -> None:
     """Run one arq worker after the other, until cancelled; ``make`` returns one for a connection to the queue.
 
     Whatever ends a worker, there is another after a pause.
     """
     pause = ARQ_PAUSE_MIN_S
-    outage = Outage(logger, "the queue answers again: jobs run")
+    outage = outage or queue_outage()
     while True:
         began = time.monotonic()
         try:

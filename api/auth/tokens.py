@@ -100,7 +100,10 @@ class TokenVerifier:
         if self.keys.is_due() or self._keys_version != self.keys.version:
             return None
         caller = self.verified.entries.get(hashlib.sha256(token).digest())
-        return caller if caller is not None and self._now() < caller.expires_at else None
+        if caller is None or self._now() >= caller.expires_at:
+            return None
+        self.verified.hits += 1
+        return caller
 
     async def verify(self, token: str) -> Caller:
         """Return the caller that `token` identifies. Raises `Unauthenticated`, `KeysUnavailable`."""
@@ -115,6 +118,7 @@ class TokenVerifier:
         digest = hashlib.sha256(token.encode()).digest()
         caller = self.verified.touch(digest)
         if caller is None:
+            self.verified.misses += 1
             caller = self._caller(await self._payload(token))
             self.verified.put(digest, caller)
         elif self._now() >= caller.expires_at + self._settings.leeway_s:

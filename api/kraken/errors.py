@@ -13,6 +13,7 @@ from api.error_log import log_fault
 from api.head import allowed_methods
 from api.one_reading import BodyTooLarge
 from api.reply import Reply, to_response
+from api.request_counts import note_unavailable
 from commands import errors
 
 
@@ -132,6 +133,8 @@ def render_kraken_error(error: Exception, names: Mapping[str, Any] = {}) -> Repl
         status, message = 500, KRAKEN_STATUS_OF[errors.FollowsError][1]
     if status == 500:
         log_fault(error)
+    elif status == 503:
+        note_unavailable("kraken", error)
     body = ErrorObject(_PHRASES.get(status) or HTTPStatus(status).phrase, status, message)
     return Reply(msgspec.json.encode(body), headers, status)
 

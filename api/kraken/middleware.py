@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from time import perf_counter
 from typing import Any, Final
 
 import msgspec
@@ -27,12 +28,15 @@ from api.kraken.version_2 import asks_for_version_2, with_fields_of_version_2
 from api.one_reading import may_have_body, read_whole_body, two_readings
 from api.pipeline import HotCall, begin, respond
 from api.reply import RawHeaders, etag_of, raw_headers, without_headers
+from api.request_counts import OTHER_OPERATION, note_request, routed_operation
 from api.request_id import REQUEST_ID_HEADER, begin_request
 from api.services import Services
 from api.shutdown import closing_after_chunks
 from commands.errors import FollowsError
 
 _EVERYWHERE: Final[RawHeaders] = [(b"x-api-version", b"3"), (b"x-content-type-options", b"nosniff")]
+# The operation of the hot call.
+_FOLLOWERS: Final = "GET /kraken/channels/{channel}/follows"
 _JSON: Final = (b"content-type", b"application/json")
 # The header of an answer to a request with a token in its address, which caches and histories keep.
 _NO_STORE: Final = (b"cache-control", b"no-store")
@@ -52,6 +56,7 @@ def kraken_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIAp
     """Wrap the application; ``body_max`` in bytes."""
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        began = perf_counter()
         inside: dict[str, Any] = {**scope, "path": plain_path(scope["path"])}
         headers = request_headers(inside)
         if inside["method"] == "OPTIONS" and two_readings(inside, headers) is None:
@@ -75,9 +80,11 @@ def kraken_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIAp
         if reply is None:
             put_query(inside, query)
             await app(inside, receive, _finishing(send, asking))  # type: ignore[arg-type]
+            note_request("kraken", routed_operation(inside), context.status, began)
         else:
             own = [_JSON, *raw_headers(reply.headers)]
             await _send(send, *_finished(asking, reply.status, own, reply.body, reply.etag))
+            note_request("kraken", OTHER_OPERATION if call is None else _FOLLOWERS, reply.status, began)
 
     return handle
 
@@ -138,6 +145,8 @@ def _finishing(send: Send, asking: _Asking) -> Send:
         nonlocal status, headers, body
         if message["type"] == "http.response.start":
             status, headers = message["status"], list(message["headers"])
+            if asking.context is not None:
+                asking.context.status = status
         elif message["type"] == "http.response.body":
             body += message.get("body", b"")
             if not message.get("more_body", False):

@@ -12,6 +12,7 @@ from api.error_log import log_fault
 from api.head import allowed_methods
 from api.one_reading import BodyTooLarge
 from api.reply import Reply, to_response
+from api.request_counts import note_unavailable
 from commands import errors
 
 
@@ -114,6 +115,8 @@ def render_v1_error(error: Exception) -> Reply:
         status, body = 500, ErrorBody("internal_error", "something went wrong on our side")
     if status == 500:
         log_fault(error)
+    elif status == 503:
+        note_unavailable("v1", error)
     return Reply(msgspec.json.encode(ErrorAnswer(body)), headers, status)
 
 

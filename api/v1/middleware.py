@@ -3,6 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import perf_counter
 from typing import Any, Final
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,8 +12,9 @@ from api.auth.tokens import token_from_header
 from api.context import Context, request_headers
 from api.cors import is_preflight
 from api.one_reading import already_read, may_have_body, read_whole_body, two_readings
-from api.pipeline import HotCall, begin, respond
+from api.pipeline import begin, respond
 from api.reply import RawHeaders, Reply, raw_headers, without_headers
+from api.request_counts import OTHER_OPERATION, note_request, routed_operation
 from api.request_id import REQUEST_ID_HEADER, begin_request
 from api.services import Services
 from api.shutdown import closing_after_chunks
@@ -28,6 +30,7 @@ HOT_CALLS: Final[dict[tuple[str, str], Callable[[FollowCall], Awaitable[Reply]]]
     ("GET", "followers"): followers,
     ("GET", "following"): following,
 }
+_OPERATIONS: Final = {call: f"{method} /v1/users/{{user_id}}/{name}" for (method, name), call in HOT_CALLS.items()}
 _JSON: Final = (b"content-type", b"application/json")
 # As nearly every client writes it; whatever else means the same is read with more care.
 _BEARER: Final = b"Bearer "
@@ -50,6 +53,7 @@ def v1_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIApp:
     """
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        began = perf_counter()
         http: dict[str, Any] = scope  # type: ignore[assignment]
         headers = request_headers(scope)
         shared = services.cors.headers(headers)
@@ -68,16 +72,19 @@ def v1_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIApp:
         reply = await respond(services, context, call, render_v1_error, reads=reads)
         if reply is not None:
             await _send(send, reply, context, shared)
-        elif http["method"] == "OPTIONS":
+            note_request("v1", OTHER_OPERATION if call is None else _OPERATIONS[call.func], reply.status, began)
+            return
+        if http["method"] == "OPTIONS":
             routed: Any = {**http, "method": _NO_METHOD}
             await app(routed, receive, _as_options(_with_headers(send, context, shared)))
         else:
             await app(scope, receive, _with_headers(send, context, shared))
+        note_request("v1", routed_operation(http), context.status, began)
 
     return handle
 
 
-def find_v1_call(services: Services, context: Context, scope: dict[str, Any]) -> HotCall | None:
+def find_v1_call(services: Services, context: Context, scope: dict[str, Any]) -> partial[Awaitable[Reply]] | None:
     """Return the hot call that a plain request is for; None for all others, which the router reads."""
     match scope["path"].split("/"):
         case ["", "v1", "users", user_id, name] if user_id:
@@ -131,6 +138,7 @@ def _with_headers(send: Send, context: Context, shared: RawHeaders) -> Send:
 
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
+            context.status = message["status"]
             own = context.answer_headers() + shared
             names = {name for name, _ in own}
             message["headers"] = [*without_headers(message["headers"], names), *own]

@@ -19,12 +19,13 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PROCESS_STOP_TIMEOUT_S: Final = 20.0
 
 
-def programs(environment: Mapping[str, str]) -> list[Program]:
+def programs(environment: Mapping[str, str], metrics: Mapping[str, str]) -> list[Program]:
     """Return the programs in the order of starts: the last one is stopped first.
 
-    They survive every error that passes, so when one exits by itself, a restart would not help.
+    They survive every error that passes, so when one exits by itself, a restart would not help. ``metrics`` has the
+    address of each one's metrics.
     """
-    return [program(name, environment) for name in reversed(PROCESSES)]
+    return [program(name, {**environment, "FOLLOWS_METRICS": metrics[name]}) for name in reversed(PROCESSES)]
 
 
 def program(command: str, environment: Mapping[str, str], name: str = "") -> Program:

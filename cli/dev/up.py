@@ -23,6 +23,7 @@ from cli.dev.welcome import uses_development_key, welcome
 from cli.errors import plain_database_errors
 from commands.errors import FollowsError, SettingsError
 from commands.settings import SECRETS, setting, switch_from_env
+from projections.metrics.address import metrics_address_from_env
 
 # How soon a dead process and Ctrl-C are noticed.
 WATCH_POLL_S: Final = 0.1
@@ -95,11 +96,12 @@ def serve(folder: Path, host: str, port: int, demo: bool, stopping: Stopping, lo
         # No load balancer has to be waited for, but the user who presses Ctrl-C waits.
         inherited = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in SECRETS}
         environment = {"FOLLOWS_GRACE_S": "0"} | inherited | environment
-        children = [*servers, *_start(folder, environment, stack, console)]
+        metrics = _metrics_addresses()
+        children = [*servers, *_start(folder, environment, metrics, stack, console)]
         stack.callback(lock.set_state, "stopping")
         address = _address(host, port)
         _wait_ready(children, console, address, stopping)
-        console.print_block(welcome(folder, address, has_demo))
+        console.print_block(welcome(folder, address, has_demo, metrics))
         while True:
             _watch(children, stopping)
 
@@ -119,12 +121,22 @@ def _servers(
     return {name: url for name, url in own if url} | given, servers.servers
 
 
+def _metrics_addresses() -> dict[str, str]:
+    """Return where each process serves its metrics: from FOLLOWS_METRICS on, else at free ports of this machine."""
+    given = metrics_address_from_env()
+    if given is None:
+        return {name: f"127.0.0.1:{_free_port('127.0.0.1', 0)}" for name in PROCESSES}
+    host, port = given
+    shown = f"[{host}]" if ":" in host else host
+    return {name: f"{shown}:{port + more}" for more, name in enumerate(PROCESSES)}
+
+
 def _start(
-    folder: Path, environment: Mapping[str, str], stack: ExitStack, console: Console
+    folder: Path, environment: Mapping[str, str], metrics: Mapping[str, str], stack: ExitStack, console: Console
 ) -> Iterator[SupervisedProcess]:
     """Start the processes, each with its lines on the console in a colour of its own."""
     colours = dict(zip(PROCESSES, get_colours(), strict=False))
-    for program in programs(environment):
+    for program in programs(environment, metrics):
         log = ConsoleLog(console, program.name, colours[program.name])
         yield stack.enter_context(SupervisedProcess(program, folder, log, console.say))
 

@@ -1,6 +1,7 @@
 """The text that `follows up` prints when it is ready: the address, a token, and lines to paste."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from commands.settings import setting
@@ -11,13 +12,14 @@ RULE = "-" * 100
 NEWCOMER = "newcomer"
 
 
-def welcome(folder: Path, address: str, demo: bool) -> str:
-    """Return the text."""
+def welcome(folder: Path, address: str, demo: bool, metrics: Mapping[str, str]) -> str:
+    """Return the text; ``metrics`` has the address of each process' metrics."""
     lines = [RULE, f"Follows is ready at {address}"]
     if uses_development_key(folder):
         lines += _demo_lines(folder, address) if demo else _token_lines(folder, NEWCOMER)
     else:
         lines += ["Tokens must be signed with the keys of FOLLOWS_JWKS."]
+    lines.append(f"Metrics: {', '.join(f'{name} http://{at}/metrics' for name, at in metrics.items())}")
     return "\n".join([*lines, "Ctrl-C stops everything; the data is kept.", RULE])
 
 

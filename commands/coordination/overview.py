@@ -115,6 +115,12 @@ class LogFacts(msgspec.Struct, frozen=True):
     generations: list[GenerationFact]
     places: list[LogPlace]
 
+    @property
+    def last_event_age_s(self) -> float | None:
+        """The age of the last event; None without one, and when Postgres' clock was set back behind it."""
+        at = self.recorded_at
+        return (self.now - at) / 1e6 if at is not None and self.now > at else None
+
 
 class Overview:
     """Reads the facts on a connection of its own, which no request has to wait for."""

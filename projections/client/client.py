@@ -121,6 +121,8 @@ class RedisClient:
         self._pending: list[Request] = []
         self._size = 0
         self._closed = False
+        # How often commands were sent, each time all of a turn.
+        self.round_trips = 0
 
     @property
     def client(self) -> Redis:
@@ -247,6 +249,7 @@ class RedisClient:
     def _flush(self) -> None:
         pending, self._pending, self._size = self._pending, [], 0
         if pending:
+            self.round_trips += 1
             self._target.send(pending)
 
 

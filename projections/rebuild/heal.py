@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -40,6 +41,8 @@ class Healer:
         """``read_words`` gets the words of what builds read."""
         self._engine, self._redis, self._wakeup, self._read_words = engine, redis, wakeup, read_words
         self._task: asyncio.Task[bool] | None = None
+        # How builds of this worker have ended: "done", "stopped" by an outage, or "failed".
+        self.ended: Counter[str] = Counter()
 
     @property
     def is_running(self) -> bool:
@@ -80,12 +83,15 @@ class Healer:
                         lease.check,
                         read_words=self._read_words,
                     )
+                    self.ended["done"] += 1
             return True
         except BuildRunning:
             logger.info("another process is building the view")
         except (Unavailable, BatchRefused, ViewLost, Fenced, OtherFeeder, RedisError, OSError) as error:
+            self.ended["stopped"] += 1
             logger.warning("the build ended: %s", error)
         except Exception:  # no caller waits for this task
+            self.ended["failed"] += 1
             logger.exception("the build failed")
         return False
 

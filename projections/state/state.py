@@ -67,6 +67,20 @@ class PartitionState(msgspec.Struct, frozen=True):
     lag_s: float | None
 
 
+class LeaseGroupStatus(msgspec.Struct):
+    """The lowest checkpoint of a lease group (None: a partition has none), its lag, and the worker that has the lease.
+
+    ``rate`` is in events per second.
+    """
+
+    group: int
+    position: int | None
+    lag_events: int | None
+    lag_s: float | None
+    rate: float | None = None
+    owner: str | None = None
+
+
 class State(msgspec.Struct, frozen=True):
     """A reading. ``log`` is None when Postgres does not answer, and ``log_why_not`` says why, in its own words.
 
@@ -116,12 +130,21 @@ def partitions_of(log: LogFacts | None, views: ViewFacts) -> list[PartitionState
     return sorted(states, key=lambda state: state.partition)
 
 
-def group_positions(partitions: Sequence[PartitionState]) -> dict[int, list[PartitionState]]:
-    """Return lease group -> its partitions."""
+def lease_groups(state: State) -> list[LeaseGroupStatus]:
+    """Return the lease groups of the live view, none while it is not known."""
+    owners = {group: worker.owner for worker in state.workers for group in worker.lease_groups}
     groups: dict[int, list[PartitionState]] = {}
-    for partition in partitions:
+    for partition in state.partitions:
         groups.setdefault(lease_group_of(partition.partition), []).append(partition)
-    return dict(sorted(groups.items()))
+    return [_group_status(group, some, owners.get(group)) for group, some in sorted(groups.items())]
+
+
+def _group_status(group: int, partitions: Sequence[PartitionState], owner: str | None) -> LeaseGroupStatus:
+    usable = [one.position for one in partitions if one.state == "ok" and one.position is not None]
+    if len(usable) < len(partitions):
+        return LeaseGroupStatus(group, None, None, None, owner=owner)
+    last = min(partitions, key=lambda one: one.position or 0)
+    return LeaseGroupStatus(group, last.position, last.lag_events, last.lag_s, owner=owner)
 
 
 def build_of(fact: GenerationFact, log: LogFacts, position: int | None, rate: float | None) -> Build:

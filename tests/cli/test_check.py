@@ -74,6 +74,7 @@ def test_healthy_servers_are_ok(tools: Tools) -> None:
         ({"FOLLOWS_JWKS": ""}, "keys", "warn", "FOLLOWS_JWKS is not set"),
         ({"FOLLOWS_AUDIENCE": ""}, "keys", "warn", "FOLLOWS_AUDIENCE is not set"),
         ({"FOLLOWS_RATE_LIMITT": "5"}, "settings", "warn", "did you mean FOLLOWS_RATE_LIMIT?"),
+        ({"FOLLOWS_METRICS": "9000"}, "settings", "fail", "FOLLOWS_METRICS must be"),
         ({"FOLLOWS_GRACE_S": "soon"}, "settings", "fail", "FOLLOWS_GRACE_S must be"),
         ({"FOLLOWS_CORS_ORIGINS": "example"}, "settings", "fail", "FOLLOWS_CORS_ORIGINS must be"),
         ({"FOLLOWS_LOG_LEVEL": "loud"}, "settings", "fail", "FOLLOWS_LOG_LEVEL must be"),

@@ -903,7 +903,7 @@ MUTANTS: Final = (
     Mutant(
         JWKS, "a new key without kid is looked for", "(tried and kid in self._set.kids and kid is not None)", "tried"
     ),
-    Mutant(HEALTH, "a process without any server is not ready", "ready=not cut_off and not any(", "ready=not any("),
+    Mutant(HEALTH, "a process without any server is not ready", "not is_cut_off and ", ""),
     Mutant(HEALTH, "a process without a key is not ready", '"stopping", "no_key")', '"stopping")'),
     Mutant(HEALTH, "keys are read again without traffic", "    keys.refresh_soon()", "    keys"),
     Mutant(KRAKEN, "a command by HEAD does nothing", " and was_head(scope)", " and False"),

@@ -119,7 +119,7 @@ class Operator:
         loop, task = self._loops.pop()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await loop._healer.close()
+        await loop.healer.close()
         await loop._listener.close()
         await loop._wakeup.close()
         self.start_loop()

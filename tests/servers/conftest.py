@@ -18,6 +18,8 @@ PROGRAMS = {
     "nginx": "nginx",
     "pgbouncer": "pgbouncer",
     "postgres": "postgresql-15",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
     "redis-server": "redis-server",
 }
 HERE = Path(__file__).resolve().parent

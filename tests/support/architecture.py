@@ -27,6 +27,7 @@ PLACES = {
     "alembic": {"commands"},
     "arq": {"workers", "projections/signals"},
     "redis": {"projections", "queries", "workers", "api", "cli"},
+    "prometheus_client": {"projections/metrics", "api/metrics.py", "workers/metrics.py"},
     "click": {"cli"},
     "rich": {"cli"},
     "honcho": {"cli"},
@@ -59,6 +60,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("rebuild",),
         ("partition_leases",),
         ("state", "loop"),
+        ("metrics",),
     ),
     "cli": (("errors",), ("dev",)),
 }

@@ -1,19 +1,26 @@
-"""Write docs/reference/command-line.md and http.md from the code: ``python -m tests.support.reference [FOLDER]``."""
+"""Write docs/reference/command-line.md, http.md and metrics.md from the code:
+``python -m tests.support.reference [FOLDER]``."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 from unittest import mock
 
 import click
 import httpx
+from prometheus_client import Metric
+from prometheus_client.metrics import MetricWrapperBase
 
+import api.metrics
+import workers.metrics
 from api.app import create_app
 from api.services import Services
 from cli.main import COMMANDS, follows
+from projections.metrics import process_metrics, state_metrics
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs" / "reference"
 # Addresses of nothing: the document is asked for without any connection.
@@ -74,13 +81,49 @@ def _parameter(parameter: dict[str, Any]) -> str:
     return f"| `{parameter['name']}` | {parameter['in']}{required} | {_cell(parameter.get('description', ''))} |"
 
 
+def metrics() -> Iterator[str]:
+    """Yield the page of the metrics: each with its type, its labels and its meaning."""
+    yield from ("# Metrics", "", NOTE)
+    yield "[operate.md](../operate.md#metrics-and-alerts) says how they are served, and has the alerts."
+    yield "A gauge is NaN while its value is not known."
+    yield from _metrics_table("All processes", metrics_of(process_metrics))
+    yield from _metrics_table("Web processes: requests and caches", metrics_of(api.metrics))
+    yield from _metrics_table("Web processes: the state of the service", metrics_of(state_metrics))
+    yield from ("", "[operate.md](../operate.md#incidents) has the codes of `follows_problem`.")
+    for kind, registry in (("worker", workers.metrics.WORKER), ("rebuilder", workers.metrics.REBUILDER)):
+        names = {family.name for family in registry.collect()}
+        own = [metric for metric in metrics_of(workers.metrics) if _family(metric).name in names]
+        yield from _metrics_table(f"The {kind}", own)
+    yield from ("", "Worker and rebuilder also have the library's `process_` metrics: memory, CPU time, open files.")
+
+
+def metrics_of(module: ModuleType) -> list[MetricWrapperBase]:
+    """Return the metrics that a module defines, in their order."""
+    shared = [] if module is process_metrics else metrics_of(process_metrics)
+    return [one for one in vars(module).values() if isinstance(one, MetricWrapperBase) and one not in shared]
+
+
+def _metrics_table(title: str, found: Sequence[MetricWrapperBase]) -> Iterator[str]:
+    yield from ("", f"## {title}", "", "| metric | type | labels | meaning |", "|---|---|---|---|")
+    for metric in found:
+        family = _family(metric)
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+        yield f"| `{name}` | {family.type} | {labels} | {_cell(family.documentation)} |"
+
+
+def _family(metric: MetricWrapperBase) -> Metric:
+    return next(iter(metric.describe()))
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def main(folder: Path) -> None:
-    """Write both pages into ``folder``."""
+    """Write the pages into ``folder``."""
     (folder / "command-line.md").write_text("\n".join(command_line()) + "\n")
+    (folder / "metrics.md").write_text("\n".join(metrics()) + "\n")
     (folder / "http.md").write_text("\n".join(http(asyncio.run(document()))) + "\n")
 
 

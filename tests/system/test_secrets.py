@@ -1,7 +1,5 @@
-"""No secret appears in logs at DEBUG, in answers, in output of the command line or in command lines of processes.
-
-The service has no metrics endpoint that could show one.
-"""
+"""No secret appears in logs at DEBUG, in answers, in metrics, in output of the command line or in command lines of
+processes."""
 
 import http.server
 import subprocess
@@ -19,6 +17,7 @@ from redis import Redis
 from cli.dev.dev_key import JWKS_FILE, KEY_FILE, ensure_dev_key
 from cli.dev.processes import ROOT
 from tests.support.breakable_servers import BreakableServers, wait_until
+from tests.support.scraped import PROCESSES, ask, metrics_settings
 from tests.support.servers import Service, running_service
 
 COMMAND_TIMEOUT_S = 60.0
@@ -65,9 +64,14 @@ def debug_service(breakable: BreakableServers, service_folder: Path) -> Iterator
     assert DATABASE_PASSWORD in database and STORE_PASSWORD in views
     with key_server(service_folder) as jwks:
         settings = {"FOLLOWS_LOG_LEVEL": "DEBUG", "FOLLOWS_JWKS": jwks}
-        processes = ("web", "worker", "rebuilder")
         with running_service(
-            database, views, queue, service_folder, processes=processes, environment=settings
+            database,
+            views,
+            queue,
+            service_folder,
+            processes=PROCESSES,
+            environment=settings,
+            own=metrics_settings(),
         ) as service:
             yield service
 
@@ -151,6 +155,10 @@ def test_secrets_are_in_no_log_answer_output_or_command_line(
     tokens: list[str] = []
     texts = {"an answer": use(debug_service, breakable, tokens), "a process": processes(debug_service)}
     texts["the command line"] = misuse(debug_service, breakable)
+    for name in PROCESSES:
+        paths = ("/metrics", "/health/live", "/health/ready")
+        texts[f"a metric of {name}"] = "\n".join(ask(debug_service.own, name, path).text for path in paths)
+        assert "follows_process_ready" in texts[f"a metric of {name}"]
     for path in ("/metrics", "/v1/metrics", "/kraken/metrics", "/health/metrics"):
         assert httpx.get(f"{debug_service.base_url}{path}", trust_env=False).status_code in (401, 404), path
     for name in ("worker", "rebuilder", "web"):

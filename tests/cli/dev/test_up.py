@@ -33,6 +33,10 @@ def test_up_starts_serves_and_stops_in_order(folder: Path) -> None:
         assert [answer.status_code for answer in answers] == [200, 200, 201]
         assert answers[0].json()["is_following"] is True
         assert answers[1].json()["pagination"]["total_pages"] > 1
+        [shown] = [line for line in first.lines if line.startswith("Metrics: ")]
+        addresses = dict(re.findall(r"(\w+) (http://\S+/metrics)", shown))
+        assert list(addresses) == ["web", "worker", "rebuilder"]
+        assert all("follows_process_ready" in httpx.get(address).text for address in addresses.values())
         token = next(line for line in first.lines if line.startswith("eyJ"))
         headers = {"Authorization": f"Bearer {token}"}
         assert httpx.get(f"{first.address}/v1/users/me/following", headers=headers).status_code == 200
