@@ -2,7 +2,9 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from commands.bounded_cache import BoundedCache
 from commands.cache_budget import DEFAULT_BUDGET
@@ -13,6 +15,8 @@ SECONDS_MAX: Final = 2_048
 # A list's score, and the two texts with their places.
 _SCORE_BYTES: Final = 320
 
+# A field of an answer with such a time.
+WireTime = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 SCORES: Final[BoundedCache[bytes, tuple[str, str]]] = BoundedCache(
     DEFAULT_BUDGET.share("times"), lambda *_: _SCORE_BYTES
 )

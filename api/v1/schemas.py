@@ -1,16 +1,13 @@
 """The JSON of /v1, to the last field."""
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar
 
 import msgspec
 
-from api.timestamps import followed_at, wire_time
+from api.timestamps import WireTime, followed_at, wire_time
 from commands.users import Broadcast, Profile, Side, placeholder
 from queries.follows import FollowState, RawPage
 from queries.profile_cache import CachedProfile
-
-_T = TypeVar("_T")
 
 
 class FollowMade(msgspec.Struct, frozen=True):
@@ -18,14 +15,14 @@ class FollowMade(msgspec.Struct, frozen=True):
 
     follower_id: str
     followed_id: str
-    created_at: str
+    created_at: WireTime
 
 
 class FollowStatus(msgspec.Struct, frozen=True):
     """Whether the caller follows the user, and since when."""
 
     is_following: bool
-    followed_at: str | None
+    followed_at: WireTime | None
 
 
 class Follower(msgspec.Struct, frozen=True):
@@ -34,7 +31,7 @@ class Follower(msgspec.Struct, frozen=True):
     id: str
     display_name: str
     avatar_url: str | None
-    followed_at: str
+    followed_at: WireTime
 
 
 class Followed(msgspec.Struct, frozen=True):
@@ -45,7 +42,7 @@ class Followed(msgspec.Struct, frozen=True):
     username: str
     avatar_url: str | None
     is_available: bool
-    followed_at: str
+    followed_at: WireTime
 
 
 class Pagination(msgspec.Struct, frozen=True):
@@ -57,18 +54,26 @@ class Pagination(msgspec.Struct, frozen=True):
     total_pages: int
 
 
-class Listing(msgspec.Struct, Generic[_T], frozen=True):
-    """A page of a list."""
+class FollowerList(msgspec.Struct, frozen=True):
+    """A page of followers."""
 
     success: bool
-    data: list[_T]
+    data: list[Follower]
+    pagination: Pagination
+
+
+class FollowingList(msgspec.Struct, frozen=True):
+    """A page of followed users."""
+
+    success: bool
+    data: list[Followed]
     pagination: Pagination
 
 
 class BroadcastShown(msgspec.Struct, frozen=True):
     """A running broadcast."""
 
-    started_at: str
+    started_at: WireTime
     game: str | None
     title: str | None
     viewers: int
@@ -86,8 +91,8 @@ class User(msgspec.Struct, frozen=True):
     is_available: bool
     followers: int | None
     following: int | None
-    created_at: str
-    updated_at: str
+    created_at: WireTime
+    updated_at: WireTime
     broadcast: BroadcastShown | None
 
 
@@ -114,7 +119,8 @@ def followed(profile: Profile, at: str) -> Followed:
 
 
 def listing(side: Side, found: RawPage, cached_profiles: Sequence[CachedProfile], pagination: Pagination) -> bytes:
-    """Return the JSON of a ``Listing``. What is the same in all lists is encoded once per profile, not once per row."""
+    """Return the JSON of a ``FollowerList`` or ``FollowingList``. What is the same in all lists is encoded once per
+    profile, not once per row."""
     lines = [
         f'{cached.rendered.get(side) or _line_start(side, cached)}{followed_at(score)[0]}"}}'
         for cached, score in zip(cached_profiles, found.scores, strict=True)
