@@ -1,4 +1,4 @@
-"""What the routes say of themselves to the OpenAPI document: whether a call takes a token, and its name."""
+"""What routes give to the OpenAPI document: whether a call takes a token, and its name."""
 
 from typing import Final
 
