@@ -29,7 +29,7 @@ def _documented(description: str, type_: OpenAPIType, **schema: object) -> Query
     return QueryParameter(description=description, schema_extra={"one_of": None, "type": type_, **schema})
 
 
-# Documented only: a text that is no login is that of no user, which is 404.
+# Only documented: a text of another form belongs to no user, which is 404.
 UserLogin = Annotated[
     str, PathParameter(description="The user's login, in any case.", schema_extra={"pattern": LOGIN_PATTERN})
 ]

@@ -14,7 +14,7 @@ from commands.users import ID_PATTERN
 # "Expected `str | null`, got `int` - at `$.bio`", as msgspec says it.
 _MISFIT: Final = re.compile(r"Expected (?P<wanted>.+?)(?:, got (?P<got>`\w+`))?(?: - at `\$\.?(?P<path>.*)`)?")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*)`.*", re.DOTALL)
-# Documented only: a text that is no id is the id of no user, which is 404.
+# Only documented: a text of another form belongs to no user, which is 404.
 UserId = Annotated[
     str, PathParameter(description="The user's id; `me` is the caller.", schema_extra={"pattern": ID_PATTERN})
 ]

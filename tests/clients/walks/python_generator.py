@@ -20,7 +20,7 @@ ADDRESS = os.environ["FOLLOWS_ADDRESS"]
 
 
 def client(token: str | None) -> ApiClient:
-    """Return a client; without a token it calls as nobody."""
+    """Return a client, which sends the token if it has one."""
     return ApiClient(Configuration(host=ADDRESS, access_token=token))
 
 
