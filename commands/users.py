@@ -128,7 +128,8 @@ class UserChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
 
 
 class BroadcastChanges(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The state of a live channel by a service; each call replaces all of the one before."""
+    """The state of a live channel by a service. It replaces all of the one before: a field that is left out is null, 0
+    or false."""
 
     game: ShortText | None = None
     title: LongText | None = None

@@ -1,6 +1,6 @@
 """Errors of the domain and of the framework as /kraken answers them: status and body."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -8,6 +8,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
 
 from api.error_log import log_fault
 from api.head import allowed_methods
@@ -92,7 +93,9 @@ KRAKEN_STATUS_OF: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
     errors.PairParked: (503, "{message}"),
     errors.KeysUnavailable: (503, "{message}"),
 }
-# For the documentation of the calls.
+# For the documentation of the calls, whose examples are errors as they are rendered.
+_LIMITED: Final = errors.RateLimited(12, 600, 1_773_568_860)
+_EXAMPLE_NAMES: Final = {"user": "test_user1", "target": "carol"}
 _DESCRIPTIONS: Final = {
     400: "A parameter is malformed",
     401: "No token, a bad or expired one, or one that lacks the scope",
@@ -139,11 +142,29 @@ def render_kraken_error(error: Exception, names: Mapping[str, Any] = {}) -> Repl
     return Reply(msgspec.json.encode(body), headers, status)
 
 
-def kraken_errors(*statuses: int) -> dict[int, ResponseSpec]:
-    """Return the errors of a call for its documentation: ``statuses``, and those that every call has."""
+def kraken_read_errors(*raised: errors.FollowsError) -> dict[int, ResponseSpec]:
+    """Return the errors of a read for its documentation: ``raised``, and those that every read has."""
+    malformed = errors.Invalid("Follow-Position must be a position that a command gave")
+    return _documented([malformed, *raised, _LIMITED, errors.ViewsUnavailable()])
+
+
+def kraken_command_errors(*raised: errors.FollowsError) -> dict[int, ResponseSpec]:
+    """Return the errors of a command for its documentation: ``raised``, and those that every command has."""
+    malformed = errors.Invalid("Idempotency-Key must be 1 to 255 printable ASCII characters")
+    return _documented([malformed, *raised, _LIMITED, errors.LogUnavailable()])
+
+
+def _documented(raised: Sequence[errors.FollowsError]) -> dict[int, ResponseSpec]:
+    """Return the answers to errors, each with the errors as examples."""
+    examples: dict[int, list[Example]] = {}
+    for error in raised:
+        reply = render_kraken_error(error, _EXAMPLE_NAMES)
+        examples.setdefault(reply.status, []).append(Example(id=type(error).__name__, value=reply.body.decode()))
     return {
-        status: ResponseSpec(ErrorObject, generate_examples=False, description=_DESCRIPTIONS[status])
-        for status in sorted({*statuses, 400, 429, 503})
+        status: ResponseSpec(
+            ErrorObject, generate_examples=False, description=_DESCRIPTIONS[status], examples=examples[status]
+        )
+        for status in sorted(examples)
     }
 
 

@@ -1,40 +1,66 @@
 """One follow in /kraken: show it, follow, unfollow."""
 
 import asyncio
+from typing import Final
 
 from litestar import Response, delete, get, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath
 
 from api.context import context_of, idempotency_key, make_visible
-from api.kraken.callers import AnyRequest, both_numbers, numbers_in_directory, require_editor
-from api.kraken.errors import ChannelNotFound, FollowNotFound, kraken_errors
-from api.kraken.parameters import FlagText, flag
+from api.document.calls import TOKEN_OPTIONAL, TOKEN_REQUIRED
+from api.kraken.callers import USER_FOLLOWS_EDIT, AnyRequest, both_numbers, numbers_in_directory, require_editor
+from api.kraken.errors import (
+    ChannelNotFound,
+    FollowNotFound,
+    TokenRequired,
+    WrongUser,
+    kraken_command_errors,
+    kraken_read_errors,
+)
+from api.kraken.parameters import ChannelLogin, FlagText, UserLogin, flag
 from api.kraken.render import channel_object, followed_object
 from api.kraken.request import kraken_request
 from api.kraken.schemas import FollowedObject
 from api.kraken.users import one_channel
-from api.openapi import CommandOperation, QueryOperation
+from api.one_reading import BodyTooLarge
 from api.services import Services
 from commands.decide import EnsureFollow, Unfollow
-from commands.errors import UserNotFound, ViewBehind
+from commands.errors import (
+    CannotFollowYourself,
+    GuestsMayNotAct,
+    KeyReused,
+    MissingScope,
+    NotFollowing,
+    UserNotFound,
+    ViewBehind,
+)
 from queries.channels import Channel
 from queries.follows import FollowRow, follow_state
 from queries.reader import ANY_POSITION
 
 PATH = "/users/{user:str}/follows/channels/{target:str}"
+_TOO_LARGE: Final = BodyTooLarge("the body is longer than 262144 bytes")
+# Of both commands, in the order in which they are looked for.
+_REFUSALS: Final = (
+    TokenRequired(USER_FOLLOWS_EDIT, "no token was sent"),
+    MissingScope(USER_FOLLOWS_EDIT),
+    GuestsMayNotAct(),
+    WrongUser("test_user1"),
+    ChannelNotFound("nobody"),
+    KeyReused(),
+)
 
 
 @get(
     PATH,
     summary="Whether a user follows a channel, and since when",
-    operation_class=QueryOperation,
-    responses=kraken_errors(404),
+    responses=kraken_read_errors(UserNotFound("nobody"), ChannelNotFound("nobody"), FollowNotFound()),
+    security=TOKEN_OPTIONAL,
 )
 async def show_follow(
-    request: AnyRequest, user: FromPath[str], target: FromPath[str], services: NamedDependency[Services]
+    request: AnyRequest, user: UserLogin, target: ChannelLogin, services: NamedDependency[Services]
 ) -> FollowedObject:
-    """Return the follow object; a 404 says whether the user, the channel or the follow is missing."""
+    """Return the follow. The message of a 404 says whether the user, the channel or the follow does not exist."""
     min_position = context_of(request.scope).min_position
     follower, followed = await both_numbers(services, user, target, min_position)
     found, channel = await asyncio.gather(
@@ -51,18 +77,20 @@ async def show_follow(
     operation_id="kraken_put_follow",
     summary="Follow a channel",
     status_code=200,
-    operation_class=CommandOperation,
-    responses=kraken_errors(401, 403, 404, 413, 422),
-    security=[{"bearer": []}],
+    responses=kraken_command_errors(*_REFUSALS, CannotFollowYourself(), _TOO_LARGE),
+    security=TOKEN_REQUIRED,
 )
 async def follow_channel(
     request: AnyRequest,
-    user: FromPath[str],
-    target: FromPath[str],
+    user: UserLogin,
+    target: ChannelLogin,
     services: NamedDependency[Services],
     notifications: FlagText = None,
 ) -> Response[FollowedObject]:
-    """Begin the follow, or change its notifications if they are sent; a repeat keeps its time."""
+    """Begin the follow, or change its notifications if they are sent. A repeat keeps its time.
+
+    The token needs the scope `user_follows_edit`, and `user` must be the token's user.
+    """
     caller = require_editor(request)
     wish = flag("notifications", kraken_request(request.scope).fields.get("notifications", notifications))
     services.require("log")
@@ -92,14 +120,16 @@ async def follow_channel(
     operation_id="kraken_end_follow",
     summary="End a follow",
     status_code=204,
-    operation_class=CommandOperation,
-    responses=kraken_errors(401, 403, 404, 422),
-    security=[{"bearer": []}],
+    responses=kraken_command_errors(*_REFUSALS, NotFollowing()),
+    security=TOKEN_REQUIRED,
 )
 async def unfollow_channel(
-    request: AnyRequest, user: FromPath[str], target: FromPath[str], services: NamedDependency[Services]
+    request: AnyRequest, user: UserLogin, target: ChannelLogin, services: NamedDependency[Services]
 ) -> Response[None]:
-    """End the follow: 204, or 422 when there is none."""
+    """End the follow. It is 422 when there is none.
+
+    The token needs the scope `user_follows_edit`, and `user` must be the token's user.
+    """
     caller = require_editor(request)
     services.require("log")
     follower, followed = await numbers_in_directory(services, context_of(request.scope), user, target)

@@ -7,16 +7,17 @@ from typing import cast
 import msgspec
 from litestar import Response, get
 from litestar.di import NamedDependency
-from litestar.params import FromPath
 
 from api.context import Context, context_of
+from api.document.calls import TOKEN_OPTIONAL, TOKEN_REQUIRED
 from api.kraken import parameters
 from api.kraken.callers import USER_READ, AnyRequest, admit, channel_number, require_scope, user_number
-from api.kraken.errors import ChannelNotFound, kraken_errors
+from api.kraken.errors import ChannelNotFound, TokenRequired, kraken_read_errors
 from api.kraken.links import Parameters, next_link_header, page_links
 from api.kraken.parameters import (
     FOLLOWERS_OFFSET_MAX,
     CappedOffsetText,
+    ChannelLogin,
     CursorText,
     DirectionText,
     LimitText,
@@ -24,16 +25,16 @@ from api.kraken.parameters import (
     PageParameters,
     SortByText,
     StreamTypeText,
+    UserLogin,
     malformed,
     page_request,
 )
 from api.kraken.render import channel_object, followed_object, followers_page, stream_object
 from api.kraken.request import kraken_request
 from api.kraken.schemas import FollowedPage, FollowersPage, StreamsPage
-from api.openapi import QueryOperation
 from api.reply import Reply, etag_of, to_response
 from api.services import Services
-from commands.errors import UserNotFound
+from commands.errors import BadCursor, MissingScope, UserNotFound
 from queries.channels import LivePage, SortKey, StreamType, channels, live_following, sorted_following
 from queries.follows import PageRequest, RawPage, encode_cursor, page, raw_page
 from queries.profile_cache import CachedProfile
@@ -105,19 +106,22 @@ def _page_reply(call: FollowersCall, asked: PageRequest, found: RawPage, profile
     "/channels/{channel:str}/follows",
     operation_id="kraken_list_followers",
     summary="The followers of a channel",
-    operation_class=QueryOperation,
-    responses=kraken_errors(404),
+    responses=kraken_read_errors(BadCursor("x"), ChannelNotFound("nobody")),
+    security=TOKEN_OPTIONAL,
 )
 async def get_channel_followers(
     request: AnyRequest,
-    channel: FromPath[str],
+    channel: ChannelLogin,
     services: NamedDependency[Services],
     limit: LimitText = None,
     offset: CappedOffsetText = None,
     cursor: CursorText = None,
     direction: DirectionText = None,
 ) -> Response[FollowersPage]:
-    """A page of followers, newest first unless asked otherwise."""
+    """Return a page of the channel's followers, newest first unless asked otherwise.
+
+    Follow `_links.next`, or send `_cursor` back as `cursor`, until `follows` is empty: each follower comes once.
+    """
     context, base = context_of(request.scope), kraken_request(request.scope).base
     sent = PageParameters(limit, offset, cursor, direction)
     return to_response(await channel_followers(FollowersCall(services, context, base, channel, sent)))
@@ -126,12 +130,12 @@ async def get_channel_followers(
 @get(
     "/users/{user:str}/follows/channels",
     summary="The channels that a user follows",
-    operation_class=QueryOperation,
-    responses=kraken_errors(404),
+    responses=kraken_read_errors(BadCursor("x"), UserNotFound("nobody")),
+    security=TOKEN_OPTIONAL,
 )
 async def list_following(
     request: AnyRequest,
-    user: FromPath[str],
+    user: UserLogin,
     services: NamedDependency[Services],
     limit: LimitText = None,
     offset: OffsetText = None,
@@ -139,7 +143,9 @@ async def list_following(
     direction: DirectionText = None,
     sortby: SortByText = None,
 ) -> Response[FollowedPage]:
-    """A page of followed channels, by the time of the follow unless asked otherwise."""
+    """Return a page of the channels that the user follows, by the time of the follow unless asked otherwise. By
+    `last_broadcast`, channels that were never live come last in both directions. Only `created_at` has cursors.
+    """
     context, base, name = context_of(request.scope), kraken_request(request.scope).base, user.lower()
     min_position, on_read = context.min_position, partial(context.charge, services.limit)
     asked = page_request(PageParameters(limit, offset, cursor, direction))
@@ -172,9 +178,8 @@ async def list_following(
 @get(
     "/streams/followed",
     summary="Live channels that the token's user follows",
-    operation_class=QueryOperation,
-    responses=kraken_errors(401),
-    security=[{"bearer": []}],
+    responses=kraken_read_errors(TokenRequired(USER_READ, "no token was sent"), MissingScope(USER_READ)),
+    security=TOKEN_REQUIRED,
 )
 async def list_live(
     request: AnyRequest,
@@ -183,7 +188,10 @@ async def list_live(
     offset: OffsetText = None,
     stream_type: StreamTypeText = None,
 ) -> Response[StreamsPage]:
-    """A page of live channels, most viewers first."""
+    """Return a page of the live channels that the token's user follows, most viewers first.
+
+    The token needs the scope `user_read`.
+    """
     caller = require_scope(request, USER_READ)
     context, base = context_of(request.scope), kraken_request(request.scope).base
     min_position, on_read = context.min_position, partial(context.charge, services.limit)

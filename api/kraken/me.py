@@ -1,6 +1,6 @@
 """The calls of /kraken that clients begin with: the token check, and the token's user."""
 
-from typing import Final
+from typing import Any, Final
 
 from litestar import Response, get
 from litestar.di import NamedDependency
@@ -8,16 +8,24 @@ from msgspec import UNSET
 
 from api.auth.tokens import Caller
 from api.context import Context, caller_number, context_of, make_visible
+from api.document.calls import TOKEN_OPTIONAL, TOKEN_REQUIRED
 from api.kraken.callers import USER_READ, AnyRequest, require_scope, user_number
-from api.kraken.errors import kraken_errors
+from api.kraken.errors import TokenRequired, kraken_read_errors
 from api.kraken.render import own_user_object
 from api.kraken.request import kraken_request
-from api.kraken.schemas import Authorization, InvalidToken, OwnUserObject, Root, RootLinks, RootWithoutToken, ValidToken
-from api.openapi import QueryOperation
+from api.kraken.schemas import (
+    Authorization,
+    OwnUserObject,
+    Root,
+    RootLinks,
+    RootWithValidToken,
+    Token,
+    ValidToken,
+)
 from api.services import Services
 from api.timestamps import wire_time
 from commands.directory import default_login
-from commands.errors import GuestsMayNotAct, Unauthenticated, UserNotFound
+from commands.errors import GuestsMayNotAct, MissingScope, Unauthenticated, UserNotFound
 from commands.group_commit import Receipt
 from commands.log import event_log as log
 from commands.profiles import read_profiles
@@ -32,34 +40,39 @@ _OWN_PLACES: Final = ("users", "channels", "chat")
 @get(
     "/",
     summary="Whether the token is good, and where everything is",
-    operation_class=QueryOperation,
-    responses=kraken_errors(),
+    responses=kraken_read_errors(),
+    security=TOKEN_OPTIONAL,
 )
-async def root(request: AnyRequest, services: NamedDependency[Services]) -> Root | RootWithoutToken:
-    """Return 200 also for a bad token: clients begin with this call and read the result in ``token``."""
+async def root(request: AnyRequest, services: NamedDependency[Services]) -> Response[Root]:
+    """Return 200 also for a bad token, or none: clients begin with this call and read the result in `token`."""
     context, asked = context_of(request.scope), kraken_request(request.scope)
     identified = True if asked.identified else UNSET
     places = {place: f"{asked.base}/{place}" for place in _PLACES}
     try:
         caller = context.require_caller()
     except Unauthenticated:
-        return RootWithoutToken(InvalidToken(), RootLinks(**places), identified)
+        return Response(Root(Token(False, None), RootLinks(**places), identified))
     name = await _login(services, caller, context.min_position)
     issued = wire_time(caller.issued_at * 1_000_000)
     token = ValidToken(Authorization(sorted(caller.scopes), issued, issued), name)
     own = {place: f"{asked.base}/{place}/{name}" for place in _OWN_PLACES}
-    return Root(token, RootLinks(**places, **own), identified)
+    found: Response[Any] = Response(RootWithValidToken(token, RootLinks(**places, **own), identified))
+    return found
 
 
 @get(
     "/user",
     summary="The token's user",
-    operation_class=QueryOperation,
-    responses=kraken_errors(401, 403),
-    security=[{"bearer": []}],
+    responses=kraken_read_errors(
+        TokenRequired(USER_READ, "no token was sent"), MissingScope(USER_READ), GuestsMayNotAct()
+    ),
+    security=TOKEN_REQUIRED,
 )
 async def show_own_user(request: AnyRequest, services: NamedDependency[Services]) -> Response[OwnUserObject]:
-    """Return the user object with its private fields. Registers a new caller: the object has a number."""
+    """Return the user object with its private fields. The token needs the scope `user_read`.
+
+    A caller that the directory does not know is registered from the token: the object has a number.
+    """
     caller = require_scope(request, USER_READ)
     headers: dict[str, str] = {}
     try:

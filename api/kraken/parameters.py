@@ -5,9 +5,10 @@ from typing import Annotated, Final
 
 import msgspec
 from litestar.openapi.spec import OpenAPIType
-from litestar.params import QueryParameter
+from litestar.params import PathParameter, QueryParameter
 
 from commands.errors import Invalid
+from commands.users import LOGIN_PATTERN
 from queries.follows import PageRequest, decode_cursor
 
 LIMIT: Final = 25
@@ -28,6 +29,13 @@ def _documented(description: str, type_: OpenAPIType, **schema: object) -> Query
     return QueryParameter(description=description, schema_extra={"one_of": None, "type": type_, **schema})
 
 
+# Only documented: a text of another form belongs to no user, which is 404.
+UserLogin = Annotated[
+    str, PathParameter(description="The user's login, in any case.", schema_extra={"pattern": LOGIN_PATTERN})
+]
+ChannelLogin = Annotated[
+    str, PathParameter(description="The channel's login, in any case.", schema_extra={"pattern": LOGIN_PATTERN})
+]
 # Text for the framework, so that every error is in this dialect's words; the documentation has the real types. Blank is
 # as if not sent.
 LimitText = Annotated[
@@ -40,19 +48,23 @@ OffsetText = Annotated[
 ]
 CappedOffsetText = Annotated[
     str | None,
-    _documented("Deprecated: use cursor.", OpenAPIType.INTEGER, minimum=0, maximum=FOLLOWERS_OFFSET_MAX, default=0),
+    _documented(
+        "Deprecated: use cursor.",
+        OpenAPIType.INTEGER,
+        minimum=0,
+        maximum=FOLLOWERS_OFFSET_MAX,
+        deprecated=True,
+    ),
 ]
 CursorText = Annotated[
     str | None, _documented("The _cursor of the page before.", OpenAPIType.STRING, pattern="^[0-9]{35}$")
 ]
-DirectionText = Annotated[
-    str | None, _documented("The order.", OpenAPIType.STRING, enum=("", *DIRECTIONS), default="desc")
-]
+DirectionText = Annotated[str | None, _documented("The order.", OpenAPIType.STRING, enum=DIRECTIONS, default="desc")]
 SortByText = Annotated[
-    str | None, _documented("What the order is of.", OpenAPIType.STRING, enum=("", *SORT_KEYS), default="created_at")
+    str | None, _documented("What the order is of.", OpenAPIType.STRING, enum=SORT_KEYS, default="created_at")
 ]
 StreamTypeText = Annotated[
-    str | None, _documented("Which streams.", OpenAPIType.STRING, enum=("", *STREAM_TYPES), default="all")
+    str | None, _documented("Which streams.", OpenAPIType.STRING, enum=STREAM_TYPES, default="all")
 ]
 FlagText = Annotated[
     str | None,

@@ -1,11 +1,14 @@
 """The objects of /kraken to the last field: user, channel, stream, follow, and the pages that lists come in."""
 
-from typing import Final
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
+
+from api.timestamps import WireTime
 
 _WIRE: Final = {"links": "_links", "number": "_id", "total": "_total", "cursor": "_cursor", "itself": "self"}
+Uri = Annotated[str, Meta(extra_json_schema={"format": "uri"})]
 
 
 class KrakenObject(msgspec.Struct, frozen=True, gc=False, rename=_WIRE):
@@ -15,23 +18,23 @@ class KrakenObject(msgspec.Struct, frozen=True, gc=False, rename=_WIRE):
 class SelfLink(KrakenObject, frozen=True):
     """Where the object itself is."""
 
-    itself: str
+    itself: Uri
 
 
 class PageLinks(KrakenObject, frozen=True):
     """This page and the next one; an empty page is the end and has no next one."""
 
-    itself: str
-    next: str | None
+    itself: Uri
+    next: Uri | None
 
 
 class UserObject(KrakenObject, frozen=True):
     """A user's public fields."""
 
-    type: str
+    type: Literal["user"]
     name: str
-    created_at: str
-    updated_at: str
+    created_at: WireTime
+    updated_at: WireTime
     links: SelfLink
     logo: str | None
     number: int
@@ -49,10 +52,10 @@ class OwnNotifications(KrakenObject, frozen=True):
 class OwnUserObject(KrakenObject, frozen=True):
     """A user's fields for the user's own token."""
 
-    type: str
+    type: Literal["user"]
     name: str
-    created_at: str
-    updated_at: str
+    created_at: WireTime
+    updated_at: WireTime
     links: SelfLink
     logo: str | None
     number: int
@@ -66,16 +69,16 @@ class OwnUserObject(KrakenObject, frozen=True):
 class ChannelLinks(KrakenObject, frozen=True):
     """Where the channel's things are; this service has ``self`` and ``follows``."""
 
-    itself: str
-    follows: str
-    commercial: str
-    stream_key: str
-    chat: str
-    features: str
-    subscriptions: str
-    editors: str
-    teams: str
-    videos: str
+    itself: Uri
+    follows: Uri
+    commercial: Uri
+    stream_key: Uri
+    chat: Uri
+    features: Uri
+    subscriptions: Uri
+    editors: Uri
+    teams: Uri
+    videos: Uri
 
 
 class ChannelObject(KrakenObject, frozen=True):
@@ -90,8 +93,8 @@ class ChannelObject(KrakenObject, frozen=True):
     language: str | None
     number: int
     name: str
-    created_at: str
-    updated_at: str
+    created_at: WireTime
+    updated_at: WireTime
     logo: str | None
     banner: str | None
     video_banner: str | None
@@ -123,7 +126,7 @@ class StreamObject(KrakenObject, frozen=True):
     delay: int
     video_height: int
     is_playlist: bool
-    created_at: str
+    created_at: WireTime
     number: int
     channel: ChannelObject
     preview: PreviewLinks
@@ -133,8 +136,8 @@ class StreamObject(KrakenObject, frozen=True):
 class StreamLinks(KrakenObject, frozen=True):
     """A stream's address and its channel's."""
 
-    itself: str
-    channel: str
+    itself: Uri
+    channel: Uri
 
 
 class StreamAnswer(KrakenObject, frozen=True):
@@ -155,7 +158,7 @@ class StreamsPage(KrakenObject, frozen=True):
 class FollowerObject(KrakenObject, frozen=True):
     """A follow, seen from the channel."""
 
-    created_at: str
+    created_at: WireTime
     links: SelfLink
     notifications: bool
     user: UserObject
@@ -164,7 +167,7 @@ class FollowerObject(KrakenObject, frozen=True):
 class FollowedObject(KrakenObject, frozen=True):
     """A follow, seen from the user."""
 
-    created_at: str
+    created_at: WireTime
     links: SelfLink
     notifications: bool
     channel: ChannelObject
@@ -192,50 +195,51 @@ class Authorization(KrakenObject, frozen=True):
     """A token's scopes and the time of its issue."""
 
     scopes: list[str]
-    created_at: str
-    updated_at: str
+    created_at: WireTime
+    updated_at: WireTime
+
+
+class Token(KrakenObject, frozen=True):
+    """What the token is good for; without a good one ``authorization`` is null, and there is no ``user_name``."""
+
+    valid: bool
+    authorization: Authorization | None
+    user_name: str | UnsetType = UNSET
 
 
 class ValidToken(KrakenObject, frozen=True):
-    """A good token."""
+    """The same for a good token, with the fields in the order in which clients know them."""
 
     authorization: Authorization
     user_name: str
     valid: bool = True
 
 
-class InvalidToken(KrakenObject, frozen=True):
-    """A bad token, or none."""
-
-    valid: bool = False
-    authorization: None = None
-
-
 class RootLinks(KrakenObject, frozen=True):
     """Addresses of all resources; with a good token also of the user's own."""
 
-    channel: str
-    ingests: str
-    search: str
-    streams: str
-    teams: str
-    user: str
-    users: str | UnsetType = UNSET
-    channels: str | UnsetType = UNSET
-    chat: str | UnsetType = UNSET
+    channel: Uri
+    ingests: Uri
+    search: Uri
+    streams: Uri
+    teams: Uri
+    user: Uri
+    users: Uri | UnsetType = UNSET
+    channels: Uri | UnsetType = UNSET
+    chat: Uri | UnsetType = UNSET
 
 
 class Root(KrakenObject, frozen=True):
     """The token check that clients begin with; ``identified`` if the request has a client id."""
 
-    token: ValidToken
+    token: Token
     links: RootLinks
     identified: bool | UnsetType = UNSET
 
 
-class RootWithoutToken(KrakenObject, frozen=True):
-    """The same without a good token."""
+class RootWithValidToken(KrakenObject, frozen=True):
+    """The same with a good token."""
 
-    token: InvalidToken
+    token: ValidToken
     links: RootLinks
     identified: bool | UnsetType = UNSET

@@ -1,12 +1,14 @@
 """Errors of the domain and of the framework as /v1 answers them: status, code and body."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
+from litestar.openapi.spec import Example
+from msgspec import Meta
 
 from api.error_log import log_fault
 from api.head import allowed_methods
@@ -14,21 +16,6 @@ from api.one_reading import BodyTooLarge
 from api.reply import Reply, to_response
 from api.request_counts import note_unavailable
 from commands import errors
-
-
-class ErrorBody(msgspec.Struct, frozen=True):
-    """What went wrong: a code for programs, a sentence for people, and the reason per field."""
-
-    code: str
-    message: str
-    details: dict[str, str] | None = None
-
-
-class ErrorAnswer(msgspec.Struct, frozen=True):
-    """The body of every answer that reports an error."""
-
-    error: ErrorBody
-
 
 # The most specific class wins; tests/api/test_errors.py asserts that every error of the domain has its line.
 V1_STATUS_OF: Final[dict[type[errors.FollowsError], tuple[int, str]]] = {
@@ -72,6 +59,7 @@ _FRAMEWORK: Final = {
     413: "payload_too_large",
     429: "rate_limited",
 }
+CODES: Final = tuple(sorted({*(code for _, code in V1_STATUS_OF.values()), *_FRAMEWORK.values()}))
 # The framework's complaints about parameters, in words of this API.
 _REASONS: Final = {
     "page": "must be an integer >= 1",
@@ -81,7 +69,7 @@ _REASONS: Final = {
 # The framework's names for parts of a request, where ours differ.
 _NAMES: Final = {"data": "body"}
 _DESCRIPTIONS: Final = {
-    400: "`validation_error`: something in the request cannot be read; `details` says what",
+    400: "`validation_error`: something in the request cannot be read, and `details` says what; or it makes no sense",
     401: "`unauthorized`: no token, or one that does not verify",
     403: "`forbidden`: the caller may not do this",
     404: "`not_found`: there is no such user, follow or broadcast",
@@ -90,6 +78,27 @@ _DESCRIPTIONS: Final = {
     429: "`rate_limited`: too many requests in this minute; `Retry-After` says when to come back",
     503: "`unavailable`: a part of the service is away; `Retry-After` says when to come back",
 }
+
+
+# What every call may raise. The examples of the documentation are these errors as they are rendered.
+_NOT_AUTHENTICATED: Final = errors.Unauthenticated("a token is needed: Authorization: Bearer <token>")
+_LIMITED: Final = errors.RateLimited(12, 100, 1_773_568_860)
+_POSITION_REASON: Final = "must be a position that a command gave"
+_KEY_REASON: Final = "must be 1 to 255 printable ASCII characters"
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """What went wrong: a code for programs, a sentence for people, and the reason per field."""
+
+    code: Annotated[str, Meta(extra_json_schema={"enum": CODES})]
+    message: str
+    details: dict[str, str] | None
+
+
+class ErrorAnswer(msgspec.Struct, frozen=True):
+    """The body of every answer that reports an error."""
+
+    error: ErrorBody
 
 
 def handle_v1_error(_: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
@@ -101,7 +110,7 @@ def render_v1_error(error: Exception) -> Reply:
     """Return the answer to any exception. Unexpected ones are logged, and answered without their text."""
     headers: Mapping[str, str] = {}
     if isinstance(error, BodyTooLarge):
-        status, body = 413, ErrorBody(_FRAMEWORK[413], error.message)
+        status, body = 413, ErrorBody(_FRAMEWORK[413], error.message, None)
     elif isinstance(error, errors.FollowsError):
         status, body = _of_domain(error)
         headers = _headers(error)
@@ -110,9 +119,9 @@ def render_v1_error(error: Exception) -> Reply:
         allowed = {name.lower(): value for name, value in (error.headers or {}).items()}.get("allow")
         headers = {"Allow": allowed_methods(allowed)} if allowed else {}
     elif isinstance(error, UnicodeDecodeError):
-        status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8")
+        status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8", None)
     else:
-        status, body = 500, ErrorBody("internal_error", "something went wrong on our side")
+        status, body = 500, ErrorBody("internal_error", "something went wrong on our side", None)
     if status == 500:
         log_fault(error)
     elif status == 503:
@@ -140,8 +149,8 @@ def _of_framework(error: HTTPException) -> tuple[int, ErrorBody]:
     if isinstance(error, ValidationException):
         return 400, ErrorBody("validation_error", "the request cannot be read", _details(error))
     if status in _FRAMEWORK:
-        return status, ErrorBody(_FRAMEWORK[status], _plain(error))
-    return 400, ErrorBody("validation_error", _plain(error))
+        return status, ErrorBody(_FRAMEWORK[status], _plain(error), None)
+    return 400, ErrorBody("validation_error", _plain(error), None)
 
 
 def _plain(error: HTTPException) -> str:
@@ -158,9 +167,27 @@ def _details(error: ValidationException) -> dict[str, str] | None:
     return details or None
 
 
-def v1_errors(*statuses: int) -> dict[int, ResponseSpec]:
-    """Return the errors of a call for its documentation: ``statuses``, and those that every call has."""
+def v1_read_errors(*raised: errors.FollowsError) -> dict[int, ResponseSpec]:
+    """Return the errors of a read for its documentation: ``raised``, and those that every read has."""
+    malformed = errors.Invalid(f"Follow-Position {_POSITION_REASON}", {"Follow-Position": _POSITION_REASON})
+    return _documented([malformed, _NOT_AUTHENTICATED, *raised, _LIMITED, errors.ViewsUnavailable()])
+
+
+def v1_command_errors(*raised: errors.FollowsError) -> dict[int, ResponseSpec]:
+    """Return the errors of a command for its documentation: ``raised``, and those that every command has."""
+    malformed = errors.Invalid(f"Idempotency-Key {_KEY_REASON}", {"Idempotency-Key": _KEY_REASON})
+    return _documented([malformed, _NOT_AUTHENTICATED, *raised, _LIMITED, errors.LogUnavailable()])
+
+
+def _documented(raised: Sequence[errors.FollowsError]) -> dict[int, ResponseSpec]:
+    """Return the answers to errors, each with the errors as examples."""
+    examples: dict[int, list[Example]] = {}
+    for error in raised:
+        reply = render_v1_error(error)
+        examples.setdefault(reply.status, []).append(Example(id=type(error).__name__, value=reply.body.decode()))
     return {
-        status: ResponseSpec(ErrorAnswer, generate_examples=False, description=_DESCRIPTIONS[status])
-        for status in sorted({*statuses, 400, 401, 429, 503})
+        status: ResponseSpec(
+            ErrorAnswer, generate_examples=False, description=_DESCRIPTIONS[status], examples=examples[status]
+        )
+        for status in sorted(examples)
     }

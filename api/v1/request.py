@@ -1,17 +1,23 @@
 """Request bodies of /v1, read strictly: errors name the field, and what cannot be stored is refused."""
 
 import re
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from litestar import Request
 from litestar.exceptions import InternalServerException
+from litestar.params import PathParameter
 
 from commands.errors import Invalid
+from commands.users import ID_PATTERN
 
 # "Expected `str | null`, got `int` - at `$.bio`", as msgspec says it.
 _MISFIT: Final = re.compile(r"Expected (?P<wanted>.+?)(?:, got (?P<got>`\w+`))?(?: - at `\$\.?(?P<path>.*)`)?")
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*)`.*", re.DOTALL)
+# Only documented: a text of another form belongs to no user, which is 404.
+UserId = Annotated[
+    str, PathParameter(description="The user's id; `me` is the caller.", schema_extra={"pattern": ID_PATTERN})
+]
 _NO_JSON: Final = "must be a JSON object in UTF-8"
 
 

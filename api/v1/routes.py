@@ -7,18 +7,26 @@ from litestar import Response, Router, delete, get, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
-from litestar.params import FromPath, QueryParameter
+from litestar.params import QueryParameter
 
 from api.context import context_of
-from api.openapi import CommandOperation, QueryOperation
+from api.document.calls import TOKEN_REQUIRED
 from api.reply import to_response
 from api.services import Services
 from api.v1 import users
-from api.v1.errors import handle_v1_error, v1_errors
+from api.v1.errors import handle_v1_error, v1_command_errors, v1_read_errors
 from api.v1.follows import PER_PAGE, PER_PAGE_MAX, FollowCall, follow, follow_status, followers, following, unfollow
-from api.v1.request import StrictRequest
-from api.v1.schemas import Followed, Follower, FollowMade, FollowStatus, Listing
-from commands.errors import Invalid
+from api.v1.request import StrictRequest, UserId
+from api.v1.schemas import FollowerList, FollowingList, FollowMade, FollowStatus
+from commands.errors import (
+    AlreadyFollowing,
+    CannotFollowYourself,
+    GuestsMayNotAct,
+    Invalid,
+    KeyReused,
+    NotFollowing,
+    UserNotFound,
+)
 
 # JSON readers count in 53 bits; no list is as long as this.
 PAGE_MAX: Final = 2**53
@@ -37,13 +45,19 @@ PerPage = Annotated[int, QueryParameter(ge=1, description="Above 100 is served a
     operation_id="follow",
     summary="Begin to follow a user",
     status_code=201,
-    operation_class=CommandOperation,
-    responses=v1_errors(403, 404, 409),
+    tags=["follows"],
+    responses=v1_command_errors(
+        CannotFollowYourself(), GuestsMayNotAct(), UserNotFound("nobody"), AlreadyFollowing(), KeyReused()
+    ),
 )
 async def post_follow(
-    request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]
+    request: StrictRequest, user_id: UserId, services: NamedDependency[Services]
 ) -> Response[FollowMade]:
-    """Begin a follow: 201, or 409 when there is one."""
+    """Begin a follow. The caller is registered from the token at the first command.
+
+    It is 409 when the caller follows the user already. With 201 the follow is in the log, and the caller's next read
+    shows it, or is 503.
+    """
     return to_response(await follow(FollowCall(services, context_of(request.scope), user_id)))
 
 
@@ -52,13 +66,13 @@ async def post_follow(
     operation_id="unfollow",
     summary="End a follow",
     status_code=204,
-    operation_class=CommandOperation,
-    responses=v1_errors(403, 404, 409),
+    tags=["follows"],
+    responses=v1_command_errors(
+        CannotFollowYourself(), GuestsMayNotAct(), UserNotFound("nobody"), NotFollowing(), KeyReused()
+    ),
 )
-async def delete_follow(
-    request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]
-) -> Response[None]:
-    """End a follow: 204, or 404 when there is none."""
+async def delete_follow(request: StrictRequest, user_id: UserId, services: NamedDependency[Services]) -> Response[None]:
+    """End a follow. It is 404 when there is no such user, or the caller does not follow the user."""
     return to_response(await unfollow(FollowCall(services, context_of(request.scope), user_id)))
 
 
@@ -66,13 +80,13 @@ async def delete_follow(
     "/users/{user_id:str}/follow-status",
     operation_id="follow_status",
     summary="Whether the caller follows a user",
-    operation_class=QueryOperation,
-    responses=v1_errors(404),
+    tags=["follows"],
+    responses=v1_read_errors(UserNotFound("nobody")),
 )
 async def get_follow_status(
-    request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]
+    request: StrictRequest, user_id: UserId, services: NamedDependency[Services]
 ) -> Response[FollowStatus]:
-    """Say whether the caller follows the user, and since when."""
+    """Return whether the caller follows the user, and since when; `followed_at` is null when not."""
     return to_response(await follow_status(FollowCall(services, context_of(request.scope), user_id)))
 
 
@@ -80,17 +94,17 @@ async def get_follow_status(
     "/users/{user_id:str}/followers",
     operation_id="list_followers",
     summary="The followers of a user, newest first",
-    operation_class=QueryOperation,
-    responses=v1_errors(404),
+    tags=["follows"],
+    responses=v1_read_errors(UserNotFound("nobody")),
 )
 async def get_followers(
     request: StrictRequest,
-    user_id: FromPath[str],
+    user_id: UserId,
     services: NamedDependency[Services],
     page: PageNumber = 1,
     per_page: PerPage = PER_PAGE,
-) -> Response[Listing[Follower]]:
-    """A page of the user's followers."""
+) -> Response[FollowerList]:
+    """Return a page of the user's followers, newest first. A page past the end is empty, with the true total."""
     return to_response(await followers(_list_call(request, services, user_id, page, per_page)))
 
 
@@ -98,17 +112,17 @@ async def get_followers(
     "/users/{user_id:str}/following",
     operation_id="list_following",
     summary="The users that a user follows, newest first",
-    operation_class=QueryOperation,
-    responses=v1_errors(404),
+    tags=["follows"],
+    responses=v1_read_errors(UserNotFound("nobody")),
 )
 async def get_following(
     request: StrictRequest,
-    user_id: FromPath[str],
+    user_id: UserId,
     services: NamedDependency[Services],
     page: PageNumber = 1,
     per_page: PerPage = PER_PAGE,
-) -> Response[Listing[Followed]]:
-    """A page of the users that the user follows."""
+) -> Response[FollowingList]:
+    """Return a page of the users that the user follows, newest first. `me` is the caller."""
     return to_response(await following(_list_call(request, services, user_id, page, per_page)))
 
 
@@ -149,5 +163,5 @@ v1_router = Router(
     guards=[require_caller],
     request_class=StrictRequest,
     exception_handlers={Exception: handle_v1_error},
-    security=[{"bearer": []}],
+    security=TOKEN_REQUIRED,
 )

@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 import msgspec
 
-from api.timestamps import followed_at, wire_time
+from api.timestamps import WireTime, followed_at, wire_time
 from commands.users import Broadcast, Profile, Side, placeholder
 from queries.follows import FollowState, RawPage
 from queries.profile_cache import CachedProfile
-
-_T = TypeVar("_T")
 
 
 class FollowMade(msgspec.Struct, frozen=True):
@@ -19,14 +17,14 @@ class FollowMade(msgspec.Struct, frozen=True):
 
     follower_id: str
     followed_id: str
-    created_at: str
+    created_at: WireTime
 
 
 class FollowStatus(msgspec.Struct, frozen=True):
     """Whether the caller follows the user, and since when."""
 
     is_following: bool
-    followed_at: str | None
+    followed_at: WireTime | None
 
 
 class Follower(msgspec.Struct, frozen=True):
@@ -35,7 +33,7 @@ class Follower(msgspec.Struct, frozen=True):
     id: str
     display_name: str
     avatar_url: str | None
-    followed_at: str
+    followed_at: WireTime
 
 
 class Followed(msgspec.Struct, frozen=True):
@@ -46,7 +44,7 @@ class Followed(msgspec.Struct, frozen=True):
     username: str
     avatar_url: str | None
     is_available: bool
-    followed_at: str
+    followed_at: WireTime
 
 
 class Pagination(msgspec.Struct, frozen=True):
@@ -58,18 +56,26 @@ class Pagination(msgspec.Struct, frozen=True):
     total_pages: int
 
 
-class Listing(msgspec.Struct, Generic[_T], frozen=True):
-    """A page of a list."""
+class FollowerList(msgspec.Struct, frozen=True):
+    """A page of followers."""
 
     success: bool
-    data: list[_T]
+    data: list[Follower]
+    pagination: Pagination
+
+
+class FollowingList(msgspec.Struct, frozen=True):
+    """A page of followed users."""
+
+    success: bool
+    data: list[Followed]
     pagination: Pagination
 
 
 class BroadcastShown(msgspec.Struct, frozen=True):
     """A running broadcast."""
 
-    started_at: str
+    started_at: WireTime
     game: str | None
     title: str | None
     viewers: int
@@ -87,8 +93,8 @@ class User(msgspec.Struct, frozen=True):
     is_available: bool
     followers: int | None
     following: int | None
-    created_at: str
-    updated_at: str
+    created_at: WireTime
+    updated_at: WireTime
     broadcast: BroadcastShown | None
 
 
@@ -115,7 +121,8 @@ def followed(profile: Profile, at: str) -> Followed:
 
 
 def listing(side: Side, found: RawPage, cached_profiles: Sequence[CachedProfile], pagination: Pagination) -> bytes:
-    """Return the JSON of a ``Listing``. What is the same in all lists is encoded once per profile, not once per row."""
+    """Return the JSON of a ``FollowerList`` or ``FollowingList``. What is the same in all lists is encoded once per
+    profile, not once per row."""
     kept = _KEPT[side]
     lines = [
         f'{kept(cached) or _line_start(side, cached)}{followed_at(score)[0]}"}}'

@@ -1,6 +1,6 @@
 """The directory calls of /v1, for the platform's own services: profiles, broadcasts, erasure."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import Response, delete, get, put
@@ -8,41 +8,53 @@ from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi import ResponseSpec
-from litestar.params import FromPath, JSONBody
+from litestar.params import JSONBody
 
 from api.auth.tokens import Caller
 from api.context import Visible, context_of, idempotency_key, make_visible, refuse_new_service
-from api.openapi import CommandOperation, QueryOperation
+from api.one_reading import BodyTooLarge
 from api.services import Services
-from api.v1.errors import v1_errors
+from api.v1.errors import v1_command_errors, v1_read_errors
 from api.v1.follows import check_id, target_of
-from api.v1.request import StrictRequest
+from api.v1.request import StrictRequest, UserId
 from api.v1.schemas import User, user
 from commands import profiles
 from commands.directory import Change
-from commands.errors import Forbidden, Invalid, Unavailable, UserNotFound, ViewsUnavailable
+from commands.errors import (
+    Forbidden,
+    Invalid,
+    KeyReused,
+    LoginTaken,
+    NotLive,
+    StillErasing,
+    Unavailable,
+    UserNotFound,
+    ViewsUnavailable,
+)
 from commands.idempotency import CommandKey
 from commands.users import ID_IN_WORDS, BroadcastChanges, UserChanges, is_user_id
 from queries.reader import MinPosition
 from queries.users import number_of_id, profile
 
 SERVICES = frozenset({"service", "admin"})
+_TOO_LARGE: Final = BodyTooLarge("the body is too large")
+_SERVICES_ONLY: Final = Forbidden("this call is for the platform's own services")
 
 
 async def services_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Raise Forbidden for callers that are not services of the platform, before the body is read."""
     if context_of(connection.scope).require_caller().role not in SERVICES:
-        raise Forbidden("this call is for the platform's own services")
+        raise Forbidden(_SERVICES_ONLY.message)
 
 
 @get(
     "/users/{user_id:str}",
     summary="A user's public profile with counts",
-    operation_class=QueryOperation,
-    responses=v1_errors(404),
+    tags=["directory"],
+    responses=v1_read_errors(UserNotFound("nobody")),
 )
-async def show_user(request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]) -> User:
-    """Return the profile with the sizes of both lists."""
+async def show_user(request: StrictRequest, user_id: UserId, services: NamedDependency[Services]) -> User:
+    """Return the public profile with the sizes of both lists, and the broadcast that is running, if any."""
     context = context_of(request.scope)
     target = target_of(user_id, context.require_caller())
     services.require("views")
@@ -57,13 +69,22 @@ async def show_user(request: StrictRequest, user_id: FromPath[str], services: Na
     "/users/{user_id:str}",
     summary="Create or change a user",
     guards=[services_only],
-    operation_class=CommandOperation,
-    responses={201: ResponseSpec(User, generate_examples=False, description="Created"), **v1_errors(403, 409, 413)},
+    tags=["directory"],
+    responses={
+        201: ResponseSpec(User, generate_examples=False),
+        **v1_command_errors(
+            _SERVICES_ONLY, LoginTaken("carol"), StillErasing(), KeyReused(), BodyTooLarge("the body is too large")
+        ),
+    },
 )
 async def put_user(
-    request: StrictRequest, user_id: FromPath[str], data: JSONBody[UserChanges], services: NamedDependency[Services]
+    request: StrictRequest, user_id: UserId, data: JSONBody[UserChanges], services: NamedDependency[Services]
 ) -> Response[User]:
-    """Create (201) or change (200) a user; fields left out stay as they are."""
+    """Create (201) or change (200) a user. Fields that are left out stay as they are.
+
+    Only for tokens with the role `service` or `admin`, as all commands here. The counts are null when the views do not
+    show the command yet.
+    """
     caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
     if not is_user_id(target):
@@ -83,13 +104,11 @@ async def put_user(
     "/users/{user_id:str}",
     summary="Erase a person",
     guards=[services_only],
-    operation_class=CommandOperation,
-    responses=v1_errors(403, 404, 409),
+    tags=["directory"],
+    responses=v1_command_errors(_SERVICES_ONLY, UserNotFound("nobody"), KeyReused()),
 )
-async def erase_user(
-    request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]
-) -> Response[None]:
-    """Erase the person: the name is gone at once, and a worker ends the follows on both sides."""
+async def erase_user(request: StrictRequest, user_id: UserId, services: NamedDependency[Services]) -> Response[None]:
+    """Erase a person. The name is gone at once, and the follows on both sides end in the background."""
     caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
     check_id(target)
@@ -104,16 +123,18 @@ async def erase_user(
     summary="A channel is live, or its broadcast changed",
     status_code=204,
     guards=[services_only],
-    operation_class=CommandOperation,
-    responses=v1_errors(403, 404, 409, 413),
+    tags=["directory"],
+    responses=v1_command_errors(
+        _SERVICES_ONLY, UserNotFound("nobody"), KeyReused(), BodyTooLarge("the body is too large")
+    ),
 )
 async def put_broadcast(
     request: StrictRequest,
-    user_id: FromPath[str],
+    user_id: UserId,
     data: JSONBody[BroadcastChanges],
     services: NamedDependency[Services],
 ) -> Response[None]:
-    """Start a broadcast, or replace the fields of the running one."""
+    """Start the channel's broadcast, or replace all fields of the one that is running."""
     caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
     check_id(target)
@@ -127,13 +148,11 @@ async def put_broadcast(
     "/users/{user_id:str}/broadcast",
     summary="A broadcast ended",
     guards=[services_only],
-    operation_class=CommandOperation,
-    responses=v1_errors(403, 404, 409),
+    tags=["directory"],
+    responses=v1_command_errors(_SERVICES_ONLY, UserNotFound("nobody"), NotLive(), KeyReused()),
 )
-async def end_broadcast(
-    request: StrictRequest, user_id: FromPath[str], services: NamedDependency[Services]
-) -> Response[None]:
-    """End the broadcast: 204, or 404 when there is none."""
+async def end_broadcast(request: StrictRequest, user_id: UserId, services: NamedDependency[Services]) -> Response[None]:
+    """End the channel's broadcast. It is 404 when none is running."""
     caller = context_of(request.scope).require_caller()
     target = target_of(user_id, caller)
     check_id(target)

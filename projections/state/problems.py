@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -71,7 +71,7 @@ class StateProblem(msgspec.Struct, frozen=True):
 
     code: str
     message: str
-    since: str | None
+    since: Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})] | None
     do: str
     refuses: tuple[Calls, ...]
 

@@ -67,7 +67,7 @@ def http(document: dict[str, Any]) -> Iterator[str]:
     yield "The whole document, with every field, is at `/docs` of a running service and at `/docs/openapi.json`."
     for path, calls in sorted(document["paths"].items()):
         for method, call in calls.items():
-            yield from ("", f"## {method.upper()} {path}", "", f"{call['summary']}.")
+            yield from ("", f"## {method.upper()} {path}", "", f"{call['summary']}.", "", _cell(call["description"]))
             if parameters := call.get("parameters"):
                 yield from ("", "| parameter | in | meaning |", "|---|---|---|")
                 yield from (_parameter(parameter) for parameter in parameters)

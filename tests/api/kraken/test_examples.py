@@ -5,40 +5,19 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-import psycopg
 import pytest
-from psycopg.types.json import Jsonb
 
 from tests.support.in_process import InProcess
-from tests.support.kraken_users import LONG_AGO, SCOPES, follow_since
+from tests.support.version_3_users import (
+    CHANNEL,
+    PICTURES,
+    USER1,
+    USER2,
+    add_users_of_version_3,
+    token_of_version_3,
+)
 
 BASE = "https://api.twitch.tv/kraken"
-PICTURES = "http://static-cdn.jtvnw.net"
-USER1, USER2, CHANNEL = 21_229_404, 40_091_581, 12_345
-
-CHANNEL_FIELDS = {
-    "mature": False,
-    "status": "test status",
-    "broadcaster_language": "en",
-    "game": "Gaming Talk Shows",
-    "delay": 0,
-    "language": "en",
-    "avatar_url": f"{PICTURES}/jtv_user_pictures/test_channel-300x300.jpeg",
-    "banner": f"{PICTURES}/jtv_user_pictures/test_channel-640x125.png",
-    "video_banner": f"{PICTURES}/jtv_user_pictures/test_channel-640x360.png",
-    "profile_banner": f"{PICTURES}/jtv_user_pictures/test_channel-480.png",
-    "partner": True,
-    "url": "http://www.twitch.tv/test_channel",
-    "views": 49_144_894,
-}
-BROADCAST = {
-    "game": "StarCraft II: Heart of the Swarm",
-    "viewers": 2123,
-    "average_fps": 29.9880749574,
-    "video_height": 720,
-    "preview": f"{PICTURES}/previews-ttv/live_user_test_channel-{{width}}x{{height}}.jpg",
-}
-
 USER_OBJECT = {
     "type": "user",
     "name": "test_user2",
@@ -129,35 +108,7 @@ def follow_object(notifications: bool = True) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 async def document(service: InProcess) -> InProcess:
     """The service with the document's users, the channel live, and its two followers."""
-    times = {
-        "test_user1": (USER1, "2011-06-03T17:49:19Z", "2012-06-18T17:19:57Z"),
-        "Test_User2": (USER2, "2013-02-06T21:21:57Z", "2013-02-13T20:59:42Z"),
-        "test_channel": (CHANNEL, "2007-05-22T10:39:54Z", "2015-02-12T04:15:49Z"),
-    }
-    profiles = {
-        "test_user1": {"email": "asdf@asdf.com", "partner": True, "email_notifications": True, "bio": "woo"},
-        "Test_User2": {"bio": "test user's bio"},
-        "test_channel": CHANNEL_FIELDS,
-    }
-    with psycopg.connect(service.services.postgres.database_url) as connection:
-        connection.execute("SELECT pg_advisory_xact_lock(log_lock())")
-        for name, (number, created, updated) in times.items():
-            connection.execute(
-                """INSERT INTO users (number, id, login, display_name, profile, created_at, updated_at)
-                OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, %s, %s, %s, %s)""",
-                (number, f"id-{name}", name.lower(), name, Jsonb(profiles[name]), created, updated),
-            )
-        connection.execute(
-            """UPDATE users SET broadcast = %s, broadcast_id = 4989654544, broadcast_started_at = '2015-02-12T04:42:31Z'
-            WHERE number = %s""",
-            (Jsonb(BROADCAST), CHANNEL),
-        )
-        connection.execute(
-            "SELECT append_own_events(%s, array_fill('UserRegistered'::event_type, ARRAY[3]), %s::jsonb[])",
-            ([USER1, USER2, CHANNEL], [None, None, None]),
-        )
-    await follow_since(service, [(USER2, CHANNEL, LONG_AGO)], notifications=True)
-    await follow_since(service, [(USER1, CHANNEL, LONG_AGO - 1_000_000)])
+    await add_users_of_version_3(service)
     return service
 
 
@@ -180,11 +131,6 @@ async def expect(client: httpx.AsyncClient, path: str, expected: dict[str, Any],
     assert answer.text == json.dumps(expected, separators=(",", ":"), ensure_ascii=False)
 
 
-def token(document: InProcess, name: str, scope: str = SCOPES) -> str:
-    """Return a token of one of the document's users."""
-    return document.token(f"id-{name}", scope=scope, iat=1_336_514_112, exp=4_000_000_000)
-
-
 async def test_user(client: httpx.AsyncClient) -> None:
     await expect(client, "/kraken/users/test_user2", USER_OBJECT)
 
@@ -204,7 +150,7 @@ async def test_own_user(client: httpx.AsyncClient, document: InProcess) -> None:
         "bio": "woo",
         "notifications": {"email": True, "push": False},
     }
-    await expect(client, "/kraken/user", expected, token(document, "test_user1"))
+    await expect(client, "/kraken/user", expected, token_of_version_3(document, "test_user1"))
 
 
 async def test_channel(client: httpx.AsyncClient) -> None:
@@ -263,7 +209,7 @@ async def test_follow(client: httpx.AsyncClient) -> None:
 
 
 async def test_put_of_a_follow_that_exists_changes_nothing(client: httpx.AsyncClient, document: InProcess) -> None:
-    headers = {"Authorization": f"OAuth {token(document, 'Test_User2')}"}
+    headers = {"Authorization": f"OAuth {token_of_version_3(document, 'Test_User2')}"}
     answer = await client.put("/kraken/users/test_user2/follows/channels/test_channel", headers=headers)
     assert (answer.status_code, answer.json()) == (200, follow_object())
 
@@ -277,14 +223,17 @@ async def test_live_channels(client: httpx.AsyncClient, document: InProcess) -> 
         "_total": 1,
         "streams": [stream_object()],
     }
-    await expect(client, "/kraken/streams/followed", expected, token(document, "Test_User2"))
+    await expect(client, "/kraken/streams/followed", expected, token_of_version_3(document, "Test_User2"))
 
 
 async def test_live_channels_of_user_without_follows_are_empty(client: httpx.AsyncClient, document: InProcess) -> None:
     links = {"self": f"{BASE}/streams/followed?limit=25&offset=0", "next": None}
     for name in ("test_channel", "nobody-yet"):
         await expect(
-            client, "/kraken/streams/followed", {"_links": links, "_total": 0, "streams": []}, token(document, name)
+            client,
+            "/kraken/streams/followed",
+            {"_links": links, "_total": 0, "streams": []},
+            token_of_version_3(document, name),
         )
 
 
@@ -307,7 +256,7 @@ async def test_token_check(client: httpx.AsyncClient, document: InProcess) -> No
         },
         "_links": {**places, **own},
     }
-    await expect(client, "/kraken", valid, token(document, "test_user1"))
+    await expect(client, "/kraken", valid, token_of_version_3(document, "test_user1"))
 
 
 async def test_error_has_documented_body(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,1 @@
+"""The OpenAPI document, which clients are made from, and the page that shows it."""
