@@ -51,7 +51,7 @@ async def test_head_of_jsonp_command_is_405_and_changes_nothing(service: InProce
     assert (await service.anybody.get(path)).status_code == before == (200 if method == "DELETE" else 404)
 
 
-@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/health/ready/"])
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/health/ready/", "//health/ready"])
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
 async def test_health_has_status_of_get_for_each_method(
     service: InProcess, monkeypatch: pytest.MonkeyPatch, path: str, method: str
