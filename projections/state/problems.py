@@ -30,6 +30,7 @@ KINDS: Final[dict[str, Kind]] = {
     "keys_not_read": Kind("check FOLLOWS_JWKS; the keys read before stay in force"),
     "log_not_usable": Kind("do what the message says, usually `follows migrate`", ("writes",)),
     "views_not_usable": Kind("do what the message says, then restart nothing: it is checked again", ("reads",)),
+    "state_unknown": Kind("look for `the state could not be collected` in its log: what else is shown here is older"),
     # Postgres
     "postgres_unreachable": Kind("start PostgreSQL, or mend the network or DATABASE_URL", ("writes",)),
     "postgres_read_only": Kind("point DATABASE_URL at the primary, or end its read-only mode", ("writes",)),

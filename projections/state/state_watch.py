@@ -17,7 +17,7 @@ from commands.db.unavailable import words_of
 from commands.errors import LogUnavailable, SettingsError, Unavailable
 from projections.client.client import RedisClient
 from projections.state.judge import judge
-from projections.state.problems import StateProblem, time_text
+from projections.state.problems import StateProblem, problem, time_text
 from projections.state.state import Build, PartitionState, State, build_of, partitions_of
 from projections.state.view_facts import FACTS_TIMEOUT_S, ViewFacts, read_build_positions, read_view_facts
 from projections.views.lag_clock import LagClock
@@ -106,8 +106,10 @@ class StateWatch:
                         await self._look()
             self.state = await self.read()
             self.problems = self.judge(self.state)
-        except Exception:  # no caller waits for this task
+        except Exception as error:  # no caller waits for this task
             logger.exception("the state could not be collected; the next reading tries again")
+            failed = problem("state_unknown", f"the state could not be collected ({type(error).__name__})")
+            self.problems = [*(one for one in self.problems if one.code != failed.code), failed]
 
     async def _read_builds(self, log: LogFacts | None) -> list[Build]:
         if log is None:

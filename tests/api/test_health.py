@@ -9,12 +9,18 @@ import psycopg
 import pytest
 from redis import Redis
 
+from commands.coordination import view_register
 from commands.coordination.pause import pause_projection, resume_projection
+from commands.users import UserChanges
+from projections.keys import View
+from projections.views import generations
 from projections.views.generations import live_view
 from tests.support.breakable_servers import BreakableServers, breakable_servers
 from tests.support.in_process import InProcess, environment, in_process, soon
 
 CHECKS = ("live", "ready", "reads", "writes")
+# Its process cannot be read, so no reading of the state succeeds.
+ODD_OWNER = "INSERT INTO lease_owners (owner, projects, process) VALUES (gen_random_uuid(), true, '[]')"
 
 
 async def statuses(service: InProcess) -> dict[str, int]:
@@ -61,6 +67,26 @@ async def test_without_a_view_only_reads_are_503(own_settings: dict[str, str], k
         answer = await service.degraded("no_view")
         assert answer.json()["degraded"] == ["no_view", "no_worker"]
         assert await statuses(service) == {"ready": 200, "reads": 503, "writes": 200}
+
+
+async def test_retry_after_of_reads_is_what_is_left_of_the_build(own_settings: dict[str, str], keys: Path) -> None:
+    """A third of the log was built in ten seconds; so the rest takes twenty."""
+    async with in_process(own_settings, keys, with_loop=False) as service:
+        engine, redis = service.services.engine, service.services.redis
+        for name in ("ann", "bob", "cem"):
+            await service.services.directory.put(name, UserChanges())
+        view = View(await view_register.register_generation(engine, 4, "a test"), 4)
+        with psycopg.connect(own_settings["DATABASE_URL"], autocommit=True) as connection:
+            connection.execute("UPDATE generations SET started_at = now() - interval '10 seconds'")
+        await generations.prepare(redis, view, None, 1)
+        for partition in range(view.partitions):
+            await redis.call("HSET", view.checkpoint(partition), "position", 1)
+
+        async def is_known() -> bool:
+            answer = await service.as_("ann").get("/v1/users/bob/follow-status")
+            return answer.status_code == 503 and 15 < int(answer.headers["retry-after"]) < 60
+
+        await soon(is_known)
 
 
 @pytest.fixture
@@ -120,6 +146,35 @@ async def test_views_a_minute_behind_degrade_and_refuse_nothing(view_of_bob: dic
         assert await statuses(service) == {"ready": 200, "reads": 200, "writes": 200}
 
 
+async def test_reading_that_fails_is_a_problem_until_one_succeeds(view_of_bob: dict[str, str], keys: Path) -> None:
+    """The readings go on, and what was wrong before is still reported."""
+    quiet = {**view_of_bob, "FOLLOWS_HEALTH_DETAILS": ""}
+    async with in_process(quiet, keys, with_loop=False) as service:
+        await service.degraded("no_worker")
+        with psycopg.connect(view_of_bob["DATABASE_URL"], autocommit=True) as connection:
+            connection.execute(ODD_OWNER)
+            answer = await service.degraded("state_unknown")
+            assert answer.json()["degraded"] == ["state_unknown", "no_worker"]
+            assert await statuses(service) == {"ready": 200, "reads": 200, "writes": 200}
+            connection.execute("DELETE FROM lease_owners")
+        await service.degraded("state_unknown", present=False)
+        await pause_projection(service.services.engine, "kim", "a test")
+        await service.degraded("paused")
+
+
+async def test_process_that_has_not_looked_at_its_servers_is_not_ready(
+    own_settings: dict[str, str], keys: Path
+) -> None:
+    with psycopg.connect(own_settings["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute(ODD_OWNER)
+        async with in_process(own_settings, keys, with_loop=False) as service:
+            answer = await service.anybody.get("/health/ready")
+            assert answer.json()["degraded"] == ["starting", "state_unknown"]
+            assert await statuses(service) == {"ready": 503, "reads": 503, "writes": 503}
+            connection.execute("DELETE FROM lease_owners")
+            assert (await service.degraded("starting", present=False)).status_code == 200
+
+
 async def test_lost_partition_makes_reads_503(view_of_bob: dict[str, str], keys: Path) -> None:
     async with in_process({**view_of_bob, "FOLLOWS_HEALTH_DETAILS": ""}, keys, with_loop=False) as service:
         view = await live_view(service.services.redis)
@@ -164,6 +219,20 @@ async def test_without_a_key_the_process_is_not_ready_until_it_has_one(
         jwks.write_text(good)
         answer = await service.degraded("no_key", present=False)
         assert answer.status_code == 200
+
+
+async def test_keys_that_cannot_be_read_again_degrade_and_refuse_nothing(
+    keys: Path, own_settings: dict[str, str], tmp_path: Path
+) -> None:
+    jwks = tmp_path / "keys.json"
+    jwks.write_bytes(Path(own_settings["FOLLOWS_JWKS"]).read_bytes())  # noqa: ASYNC240 - a small file
+    settings = {**own_settings, "FOLLOWS_JWKS": str(jwks), "FOLLOWS_HEALTH_DETAILS": ""}
+    async with in_process(settings, keys) as service:
+        await service.degraded("no_view", present=False)
+        jwks.write_text('{"keys":[{"kty":"EC","crv":"secp256k1"}]}')
+        assert (await service.degraded("keys_not_read")).json()["degraded"] == ["keys_not_read"]
+        assert await statuses(service) == {"ready": 200, "reads": 200, "writes": 200}
+        assert (await service.platform.put("/v1/users/bob", json={})).status_code == 201
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,27 @@ OVERVIEW: Final = "commands/coordination/overview.py"
 LONG_LISTS: Final = "queries/long_lists.py"
 ATTRIBUTES: Final = "queries/attributes.py"
 CHANNELS: Final = "queries/channels.py"
+APP: Final = "api/app.py"
+HEAD: Final = "api/head.py"
+TOKENS: Final = "api/auth/tokens.py"
+CLAIMS: Final = "api/auth/claims.py"
+PROBLEMS: Final = "projections/state/problems.py"
+STATE: Final = "projections/state/state.py"
+STATE_WATCH: Final = "projections/state/state_watch.py"
+VIEW_FACTS: Final = "projections/state/view_facts.py"
+STATUS: Final = "cli/status.py"
+SERVICE_STATUS: Final = "cli/service_status.py"
+SERVICES: Final = "api/services.py"
+MIGRATIONS: Final = "commands/db/migrations/env.py"
+LOG_LINES: Final = "commands/logs.py"
+WAKEUPS: Final = "projections/signals/wakeups.py"
+FORWARDED: Final = "api/forwarded.py"
+RATE_LIMIT: Final = "api/rate_limit.py"
+DOCUMENT_PAGE: Final = "api/document/page.py"
+USERS: Final = "commands/users.py"
+USER_ROUTES: Final = "api/v1/users.py"
+RIGHTS: Final = "commands/db/rights.py"
+ONE_READING: Final = "api/one_reading.py"
 
 # File -> the tests of which one must fail, quick ones first; pytest stops at the first that fails.
 TESTS: Final = {
@@ -91,7 +112,7 @@ TESTS: Final = {
     COMMITTER: ("tests/commands/test_parked_pairs.py",),
     RETRY: ("tests/projections/verify/test_retry_parked.py",),
     MIGRATE: ("tests/commands/db/test_migrate.py", "tests/commands/db/test_migrate_locks.py"),
-    SCHEMA: ("tests/commands/db/test_migrate.py",),
+    **dict.fromkeys((SCHEMA, MIGRATIONS), ("tests/commands/db/test_migrate.py",)),
     SUPERVISE: ("tests/workers/test_supervise.py",),
     BATCHES: (
         "tests/projections/projector/test_projector.py",
@@ -128,7 +149,11 @@ TESTS: Final = {
     LEASED: ("tests/projections/test_take_over.py",),
     IDENTITY: ("tests/commands/db/test_identity.py",),
     LEASE_SHARES: ("tests/projections/feeding/test_two_redis.py",),
-    PROGRESS: ("tests/projections/rebuild/test_kept_over_a_switch.py", "tests/projections/feeding/test_two_redis.py"),
+    PROGRESS: (
+        "tests/projections/signals/test_wakeups.py",
+        "tests/projections/rebuild/test_kept_over_a_switch.py",
+        "tests/projections/feeding/test_two_redis.py",
+    ),
     **dict.fromkeys((FEEDER_CHECK, LIVE_POINTER), ("tests/projections/feeding/test_feeder_check.py",)),
     **dict.fromkeys(
         (FEEDERS, ADOPT, SWAP),
@@ -147,9 +172,9 @@ TESTS: Final = {
         (SNAPSHOT, SPILL, WHOLE_LISTS, GENERATIONS),
         ("tests/projections/rebuild/test_without_snapshot.py", "tests/projections/rebuild/test_snapshot.py"),
     ),
-    EVENT_LOG: ("tests/commands/db/test_read_only.py",),
+    EVENT_LOG: ("tests/commands/db/test_read_only.py", "tests/commands/test_parked_pairs.py"),
     **dict.fromkeys((SWEEPS, PROFILES), ("tests/workers/test_sweeps.py",)),
-    JOB_QUEUE: ("tests/projections/signals/test_wakeups.py",),
+    **dict.fromkeys((JOB_QUEUE, WAKEUPS), ("tests/projections/signals/test_wakeups.py",)),
     **dict.fromkeys((HISTORIES, READ_WORDS, HEAL), ("tests/projections/feeding/test_lost_tail.py",)),
     REPAIR: ("tests/projections/verify/test_repair.py",),
     FOLD: ("tests/projections/projector/test_list_tokens.py",),
@@ -178,9 +203,21 @@ TESTS: Final = {
     ),
     LOOKS: ("tests/commands/log/test_looks.py",),
     **dict.fromkeys((KEY_SET, JWKS), ("tests/api/auth/test_algorithms.py", "tests/api/auth/test_jwks.py")),
-    HEALTH: ("tests/api/test_health.py",),
-    KRAKEN: ("tests/api/test_head.py",),
-    **dict.fromkeys((JUDGE, OVERVIEW), ("tests/cli/test_status.py",)),
+    **dict.fromkeys((HEALTH, PROBLEMS, STATE_WATCH, VIEW_FACTS, SERVICES), ("tests/api/test_health.py",)),
+    **dict.fromkeys((KRAKEN, APP, HEAD), ("tests/api/test_head.py",)),
+    **dict.fromkeys((JUDGE, OVERVIEW, STATE, STATUS, SERVICE_STATUS), ("tests/cli/test_status.py",)),
+    TOKENS: ("tests/api/auth/test_tokens.py", "tests/api/auth/test_jwks.py"),
+    CLAIMS: ("tests/api/auth/test_tokens.py", "tests/api/v1/test_follow.py"),
+    LOG_LINES: (
+        "tests/commands/test_log_times.py",
+        "tests/commands/test_logs.py",
+    ),
+    FORWARDED: ("tests/api/test_forwarded.py", "tests/api/kraken/test_links.py"),
+    RATE_LIMIT: ("tests/api/test_rate_limit.py",),
+    DOCUMENT_PAGE: ("tests/api/test_docs.py",),
+    **dict.fromkeys((USERS, USER_ROUTES), ("tests/api/v1/test_users.py",)),
+    RIGHTS: ("tests/system/test_least_rights.py",),
+    ONE_READING: ("tests/system/test_two_readings.py",),
     **dict.fromkeys(
         (LONG_LISTS, ATTRIBUTES, CHANNELS), ("tests/queries/test_long_lists.py", "tests/queries/test_channels.py")
     ),
@@ -984,4 +1021,166 @@ MUTANTS: Final = (
     ),
     Mutant(LOOP, "partitions of others", "            and self.fences.keys() <= before.fences.keys()\n", ""),
     Mutant(LOOP, "of the replaced view only", "and before.view.generation == replaced", "and replaced"),
+    Mutant(APP, "a check of health by OPTIONS", 'as_get(scope) if health.is_health(scope["path"]) else scope', "scope"),
+    Mutant(APP, "HEAD is GET without its body", "return as_get(scope), without_body(send)", "return scope, send"),
+    Mutant(HEAD, "no body after HEAD", 'message = {**message, "body": b""}', "pass"),
+    Mutant(
+        KEY_SET, "an unknown kid means the keys without one", "named = kid if kid in self.kids else None", "named = kid"
+    ),
+    Mutant(KEY_SET, "a token without kid is tried with all", "(kid is None or key.kid == named)", "key.kid == named"),
+    Mutant(JWKS, "all keys of one kid are tried", "in enumerate(keys):", "in enumerate([*keys][:1]):"),
+    Mutant(JWKS, "a failure is logged once", "if reason != self.facts.failure:", "if True:"),
+    Mutant(
+        JWKS, "a file that is back is no failure", "        self._failure = self.facts.failure = None", "        pass"
+    ),
+    Mutant(
+        TOKENS,
+        "an expired token is not found in the cache",
+        "if caller is None or self._now() >= caller.expires_at:",
+        "if caller is None:",
+    ),
+    Mutant(
+        TOKENS,
+        "nor one of the keys before",
+        " or self._keys_version != self.keys.version:\n            return",
+        ":\n            return",
+    ),
+    Mutant(TOKENS, "nor any while keys are due", "if self.keys.is_due() or self", "if self"),
+    Mutant(
+        TOKENS,
+        "a cached token expires",
+        "elif self._now() >= caller.expires_at + self._settings.leeway_s:",
+        "elif False:",
+    ),
+    Mutant(TOKENS, "an unset audience is warned of", "if self._settings.audience is None:", "if False:"),
+    Mutant(CLAIMS, "leeway of exp", "int(claims.exp) + leeway_s", "int(claims.exp)"),
+    Mutant(CLAIMS, "leeway of nbf", "claims.nbf > now + leeway_s", "claims.nbf > now"),
+    Mutant(CLAIMS, "leeway of iat", "claims.iat > now + leeway_s", "claims.iat > now"),
+    Mutant(CLAIMS, "nbf counts", "if claims.nbf is not None and claims.nbf > now", "if False and claims.nbf > now"),
+    Mutant(CLAIMS, "no script as a picture", "avatar_url=_text(_URL, ", "avatar_url=_text(_NAME, "),
+    Mutant(CLAIMS, "no control characters in names", " and pattern.search(fit):", ":"),
+    Mutant(USERS, "no script as an address", "max_length=2048, pattern=URL_PATTERN, ", "max_length=2048, "),
+    Mutant(
+        USER_ROUTES,
+        "a service makes no person of itself",
+        "        await refuse_new_service(services, caller)\n",
+        "        pass\n",
+    ),
+    Mutant(
+        MIGRATIONS,
+        "a schema says who may run on it",
+        '        connection.execute(text(noted), {"oldest": compatible_with})\n',
+        "",
+    ),
+    Mutant(
+        SCHEMA,
+        "an older schema is refused",
+        "if not found.is_newer and found.revision != NEWEST_REVISION:",
+        "if False:",
+    ),
+    Mutant(
+        PROGRESS,
+        "a newer version may append fields",
+        "(msgspec.Struct, array_like=True, gc=False)",
+        "(msgspec.Struct, array_like=True, forbid_unknown_fields=True)",
+    ),
+    Mutant(WAKEUPS, "bad messages are one line", "if kind not in self._unreadable:", "if True:"),
+    Mutant(HEALTH, "a process that has not looked is not ready", '_OWN: Final = ("starting", ', "_OWN: Final = ("),
+    Mutant(HEALTH, "keys that are not read again", "    elif facts.failure:", "    elif False:"),
+    Mutant(HEALTH, "details only where they are asked for", " if services.health_details else None", ""),
+    Mutant(
+        PROBLEMS,
+        "late views refuse nothing",
+        'start more if they are busy")',
+        'start more if they are busy", ("reads",))',
+    ),
+    Mutant(PROBLEMS, "a pause refuses nothing", 'when the work is done")', 'when the work is done", ("reads",))'),
+    Mutant(VIEW_FACTS, "no server holds the state up", "async with asyncio.timeout(FACTS_TIMEOUT_S):", "if True:"),
+    Mutant(
+        STATE_WATCH,
+        "a failed reading ends nothing",
+        "except Exception as error:  #",
+        "except ZeroDivisionError as error:  #",
+    ),
+    Mutant(STATE_WATCH, "a failed reading is a problem", " if one.code != failed.code), failed]", ")]"),
+    Mutant(SERVICES, "reads say when a build is over", "    reader.build_left_s = state.build_left_s\n", ""),
+    Mutant(READER, "Retry-After is what is left of a build", "left = self.build_left_s()", "left = None"),
+    Mutant(
+        EVENT_LOG,
+        "no decision from an unknown event",
+        "if parked is None and isinstance(last.event, Unreadable):",
+        "if False:",
+    ),
+    Mutant(EVENT_LOG, "no decision from a skipped event", "    if is_skipped:\n", "    if False:\n"),
+    Mutant(
+        COMMITTER,
+        "no answer from an unknown event",
+        "if event is not None and isinstance(event.event, Unreadable):",
+        "if False:",
+    ),
+    Mutant(
+        RETRY,
+        "only what can be read is retried",
+        "if isinstance(recorded.event, Unreadable):\n            pairs",
+        "if False:\n            pairs",
+    ),
+    Mutant(
+        RETRY, "no retry during a pause", "if not rows or await read_pause(engine, store) is not None:", "if not rows:"
+    ),
+    Mutant(RETRY, "no retry during a build", 'any(known.state == "building" for', "any(False for"),
+    Mutant(SWEEPS, "what can be read is retried", "            await self._retry_readable()\n", "            pass\n"),
+    Mutant(SWEEPS, "only a sweep that ended follows says so", "if finished and have_ended:", "if finished:"),
+    Mutant(STATUS, "the exit code", "        return found.exit_code\n", "        return 0\n"),
+    Mutant(
+        STATE, "a partition beyond the log", "elif at.position > log.position and not log.read_only:", "elif False:"
+    ),
+    Mutant(
+        STATE_WATCH,
+        "a state without Postgres",
+        "        except LogUnavailable as error:\n            why",
+        "        except ZeroDivisionError as error:\n            why",
+    ),
+    Mutant(
+        SERVICE_STATUS,
+        "Redis that refuses a write",
+        "if redis is not None and state.views.why_not is None:",
+        "if False:",
+    ),
+    Mutant(
+        SERVICE_STATUS,
+        "Postgres that refuses a write",
+        "if postgres is not None and state.log is not None and not state.log.read_only:",
+        "if False:",
+    ),
+    Mutant(
+        SERVICE_STATUS,
+        "an empty key set",
+        '    if keys.failure is None:\n        return [problem("no_key"',
+        '    if False:\n        return [problem("no_key"',
+    ),
+    Mutant(
+        LOG_LINES,
+        "times are UTC",
+        "datetime.fromtimestamp(record.created, UTC)",
+        "datetime.fromtimestamp(record.created)",
+    ),
+    Mutant(
+        LOG_LINES,
+        "each line of a record has a front",
+        '[front + line for line in super().format(record).splitlines() or [""]]',
+        "[front + super().format(record)]",
+    ),
+    Mutant(ERASURE_FILE, "the file is for this user only", "os.O_CLOEXEC, 0o600)", "os.O_CLOEXEC, 0o644)"),
+    Mutant(
+        ERASURE_FILE,
+        "no start without the file",
+        '            raise SettingsError(f"FOLLOWS_ERASURE_FILE',
+        '            return cls(None)\n            raise SettingsError(f"FOLLOWS_ERASURE_FILE',
+    ),
+    Mutant(FORWARDED, "the last forwarded host counts", '.rpartition(",")[2].strip()', '.partition(",")[0].strip()'),
+    Mutant(FORWARDED, "what the client has sent does not count", "passed[-self.trusted]", "passed[0]"),
+    Mutant(RATE_LIMIT, "no id is an address", 'return f"address:{parsed}"', 'return f"caller:{parsed}"'),
+    Mutant(DOCUMENT_PAGE, "the page runs its own scripts only", 'response.headers["Content-Security-Policy"] =', "_ ="),
+    Mutant(RIGHTS, "a role that cannot change events", '    "events": ("SELECT", "INSERT"),\n', ""),
+    Mutant(ONE_READING, "two lines of one header", "if names.count(name) > 1:", "if False:"),
 )

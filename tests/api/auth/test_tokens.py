@@ -239,6 +239,26 @@ async def test_cached_token_still_expires(verifier: TokenVerifier, clock: Clock)
             await verifier.verify(token())
 
 
+async def test_token_found_without_waiting_is_checked_as_any_other(
+    verifier: TokenVerifier, jwks: Path, clock: Clock
+) -> None:
+    """Of an expired token, and while keys are due or have changed, nothing is found."""
+    found = await verifier.verify(token())
+    assert verifier.cached(token().encode()) is found and verifier.cached(token(sub="bob").encode()) is None
+    write_keys(jwks, "b")
+    clock.time += FILE_MAX_AGE_S
+    assert verifier.cached(token().encode()) is None
+    await verifier.keys.refresh()
+    assert not verifier.keys.is_due() and verifier.cached(token().encode()) is None
+    short = token("b", exp=int(clock.time) + 1, iat=int(NOW))
+    await verifier.verify(short)
+    await verifier.keys.refresh()
+    assert verifier.cached(short.encode()) is not None
+    clock.time += 1.0
+    await verifier.keys.refresh()
+    assert verifier.cached(short.encode()) is None
+
+
 async def test_full_cache_drops_the_token_used_longest_ago(jwks: Path, clock: Clock) -> None:
     verifier = verifier_of(jwks, clock)
     verifier.verified.bytes_max = 2_000

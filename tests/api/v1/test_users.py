@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -379,6 +380,7 @@ async def test_erasure_is_noted_first_or_refused(own_settings: dict[str, str], k
         assert (await noting.platform.delete(of(ann))).status_code == 204
         assert refusal(await noting.platform.delete(of(ann)))[0] == 404
         assert [json.loads(line)["id"] for line in file.read_text().split()] == [ann.id]
+        assert stat.filemode(file.stat().st_mode) == "-rw-------"
         file.unlink()
         file.mkdir()
         assert refusal(await noting.platform.delete(of(bob))) == (503, "unavailable", None)

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from commands.coordination import parked, view_register
+from commands.coordination.pause import pause_projection, resume_projection
 from commands.db.postgres import Engine
 from commands.events import AnyEvent, UserFollowed, UserUnfollowed
 from commands.log import event_log as log
@@ -136,7 +137,7 @@ async def test_retry_and_rebuild_leave_a_pair_parked_for_the_same_event(world: W
 
 
 async def test_pairs_that_this_version_reads_are_retried_and_others_stay(world: World) -> None:
-    """Pairs that were parked for another reason are left to an operator, and nothing is done during a build."""
+    """Those that were parked for another reason are left to an operator. During a build or a pause nothing is done."""
     first = write_unknown(world.sql, (1, 2), 1)
     await append_behind(world.engine, (1, 2), 2, UserUnfollowed(), UserFollowed(notifications=True))
     unknown = write_unknown(world.sql, (3, 4), 1)
@@ -152,6 +153,9 @@ async def test_pairs_that_this_version_reads_are_retried_and_others_stay(world: 
     building = await view_register.register_generation(world.engine, 4, "a test")
     assert await retry_readable(world.engine, world.redis) == []
     await view_register.set_state(world.engine, building, "deleted")
+    await pause_projection(world.engine, "kim", "a test")
+    assert await retry_readable(world.engine, world.redis) == []
+    await resume_projection(world.engine)
     assert await retry_readable(world.engine, world.redis, 1) == [(1, 2)]
     assert await retry_readable(world.engine, world.redis) == [(5, 5)]
     assert await parked_positions(world) == [unknown, refused.position]
