@@ -21,6 +21,7 @@ from api.lifespan import Startup
 from api.one_reading import path_of, two_readings
 from api.reply import to_response
 from api.request_id import begin_request, configure_logging, with_request_id
+from api.request_log import start_request_log
 from api.services import Services
 from api.shutdown import closing_connection
 from api.timeouts import BODY_TIMEOUT_S, with_body_timeout
@@ -30,6 +31,7 @@ from api.v1.routes import v1_router
 from commands.errors import SettingsError
 from commands.logs import exit_refused
 from commands.settings import log_level
+from commands.tracing import start_tracing, tracer
 
 # What a user's fields may take, each character escaped as 12 bytes. A larger body is refused before it is read.
 BODY_MAX = 256 * 1024
@@ -83,6 +85,15 @@ def create_app(services: Services, *, body_timeout_s: float = BODY_TIMEOUT_S) ->
     return app
 
 
+def _traced(app: ASGIApp) -> ASGIApp:
+    """Return the application with spans; without FOLLOWS_TRACES nothing of OpenTelemetry is imported."""
+    from api.request_spans import with_spans
+
+    made_by = tracer()
+    assert made_by is not None
+    return with_spans(app, made_by)
+
+
 def _without_dialect(litestar: Litestar) -> ASGIApp:
     """Return what answers requests outside of both dialects."""
 
@@ -110,7 +121,10 @@ def __getattr__(name: str) -> Any:
     if name == "app":
         try:
             configure_logging(log_level())
+            start_request_log()
             app = create_app(Services.from_env())
+            if start_tracing(begins_traces=False):
+                app = _traced(app)
         except SettingsError as error:
             exit_refused(error)
         # Requests leave hardly any cycles, and a collection that visits every imported object takes milliseconds: a

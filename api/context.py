@@ -15,11 +15,13 @@ from api.request_counts import note_visible_wait
 from api.request_id import REQUEST_ID_HEADER
 from api.services import Services
 from api.tail import LOOK_AGE_MAX_S
+from commands.decide import FollowCommand
 from commands.directory import Change, NewUser, default_login, spare_login
 from commands.errors import FollowsError, Invalid, ServiceIsNotAUser, Unauthenticated, Unconfirmed
 from commands.group_commit import Receipt
 from commands.idempotency import CommandKey, command_key
 from commands.log.looks import DIRECTORY, Mark
+from commands.tracing import record_span, span_began
 from commands.users import is_new_login
 from projections.keys import LEASE_GROUPS, lease_group_of
 from queries.reader import ANY_POSITION, MinPosition
@@ -140,6 +142,14 @@ def _storable(text: str | None, length_max: int = PROFILE_TEXT_MAX) -> str | Non
     return None if text is None or "\0" in text or len(text) > length_max else text
 
 
+async def commit(services: Services, command: FollowCommand, key: CommandKey | None) -> Receipt:
+    """Send a command, as ``Committer.send``, and record the time until it was durable."""
+    began = span_began()
+    receipt = await services.committer.send(command, key)
+    record_span("commit", began, position=receipt.position)
+    return receipt
+
+
 class Visible(NamedTuple):
     """The headers of a command's answer, and whether the views are known to show the command."""
 
@@ -157,13 +167,14 @@ async def make_visible(
     directory: bool = False,
 ) -> Visible:
     """Wait until a command may be answered, as ``_wait`` does, and count how long that took."""
-    began = perf_counter()
+    began, span = perf_counter(), span_began()
     try:
         visible = await _wait(services, context, command, numbers, texts, directory=directory)
     except Unconfirmed:
         note_visible_wait("refused", began)
         raise
     note_visible_wait("shown" if visible.is_shown else "not shown", began)
+    record_span("visible wait", span, position=command.position, is_shown=visible.is_shown)
     return visible
 
 

@@ -4,7 +4,7 @@ These are plain numbers of the process; api/metrics.py publishes them.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any, Final, Literal
 
@@ -19,6 +19,8 @@ VisibleOutcome = Literal["shown", "not shown", "refused"]
 
 # (dialect, operation, status) -> durations in seconds.
 DURATIONS: Final[dict[tuple[str, str, int], Distribution]] = {}
+# Called with dialect, operation, status and seconds of each request: for its log line and its span.
+LISTENERS: Final[list[Callable[[str, str, int, float], None]]] = []
 # (dialect, class of the error) -> answers with 503.
 ANSWERS_503: Final[Counter[tuple[str, str]]] = Counter()
 # Outcome -> durations in seconds.
@@ -31,7 +33,10 @@ def note_request(dialect: str, operation: str, status: int, began: float) -> Non
     found = DURATIONS.get(key)
     if found is None:
         found = DURATIONS[key] = Distribution()
-    found.note(perf_counter() - began)
+    seconds = perf_counter() - began
+    found.note(seconds)
+    for listener in LISTENERS:
+        listener(dialect, operation, status, seconds)
 
 
 def note_unavailable(dialect: str, error: Exception) -> None:

@@ -15,6 +15,7 @@ from litestar.types import Message, Send
 
 from commands.logs import log_to_stderr
 from commands.process import name_process
+from commands.tracing import current_trace
 
 REQUEST_ID_HEADER: Final = b"x-request-id"
 _FORM: Final = re.compile(r"[0-9A-Za-z._-]{1,64}")
@@ -49,7 +50,8 @@ def with_request_id(name: str, send: Send) -> Send:
 
 def request_context() -> dict[str, str]:
     """Return what a log record says of the request that is being served."""
-    return {"request_id": _current.get()}
+    trace = current_trace()
+    return {"request_id": _current.get(), "trace_id": trace} if trace else {"request_id": _current.get()}
 
 
 def configure_logging(level: str) -> None:

@@ -23,6 +23,7 @@ from projections.outages import Outage
 from projections.partition_leases import PartitionLeases
 from projections.projector.projector import LIVE_BATCH, REBUILD_BATCH, Projector
 from projections.projector.read_words import ReadWords
+from projections.projector.traced_step import traced_step
 from projections.rebuild.heal import Healer
 from projections.signals.job_queue import QueueSettings
 from projections.signals.progress import READS_THE_LOG, progress_message
@@ -217,7 +218,7 @@ class ProjectionLoop:
         while is_live and self.leases.fences == leased:
             was_woken = self._woken.is_set()
             self._woken.clear()
-            behind = await projector.step(LIVE_BATCH if behind < LIVE_BATCH else REBUILD_BATCH)
+            behind = await traced_step(projector, LIVE_BATCH if behind < LIVE_BATCH else REBUILD_BATCH)
             self.events += behind
             if behind:
                 is_live = await self._publish_progress(projector)

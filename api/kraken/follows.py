@@ -6,7 +6,7 @@ from typing import Final
 from litestar import Response, delete, get, put
 from litestar.di import NamedDependency
 
-from api.context import context_of, idempotency_key, make_visible
+from api.context import commit, context_of, idempotency_key, make_visible
 from api.document.calls import TOKEN_OPTIONAL, TOKEN_REQUIRED
 from api.kraken.callers import USER_FOLLOWS_EDIT, AnyRequest, both_numbers, numbers_in_directory, require_editor
 from api.kraken.errors import (
@@ -97,7 +97,7 @@ async def follow_channel(
     follower, followed = await numbers_in_directory(services, context_of(request.scope), user, target)
     key = idempotency_key(context_of(request.scope), caller, f"ensure follow {followed} {wish}")
     try:
-        receipt = await services.committer.send(EnsureFollow(follower, followed, wish, as_written=target.lower()), key)
+        receipt = await commit(services, EnsureFollow(follower, followed, wish, as_written=target.lower()), key)
     except UserNotFound as error:  # erased since it was looked up
         raise ChannelNotFound(error.who) from None
     assert receipt.follow is not None
@@ -135,7 +135,7 @@ async def unfollow_channel(
     follower, followed = await numbers_in_directory(services, context_of(request.scope), user, target)
     key = idempotency_key(context_of(request.scope), caller, f"end follow {followed}")
     try:
-        receipt = await services.committer.send(Unfollow(follower, followed, as_written=target.lower()), key)
+        receipt = await commit(services, Unfollow(follower, followed, as_written=target.lower()), key)
     except UserNotFound as error:
         raise ChannelNotFound(error.who) from None
     headers, _ = await make_visible(

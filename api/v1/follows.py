@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from api.auth.tokens import Caller
-from api.context import Context, caller_number, idempotency_key, make_visible
+from api.context import Context, caller_number, commit, idempotency_key, make_visible
 from api.reply import Reply
 from api.services import Services
 from api.timestamps import wire_time
@@ -44,7 +44,7 @@ async def follow(call: FollowCall) -> Reply:
     caller, target = _follower_and_target(call)
     key = idempotency_key(context, caller, f"follow {target}")
     number, own = await _both_numbers(services, context, target)
-    receipt = await services.committer.send(Follow(own, number, as_written=target), key)
+    receipt = await commit(services, Follow(own, number, as_written=target), key)
     assert receipt.follow is not None
     headers, _ = await make_visible(services, context, receipt, [own, number], [target])
     made = FollowMade(caller.id, target, wire_time(receipt.follow.created_at))
@@ -57,7 +57,7 @@ async def unfollow(call: FollowCall) -> Reply:
     caller, target = _follower_and_target(call)
     key = idempotency_key(context, caller, f"unfollow {target}")
     number, own = await _both_numbers(services, context, target)
-    receipt = await services.committer.send(Unfollow(own, number, as_written=target), key)
+    receipt = await commit(services, Unfollow(own, number, as_written=target), key)
     headers, _ = await make_visible(services, context, receipt, [own, number], [target])
     return Reply(b"", headers, 204)
 

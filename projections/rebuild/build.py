@@ -20,6 +20,7 @@ from commands.coordination.view_register import register_generation, set_reason,
 from commands.db.postgres import Engine
 from commands.errors import Unavailable, ViewsUnavailable
 from commands.log import event_log as log
+from commands.tracing import record_span, span_began
 from projections.client.client import RedisClient
 from projections.errors import BuildRunning, Fenced
 from projections.keys import POINTER, View
@@ -178,7 +179,7 @@ async def fill(
     Partitions at 0 begin with a snapshot, within ``limits``. ``after_batch`` shows progress, and raises to stop it all.
     """
     pace = Pace(engine, redis, projector.view, after_batch, rate, (await log.head(engine)).position)
-    written_at = time.monotonic()
+    written_at, began = time.monotonic(), span_began()
     limit = batch if rate is None else min(batch, rate)
     try:
         if projector.position == 0 and pace.head:
@@ -196,6 +197,7 @@ async def fill(
             await projector.write_checkpoints()
             await projector.check()
             is_complete = projector.position >= end  # else Redis lost the last writes of a partition meanwhile
+        record_span("build", began, generation=projector.view.generation, position=projector.position)
     finally:
         await projector.close()
 

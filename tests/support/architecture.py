@@ -27,6 +27,7 @@ PLACES = {
     "alembic": {"commands"},
     "arq": {"workers", "projections/signals"},
     "redis": {"projections", "queries", "workers", "api", "cli"},
+    "opentelemetry": {"commands/tracing.py", "api/request_spans.py"},
     "prometheus_client": {"projections/metrics", "api/metrics.py", "workers/metrics.py"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -1,0 +1,141 @@
+"""Traces and request logs of real processes: what a client samples, joined with the workers' steps by positions."""
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.support.breakable_servers import BreakableServers, wait_until
+from tests.support.servers import Service, running_service
+
+SAMPLED, UNSAMPLED = "a" * 32, "b" * 32
+PARENT = "c" * 16
+
+
+class Collector(http.server.ThreadingHTTPServer):
+    """Takes spans as an OpenTelemetry collector does, over HTTP."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Export)
+        self.bodies: list[bytes] = []
+
+    def spans(self, kind: str) -> list[Any]:
+        """Return the spans that processes of this kind have sent."""
+        found = []
+        for body in self.bodies:
+            for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
+                names = {each.key: each.value.string_value for each in sent.resource.attributes}
+                if names["service.name"] == f"follows-{kind}":
+                    found += [span for scope in sent.scope_spans for span in scope.spans]
+        return found
+
+
+class Export(http.server.BaseHTTPRequestHandler):
+    """One export."""
+
+    server: Collector
+
+    def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers["content-length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing."""
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector on a free port."""
+    with Collector() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def traced(breakable: BreakableServers, collector: Collector, tmp_path: Path) -> Iterator[Service]:
+    """A service whose processes send spans, and log requests as JSON."""
+    environment = {
+        "FOLLOWS_TRACES": "1",
+        "FOLLOWS_REQUEST_LOG": "1",
+        "FOLLOWS_LOG_FORMAT": "json",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_address[1]}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    addresses = breakable.postgres.url, breakable.valkey.url, breakable.queue_url
+    with running_service(*addresses, tmp_path, environment=environment) as service:
+        yield service
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    """Return the attributes of a span."""
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes}
+
+
+def test_sampled_command_is_traced_to_the_step_that_projects_it(traced: Service, collector: Collector) -> None:
+    """And a request that is not sampled has no span; a token is nowhere."""
+    token = traced.token("ann")
+    with traced.client("registry", "service") as registry:
+        for name in ("ann", "bob", "cid"):
+            assert registry.put(f"/v1/users/{name}", json={}).status_code in (200, 201)
+    with traced.client("ann") as ann:
+        ann.headers["Authorization"] = f"Bearer {token}"
+        sent = {"traceparent": f"00-{SAMPLED}-{PARENT}-01"}
+        made = ann.post("/v1/users/bob/follow", headers=sent)
+        assert made.status_code == 201
+        unsampled = {"traceparent": f"00-{UNSAMPLED}-{PARENT}-00"}
+        assert ann.post("/v1/users/cid/follow", headers=unsampled).status_code == 201
+        assert ann.get(f"/kraken?oauth_token={token}", headers=sent).status_code == 200
+        assert ann.get("/v1/users/bob/follow-status", headers=sent).status_code == 200
+    wait_until(
+        lambda: len([span for span in collector.spans("web") if span.parent_span_id == bytes.fromhex(PARENT)]) == 3
+    )
+    spans = {span.name: span for span in collector.spans("web")}
+    assert {span.trace_id.hex() for span in spans.values()} == {SAMPLED}
+    request = spans["POST /v1/users/{user_id}/follow"]
+    assert attributes(request)["http.response.status_code"] == 201
+    assert {"GET /v1/users/{user_id}/follow-status", "GET /kraken"} <= spans.keys()
+    position = int(made.headers["follow-position"])
+    for name in ("commit", "visible wait"):
+        assert spans[name].parent_span_id == request.span_id
+        assert attributes(spans[name])["follows.position"] == position
+        assert request.start_time_unix_nano <= spans[name].start_time_unix_nano <= spans[name].end_time_unix_nano
+
+    def steps() -> list[dict[str, Any]]:
+        return [attributes(span) for span in collector.spans("worker") if span.name == "step"]
+
+    wait_until(lambda: any(step["follows.after"] < position <= step["follows.position"] for step in steps()))
+    [build] = [attributes(span) for span in collector.spans("worker") if span.name == "build"]
+    assert build["follows.generation"] == 1
+    assert not any(token.encode() in body for body in collector.bodies)
+    assert token not in traced.logs()
+
+
+def test_request_log_has_the_operation_and_the_trace(traced: Service) -> None:
+    """One record for each request of a dialect: hot, routed, refused; neither path nor query."""
+    with traced.client("guest-1", "guest") as guest:
+        sent = {"traceparent": f"00-{SAMPLED}-{PARENT}-01", "X-Request-Id": "asked-1"}
+        assert guest.get("/v1/users/secret-name/followers?page=1", headers=sent).status_code == 404
+        assert guest.get("/v1/users/secret-name", headers={"X-Request-Id": "asked-2"}).status_code == 404
+        assert guest.get("/v1/nothing/secret-name", headers={"X-Request-Id": "asked-3"}).status_code == 404
+
+    def records() -> dict[str, dict[str, Any]]:
+        lines = (traced.folder / "web.log").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        return {each["request_id"]: each for each in found if each["logger"] == "requests"}
+
+    wait_until(lambda: {"asked-1", "asked-2", "asked-3"} <= records().keys())
+    hot, routed, other = (records()[f"asked-{number}"] for number in (1, 2, 3))
+    assert (hot["operation"], hot["status"], hot["trace_id"]) == ("GET /v1/users/{user_id}/followers", 404, SAMPLED)
+    assert (routed["operation"], routed["status"]) == ("GET /v1/users/{user_id}", 404) and "trace_id" not in routed
+    assert (other["operation"], other["dialect"], other["status"]) == ("other", "v1", 404)
+    assert all(each["duration_ms"] > 0 for each in (hot, routed, other))
+    assert "secret-name" not in traced.logs()
