@@ -117,6 +117,17 @@ def test_health_is_that_of_the_living(tmp_path: Path, stack: ExitStack) -> None:
     assert summed.health() == ProcessHealth(ready=False, degraded=["starting"])
 
 
+def test_none_is_ready_when_all_are_dead(tmp_path: Path, stack: ExitStack) -> None:
+    """Processes that die at each start are an outage, while their parent answers: an alert needs the 0."""
+    summed = SummedMetrics(tmp_path)
+    assert values(summed) == {"follows_process_ready": 0}
+    only = counting(stack, tmp_path)
+    only.count(1)
+    assert values(summed)["follows_process_ready"] == 1
+    only.kill()
+    assert values(summed)["follows_process_ready"] == 0
+
+
 def test_empty_file_of_a_killed_process_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "counter_1.db").touch()
-    assert list(SummedMetrics(tmp_path).collect()) == []
+    assert values(SummedMetrics(tmp_path)) == {"follows_process_ready": 0}
