@@ -1,6 +1,7 @@
 """Prometheus as Debian packages it: it reads the files of deploy/ and scrapes all processes while they are killed."""
 
 import itertools
+import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -126,6 +127,16 @@ def kill_web_child(service: Service) -> None:
 def test_promtool_accepts_rules_and_configuration() -> None:
     assert "12 rules found" in promtool("check", "rules", str(DEPLOY / "alerts.yaml"))
     promtool("check", "config", str(DEPLOY / "prometheus.yaml"))
+
+
+def test_promtool_accepts_all_expressions_of_the_dashboard(tmp_path: Path) -> None:
+    panels = json.loads((DEPLOY / "grafana-dashboard.json").read_text())["panels"]
+    written = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    asked = [expression.replace("$__rate_interval", "1m") for expression in written]
+    rules = [{"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(asked)]
+    file = tmp_path / "dashboard.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(rules)} rules found" in promtool("check", "rules", str(file))
 
 
 def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
