@@ -118,7 +118,7 @@ def test_health_is_that_of_the_living(tmp_path: Path, stack: ExitStack) -> None:
 
 
 def test_none_is_ready_when_all_are_dead(tmp_path: Path, stack: ExitStack) -> None:
-    """Processes that die at each start are an outage, while their parent answers: an alert needs the 0."""
+    """Processes that hang at their start are an outage, while their parent answers: an alert needs the 0."""
     summed = SummedMetrics(tmp_path)
     assert values(summed) == {"follows_process_ready": 0}
     only = counting(stack, tmp_path)
