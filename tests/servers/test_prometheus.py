@@ -20,6 +20,7 @@ from tests.support.scraped import PROCESSES, ask, metrics_settings
 from tests.support.servers import Service, free_port, running_service
 
 DEPLOY = ROOT / "deploy" / "prometheus"
+CRASH_LOOP_S = 8.0
 KILLS = 3
 OPERATION = "GET /v1/users/{user_id}/followers"
 # What the alerts must and must not fire on, in the form of `promtool test rules`.
@@ -120,8 +121,13 @@ def _is_ready(address: str) -> bool:
 
 
 def kill_web_child(service: Service) -> None:
-    """Kill a process that the web parent has started; the parent starts another one."""
-    psutil.Process(service.processes["web"].pid).children()[0].kill()
+    """Kill a process that the web parent has started; the parent starts another one.
+
+    It would end if that died again within 5.5 s: that process must be older.
+    """
+    child = psutil.Process(service.processes["web"].pid).children()[0]
+    wait_until(lambda: time.time() - child.create_time() > CRASH_LOOP_S)
+    child.kill()
 
 
 def test_promtool_accepts_rules_and_configuration() -> None:
