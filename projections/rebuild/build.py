@@ -174,7 +174,7 @@ async def fill(
     batch: int = REBUILD_BATCH,
     limits: SnapshotLimits = SNAPSHOT_LIMITS,
 ) -> None:
-    """Bring a generation up to the end of the log, at most ``rate`` events a second, pausing for live readers.
+    """Bring a generation to within a batch of the log's end, at ``rate`` events a second, pausing for live readers.
 
     Partitions at 0 begin with a snapshot, within ``limits``. ``after_batch`` shows progress, and raises to stop it all.
     """
@@ -193,6 +193,8 @@ async def fill(
                 if time.monotonic() - written_at > CHECKPOINTS_EVERY_S:
                     written_at = time.monotonic()
                     await projector.write_checkpoints()
+                if projector.batches.ahead is None:  # under writes there always is something left, less than a batch
+                    break
             end = projector.position
             await projector.write_checkpoints()
             await projector.check()

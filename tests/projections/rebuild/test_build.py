@@ -310,6 +310,24 @@ async def test_partition_that_loses_writes_at_the_end_of_a_build_is_filled_again
     assert actual(raw_redis, view) == expected(sql, view)
 
 
+async def test_fill_ends_while_each_batch_is_followed_by_a_write(engine: Engine, redis: RedisClient) -> None:
+    """What is left then is less than a batch, which the switch reads."""
+    numbers, writes = await populate(engine), 0
+    view = View(1, 64)
+    await generations.prepare(redis, view, None, 1)
+    projector = Projector(engine, redis, view, dict.fromkeys(range(64), 1))
+    await projector.load()
+
+    async def between(_: BuildProgress) -> None:
+        nonlocal writes
+        writes += 1
+        assert writes < 50, "the fill does not end"
+        await write(engine, (numbers[0], numbers[1]))
+
+    await build.fill(engine, redis, projector, between)
+    assert 0 < (await log.head(engine)).position - projector.position < 5
+
+
 async def test_build_cancelled_while_it_releases_the_lease_releases_it(
     engine: Engine, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
