@@ -17,6 +17,7 @@ from api.document.examples import read_examples
 from tests.support.in_process import InProcess
 from tests.support.kraken_users import SCOPES
 from tests.support.version_3_users import add_users_of_version_3, token_of_version_3
+from tests.support.waiting import until
 
 BASE: Final = "https://follows.example.com"
 # In the examples: any time of the run.
@@ -147,6 +148,11 @@ async def test_answers_to_the_examples_are_those_of_the_document(
     """The file's order is a story: a user is made, followed, and erased."""
     found, names = calls(document), list(read_examples())
     assert sorted(names) == sorted(found)
+
+    async def is_well() -> bool:
+        return bool((await client.get("/health/ready")).json().get("degraded") == [])
+
+    await until(is_well)  # the state is read once a second
     for name in names:
         answer = await send_example(client, users, found[name])
         status, body = success(found[name])
