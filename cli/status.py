@@ -19,7 +19,7 @@ from commands.db.postgres import PostgresSettings
 from projections.client.client import RedisClientSettings, open_redis
 from projections.keys import LEASE_GROUPS
 from projections.signals.job_queue import QueueSettings
-from projections.state.problems import StateProblem
+from projections.state.problems import StateProblem, problem
 from projections.state.state import Build, LeaseGroupStatus, PartitionState, Worker
 
 # Between two readings of --watch: long enough for a meaningful rate, short enough to follow an outage.
@@ -47,7 +47,17 @@ def status_command(watch: bool, as_json: bool) -> None:
         code = uvloop.run(_run(*settings, watch=watch, as_json=as_json))
     except KeyboardInterrupt:
         code = 0
+    except Exception as error:  # a bug: whatever reads the JSON gets an object even so
+        if not as_json:
+            raise
+        unread = ServiceStatus("degraded", [_unknown(error)], None, None, None, [], [], None, None)
+        click.echo(msgspec.json.format(json_line(unread)))
+        code = unread.exit_code
     raise SystemExit(code)
+
+
+def _unknown(error: Exception) -> StateProblem:
+    return problem("state_unknown", f"the state could not be collected ({type(error).__name__})")
 
 
 async def _run(

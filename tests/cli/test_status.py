@@ -143,6 +143,19 @@ def test_well_service_exits_with_0(one_behind: Tools) -> None:
     assert (done.code, done.json["state"], done.json["problems"]) == (0, "well", [])
 
 
+def test_status_that_cannot_be_collected_is_json_even_so(tools: Tools) -> None:
+    """What reads the alarm gets an object, and an exit code that is not 0."""
+    with psycopg.connect(tools.environment["DATABASE_URL"], autocommit=True) as connection:
+        connection.execute("INSERT INTO lease_owners (owner, projects, process) VALUES (gen_random_uuid(), true, '[]')")
+    done = tools.follows_process("status", "--json")
+    assert (done.code, done.json["state"], [one["code"] for one in done.json["problems"]]) == (
+        1,
+        "degraded",
+        ["state_unknown"],
+    )
+    assert tools.follows_process("status").code == 1
+
+
 def test_view_at_the_head_has_no_lag(at_the_head: Tools) -> None:
     """Whatever the age of the last event. The command's text ends with lease groups and partitions."""
     done = at_the_head.follows_process("status")
