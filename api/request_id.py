@@ -49,7 +49,7 @@ def with_request_id(name: str, send: Send) -> Send:
 
 
 def request_context() -> dict[str, str]:
-    """Return what a log record says of the request that is being served."""
+    """Return the fields of a log record about the request that is being served."""
     trace = current_trace()
     return {"request_id": _current.get(), "trace_id": trace} if trace else {"request_id": _current.get()}
 

@@ -30,10 +30,11 @@ def start_tracing(*, begins_traces: bool) -> bool:
     if not switch_from_env("FOLLOWS_TRACES"):
         return False
     try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        from commands.span_export import ReportingExporter
     except ImportError:
         raise SettingsError("FOLLOWS_TRACES needs more packages: pip install 'follows[traces]'") from None
     process = this_process()
@@ -41,7 +42,7 @@ def start_tracing(*, begins_traces: bool) -> bool:
         {"service.name": f"follows-{process.kind}", "host.name": process.host, "process.pid": process.pid}
     )
     provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(ReportingExporter()))
     _tracer, _begins_traces = provider.get_tracer("follows"), begins_traces
     return True
 

@@ -27,7 +27,7 @@ PLACES = {
     "alembic": {"commands"},
     "arq": {"workers", "projections/signals"},
     "redis": {"projections", "queries", "workers", "api", "cli"},
-    "opentelemetry": {"commands/tracing.py", "api/request_spans.py"},
+    "opentelemetry": {"commands/tracing.py", "commands/span_export.py", "api/request_spans.py"},
     "prometheus_client": {"projections/metrics", "api/metrics.py", "workers/metrics.py"},
     "click": {"cli"},
     "rich": {"cli"},

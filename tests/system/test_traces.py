@@ -24,6 +24,8 @@ class Collector(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Export)
         self.bodies: list[bytes] = []
+        # Whether it refuses what is sent, and how often it has.
+        self.refuses, self.refused = False, 0
 
     def spans(self, kind: str) -> list[Any]:
         """Return the spans that processes of this kind have sent."""
@@ -42,8 +44,12 @@ class Export(http.server.BaseHTTPRequestHandler):
     server: Collector
 
     def do_POST(self) -> None:
-        self.server.bodies.append(self.rfile.read(int(self.headers["content-length"])))
-        self.send_response(200)
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.server.refuses:
+            self.server.refused += 1
+        else:
+            self.server.bodies.append(body)
+        self.send_response(400 if self.server.refuses else 200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -142,3 +148,24 @@ def test_request_log_has_the_operation_and_the_trace(traced: Service) -> None:
     assert (other["operation"], other["dialect"], other["status"]) == ("other", "v1", 404)
     assert all(each["duration_ms"] > 0 for each in (hot, routed, other))
     assert "secret-name" not in traced.logs()
+
+
+def test_absent_collector_is_one_line(traced: Service, collector: Collector) -> None:
+    """And one when it is back; requests go on."""
+    collector.refuses = True
+
+    def lines(text: str) -> int:
+        return (traced.folder / "web.log").read_text().count(text)
+
+    with traced.client("guest-1", "guest") as guest:
+
+        def is_reported(text: str) -> bool:
+            sent = {"traceparent": f"00-{SAMPLED}-{PARENT}-01"}
+            assert guest.get("/kraken", headers=sent).status_code == 200
+            return lines(text) > 0
+
+        wait_until(lambda: is_reported("spans cannot be sent"))
+        collector.refuses, seen = False, collector.refused
+        assert seen > 0
+        wait_until(lambda: is_reported("spans are sent again"))
+    assert (lines("spans cannot be sent"), lines('"logger":"opentelemetry')) == (1, 0)
