@@ -55,7 +55,9 @@ def _arguments() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--short", action="store_true", help="minutes; what `make test` runs")
     length.add_argument("--long", action="store_true", help="hours; the default, saves the results")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end `kills` then, whatever it has reached")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="end `kills` and `simulation` then, whatever they have reached"
+    )
     parser.add_argument("--replay", type=int, metavar="SEED", help="run one schedule of the simulation")
     asked = parser.parse_args()
     if unknown := set(asked.parts) - set(PARTS):

@@ -139,8 +139,19 @@ class Machine(TwoDialects):
     @precondition(lambda self: self.steps > self.kills_at)
     @rule(one=who, other=who)
     def kill_the_projection_loop(self, one: int, other: int) -> None:
+        """Kill the loop, then follow or unfollow: its author sees that or gets 503 until a successor has the leases."""
         self.kills_at = self.steps + KILLS_EVERY
         self.run(self.operator.kill_loop())
+        other = (one + 1) % PEOPLE if one == other else other
+        if (one, other) in self.follows:
+            self.unfollow(one, other, "v1")
+        else:
+            self.follow_one(one, other, "v1", None)
+        answer = self.run(self.people[one].get(f"/v1/users/{self.people[other].id}/follow-status"))
+        if answer.status_code == 200:
+            assert answer.json()["is_following"] == ((one, other) in self.follows)
+        else:
+            assert answer.status_code == 503 and answer.headers["retry-after"]
         self.did("projection loops killed")
 
 

@@ -1,4 +1,7 @@
-"""Part 8: each guard is removed in turn from a copy of the checkout, and some test of `make test` must fail."""
+"""Part 8: each guard is removed in turn from a copy of the checkout, and some test of `make test` must fail.
+
+The long form uses a copy for each core.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 from tests.proof.mutants import APPLY, MUTANTS, TESTS, Mutant
@@ -37,32 +44,58 @@ def run(context: PartContext) -> Counts:
         counts.expect(found == 1, f"{mutant.file}, {mutant.guard}: the text to remove is there {found} times")
     if counts.wrong:
         return counts
-    copy = _copy(context.folder / "copy")
-    chosen: Sequence[Mutant] = MUTANTS
-    timeouts_s = dict.fromkeys(TESTS, TESTS_TIMEOUT_MIN_S)
     if context.scale == "short":
-        chosen = [context.rng("mutation").choice([mutant for mutant in MUTANTS if mutant.file == APPLY])]
-    else:
-        for file, tests in TESTS.items():
-            began = time.monotonic()
-            counts.expect(
-                not _first_failure(copy, tests, TIMEOUT_FACTOR * TESTS_TIMEOUT_MIN_S),
-                f"tests of {file} fail without any change",
-            )
-            timeouts_s[file] = max(TESTS_TIMEOUT_MIN_S, TIMEOUT_FACTOR * (time.monotonic() - began))
+        chosen = context.rng("mutation").choice([mutant for mutant in MUTANTS if mutant.file == APPLY])
+        failure = _failure_without(chosen, _copy(context.folder / "copy"), TESTS_TIMEOUT_MIN_S)
+        _count(counts, chosen, failure)
+        return counts
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        copies = SimpleQueue[Path]()
+        for number in range(os.cpu_count() or 1):
+            copies.put(_copy(context.folder / f"copy-{number}"))
+        seconds = dict(zip(TESTS, threads.map(partial(_seconds_unchanged, copies), TESTS.values()), strict=True))
+        for file, needed in seconds.items():
+            counts.expect(needed is not None, f"tests of {file} fail without any change")
             counts.add("runs without a change, which must pass")
         if counts.wrong:
             return counts
-    table = ["| file | guard removed | noticed by |", "|---|---|---|"]
-    for mutant in chosen:
-        failure = _failure_without(mutant, copy, timeouts_s[mutant.file])
-        counts.add("guards removed")
-        counts.expect(failure, f"{mutant.file}: no test fails without the guard: {mutant.guard}")
-        table.append(f"| {mutant.file} | {mutant.guard} | {failure or 'NO TEST'} |")
-        if context.scale == "long":
+        timeouts_s = [max(TESTS_TIMEOUT_MIN_S, TIMEOUT_FACTOR * (seconds[mutant.file] or 0)) for mutant in MUTANTS]
+        table = ["| file | guard removed | noticed by |", "|---|---|---|"]
+        failures = threads.map(partial(_failure_in_some_copy, copies), MUTANTS, timeouts_s)
+        for mutant, failure in zip(MUTANTS, failures, strict=True):
+            _count(counts, mutant, failure)
+            table.append(f"| {mutant.file} | {mutant.guard} | {failure or 'NO TEST'} |")
             print(table[-1], flush=True)
     counts.page = "\n".join(table)
     return counts
+
+
+def _count(counts: Counts, mutant: Mutant, failure: str) -> None:
+    counts.add("guards removed")
+    counts.expect(failure, f"{mutant.file}: no test fails without the guard: {mutant.guard}")
+
+
+def _seconds_unchanged(copies: SimpleQueue[Path], tests: Sequence[str]) -> float | None:
+    """Return how long the tests take without a change, or None when they fail."""
+    with _taken(copies) as copy:
+        began = time.monotonic()
+        failure = _first_failure(copy, tests, TIMEOUT_FACTOR * TESTS_TIMEOUT_MIN_S)
+        return None if failure else time.monotonic() - began
+
+
+def _failure_in_some_copy(copies: SimpleQueue[Path], mutant: Mutant, timeout_s: float) -> str:
+    with _taken(copies) as copy:
+        return _failure_without(mutant, copy, timeout_s)
+
+
+@contextmanager
+def _taken(copies: SimpleQueue[Path]) -> Iterator[Path]:
+    """Take a copy of the checkout that no other thread uses."""
+    copy = copies.get()
+    try:
+        yield copy
+    finally:
+        copies.put(copy)
 
 
 def _copy(folder: Path) -> Path:
