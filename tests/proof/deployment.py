@@ -37,6 +37,7 @@ EVENTS: Final = """SELECT f.id, t.id, e.type::text FROM events e JOIN users f ON
     JOIN users t ON t.number = e.object WHERE e.subject <> e.object ORDER BY e.position"""
 
 
+PROCESSES: Final = ("web", "web-2", "worker", "worker-2")
 _LOGS: Final = {"FOLLOWS_LOG_FORMAT": "json"}
 RECORD_FIELDS: Final = {"time", "level", "process", "host", "pid", "logger", "message"}
 
@@ -167,11 +168,13 @@ async def clients_running(clients: Sequence[Client], *, every_s: float = 0.0) ->
 
 
 @contextmanager
-def running_deployment(context: PartContext) -> Iterator[Deployment]:
-    """Yield the deployment, started."""
+def running_deployment(
+    context: PartContext, own: Mapping[str, Mapping[str, str]] | None = None
+) -> Iterator[Deployment]:
+    """Yield the deployment, started; ``own`` is as for ``running_services``."""
     with breakable_servers(context.folder / "servers") as servers:
         addresses = servers.postgres.url, servers.valkey.url, servers.queue_url
-        with running_services(context.folder, addresses) as services:
+        with running_services(context.folder, addresses, own) as services:
             yield Deployment(servers, services)
 
 

@@ -4,20 +4,18 @@ import itertools
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import httpx
 import psutil
 import pytest
 
 from cli.dev.processes import ROOT
 from tests.servers.conftest import path_of
 from tests.support.breakable_servers import wait_until
+from tests.support.prometheus import running_prometheus
 from tests.support.scraped import PROCESSES, ask, metrics_settings
-from tests.support.servers import Service, free_port, running_service
+from tests.support.servers import Service, running_service
 
 DEPLOY = ROOT / "deploy" / "prometheus"
 CRASH_LOOP_S = 8.0
@@ -70,56 +68,6 @@ def promtool(*words: str, given: str = "") -> str:
     return done.stdout + done.stderr
 
 
-class Prometheus:
-    """A running server."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def query(self, expression: str, **at: str) -> list[Any]:
-        """Return the result of an instant query."""
-        asked = {"query": expression, **at}
-        answer = httpx.get(f"{self._address}/api/v1/query", params=asked, trust_env=False, timeout=10)
-        found: list[Any] = answer.raise_for_status().json()["data"]["result"]
-        return found
-
-    def value(self, expression: str) -> float:
-        """Return the one value of an expression, 0 when there is none."""
-        found = self.query(expression)
-        return float(found[0]["value"][1]) if found else 0.0
-
-
-@contextmanager
-def running_prometheus(folder: Path, own: Mapping[str, Mapping[str, str]]) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes each of these processes five times a second."""
-    jobs = "".join(
-        f"  - {{job_name: follows-{name}, static_configs: [{{targets: ['{settings['FOLLOWS_METRICS']}']}}]}}\n"
-        for name, settings in own.items()
-    )
-    config = folder / "prometheus.yaml"
-    config.write_text(
-        f"global: {{scrape_interval: 200ms, scrape_timeout: 200ms}}\nrule_files: [{DEPLOY / 'alerts.yaml'}]\n"
-        f"scrape_configs:\n{jobs}"
-    )
-    address = f"127.0.0.1:{free_port()}"
-    command = [path_of("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log)
-    try:
-        wait_until(lambda: _is_ready(address))
-        yield Prometheus(f"http://{address}")
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _is_ready(address: str) -> bool:
-    try:
-        return httpx.get(f"http://{address}/-/ready", trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def kill_web_child(service: Service) -> None:
     """Kill a process that the web parent has started; the parent starts another one.
 
@@ -164,7 +112,7 @@ def test_prometheus_scrapes_all_processes_while_they_are_killed(
     urls = database_url, redis_url, queue_url
     with (
         running_service(*urls, tmp_path, processes=PROCESSES, own=own) as service,
-        running_prometheus(tmp_path, own) as prometheus,
+        running_prometheus(path_of("prometheus"), tmp_path, own) as prometheus,
         service.client("ann") as client,
     ):
         for name in PROCESSES:
@@ -188,5 +136,5 @@ def test_prometheus_scrapes_all_processes_while_they_are_killed(
         for series in sums:
             values = [float(value) for _, value in series["values"]]
             assert all(before <= after for before, after in itertools.pairwise(values)), series
-        resets = f'max(resets(follows_request_duration_seconds_count{{job="follows-web"}}[{lasted}]))'
+        resets = f'max(resets(follows_request_duration_seconds_count{{job="web"}}[{lasted}]))'
         assert prometheus.value(resets) == 0

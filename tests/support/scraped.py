@@ -1,6 +1,6 @@
 """What a process shows at the address of its metrics."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,9 +10,9 @@ from tests.support.servers import free_port
 PROCESSES = ("web", "worker", "rebuilder")
 
 
-def metrics_settings() -> dict[str, Mapping[str, str]]:
+def metrics_settings(names: Sequence[str] = PROCESSES) -> dict[str, Mapping[str, str]]:
     """Return an own setting for each process: a free port for its metrics."""
-    return {name: {"FOLLOWS_METRICS": f"127.0.0.1:{free_port()}"} for name in PROCESSES}
+    return {name: {"FOLLOWS_METRICS": f"127.0.0.1:{free_port()}"} for name in names}
 
 
 def ask(own: Mapping[str, Mapping[str, str]], name: str, path: str) -> httpx.Response:
