@@ -25,7 +25,7 @@ from api.request_log import start_request_log
 from api.services import Services
 from api.shutdown import closing_connection
 from api.timeouts import BODY_TIMEOUT_S, with_body_timeout
-from api.v1.errors import handle_v1_error, render_v1_error
+from api.v1.errors import answer_v1_error, handle_v1_error
 from api.v1.middleware import is_v1, v1_middleware
 from api.v1.routes import v1_router
 from commands.errors import SettingsError
@@ -103,7 +103,7 @@ def _without_dialect(litestar: Litestar) -> ASGIApp:
         if (problem := two_readings(scope, headers)) is None:
             await litestar(scope, receive, send)
         else:
-            answer = to_response(render_v1_error(problem)).to_asgi_response(None, Request(scope))
+            answer = to_response(answer_v1_error(problem)).to_asgi_response(None, Request(scope))
             await answer(scope, receive, send)
 
     return handle

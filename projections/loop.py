@@ -29,6 +29,7 @@ from projections.signals.job_queue import QueueSettings
 from projections.signals.progress import READS_THE_LOG, progress_message
 from projections.signals.wakeups import QUEUE_TIMEOUT_S, Listener, Wakeup
 from projections.views import generations
+from projections.views.incomplete_view import IncompleteView
 from projections.views.pointer import LivePointer
 
 logger: Final = logging.getLogger(__name__)
@@ -77,7 +78,6 @@ class ProjectionLoop:
         self.leases = PartitionLeases(engine, redis, self._timing.renew_s, self._timing.look_s, self._timing.acquire_s)
         self._pointer = LivePointer(redis)
         self._unreachable: list[int] = []
-        self._has_seen_view = False
         self._woken = asyncio.Event()
         self._listener = Listener(queue, LogNames.wake_channel, lambda _: self.wake())
         self._wakeup = Wakeup(queue)
@@ -87,6 +87,7 @@ class ProjectionLoop:
         self._refused_until = 0.0
         self._has_stepped = False
         self._outage = outage or Outage(logger, "the projection goes on")
+        self._incomplete = IncompleteView()
         self._disconnects = 0
         self._check_at = 0.0
         self._publish_from = 0.0
@@ -194,18 +195,11 @@ class ProjectionLoop:
             found, self._unreachable = await generations.reachable(self._redis, view, leased, timeout_s)
             if self._unreachable and not found:
                 raise ViewsUnavailable
-            if self._unreachable:
-                logger.warning("%d partitions are set aside: their server does not answer", len(self._unreachable))
+            self._incomplete.note_unreachable(self._unreachable)
             await self.leases.overtake(leased, found)
-        self._has_seen_view = self._has_seen_view or view is not None
         lost = [partition for partition, checkpoint in found.items() if checkpoint is None]
+        self._incomplete.note_lost(view, lost)
         if view is None or lost:
-            if view is None and not self._has_seen_view:
-                logger.info("there is no view yet: a build begins, here or in another worker")
-            elif view is None:
-                logger.warning("there is no view: a build begins, here or in another worker")
-            else:
-                logger.warning("partitions %s of the view are lost: a build begins, here or in another worker", lost)
             self.healer.start()
         leased = {} if view is None else self.leases.of_view(view)
         return {partition: fence for partition, fence in leased.items() if found.get(partition) is not None}

@@ -88,3 +88,29 @@ class Outage:
         self._ending = self.code = None
         self._logged.clear()
         self._logger.info(self._over)
+
+
+class ChangedLine:
+    """A log line about a state that is looked at again and again: written when the state is another one."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+        self._last = ""
+
+    def info(self, message: str, *arguments: object) -> None:
+        """Write the line at INFO unless it was the last one."""
+        self._log(logging.INFO, message, *arguments)
+
+    def warning(self, message: str, *arguments: object) -> None:
+        """Write the line at WARNING unless it was the last one."""
+        self._log(logging.WARNING, message, *arguments)
+
+    def reset(self) -> None:
+        """Note that all is well: the next line is written in any case."""
+        self._last = ""
+
+    def _log(self, level: int, message: str, *arguments: object) -> None:
+        line = message % arguments if arguments else message
+        if line != self._last:
+            self._last = line
+            self._logger.log(level, message, *arguments)

@@ -15,7 +15,10 @@ _FIELD = re.compile(r"%[-0-9.,]*[sdgr]")
 
 
 def lines_in_code() -> dict[str, str]:
-    """Return the text of each line -> its place, with … for what changes. ``Outage.begin`` logs its second argument."""
+    """Return the text of each line -> its place, with … for what changes.
+
+    ``Outage.begin`` logs its second argument. A ``ChangedLine`` is called line.
+    """
     found = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -28,7 +31,7 @@ def _logged(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        place = 0 if node.func.attr in METHODS and "logger" in ast.unparse(node.func.value) else None
+        place = 0 if node.func.attr in METHODS and re.search("logger|line", ast.unparse(node.func.value)) else None
         if node.func.attr == "begin" and "outage" in ast.unparse(node.func.value):
             place = 1
         if place is not None:

@@ -133,6 +133,8 @@ class VerificationKeys:
                 logger.info("keys read: %d", self.facts.count)
             else:
                 logger.warning("the key set is empty: all keys are withdrawn, and calls that need a token are 503")
+        elif self._failure is not None:
+            logger.info("the source of keys answers again: %d keys stay in force", self.facts.count)
         self._failure = self.facts.failure = None
 
     def _fail(self, error: Exception) -> None:

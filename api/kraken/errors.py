@@ -117,12 +117,24 @@ _PHRASES: Final = {413: "Request Entity Too Large", 422: "Unprocessable Entity"}
 
 def handle_kraken_error(request: Request[Any, Any, Any], error: Exception) -> Response[ErrorObject]:
     """Answer any exception in the dialect's form, for the framework."""
-    return to_response(render_kraken_error(error, request.path_params))
+    return to_response(answer_kraken_error(error, request.path_params))
 
 
-def render_kraken_error(error: Exception, names: Mapping[str, Any] = {}) -> Reply:
-    """Return the answer to any exception; ``names`` are the path's. Unexpected ones are logged, and answered without
-    their text."""
+def answer_kraken_error(error: Exception, names: Mapping[str, Any] = {}) -> Reply:
+    """Return the answer to any exception of a request; ``names`` are the path's.
+
+    Unexpected ones are logged, and 503s are counted.
+    """
+    reply = _render(error, names)
+    if reply.status == 500:
+        log_fault(error)
+    elif reply.status == 503:
+        note_unavailable("kraken", error)
+    return reply
+
+
+def _render(error: Exception, names: Mapping[str, Any]) -> Reply:
+    """Return the answer to any exception; that to an unexpected one is without its text."""
     headers: Mapping[str, str] = {}
     if isinstance(error, errors.FollowsError):
         status, message = _of_domain(error, names)
@@ -134,10 +146,6 @@ def render_kraken_error(error: Exception, names: Mapping[str, Any] = {}) -> Repl
         headers = {"Allow": allowed_methods(allowed)} if allowed else {}
     else:
         status, message = 500, KRAKEN_STATUS_OF[errors.FollowsError][1]
-    if status == 500:
-        log_fault(error)
-    elif status == 503:
-        note_unavailable("kraken", error)
     body = ErrorObject(_PHRASES.get(status) or HTTPStatus(status).phrase, status, message)
     return Reply(msgspec.json.encode(body), headers, status)
 
@@ -158,7 +166,7 @@ def _documented(raised: Sequence[errors.FollowsError]) -> dict[int, ResponseSpec
     """Return the answers to errors, each with the errors as examples."""
     examples: dict[int, list[Example]] = {}
     for error in raised:
-        reply = render_kraken_error(error, _EXAMPLE_NAMES)
+        reply = _render(error, _EXAMPLE_NAMES)
         examples.setdefault(reply.status, []).append(Example(id=type(error).__name__, value=reply.body.decode()))
     return {
         status: ResponseSpec(

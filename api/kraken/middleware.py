@@ -10,7 +10,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.context import Context, request_headers
 from api.head import was_head
-from api.kraken.errors import CommandByHead, render_kraken_error
+from api.kraken.errors import CommandByHead, answer_kraken_error
 from api.kraken.jsonp import callback_of, script
 from api.kraken.links import base_of
 from api.kraken.lists import FollowersCall, channel_followers
@@ -75,7 +75,7 @@ def kraken_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIAp
         reads = inside["method"] == "GET"
         context = await begin(services, inside, headers, token, repeated or problem, reads=reads, dialect="kraken")
         call = find_kraken_call(services, context, request.base, inside, query)
-        reply = await respond(services, context, call, render_kraken_error, reads=reads)
+        reply = await respond(services, context, call, answer_kraken_error, reads=reads)
         asking.context = context
         if reply is None:
             put_query(inside, query)

@@ -103,11 +103,21 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 
 def handle_v1_error(_: Request[Any, Any, Any], error: Exception) -> Response[ErrorAnswer]:
     """Answer any exception in the dialect's form, for the framework."""
-    return to_response(render_v1_error(error))
+    return to_response(answer_v1_error(error))
 
 
-def render_v1_error(error: Exception) -> Reply:
-    """Return the answer to any exception. Unexpected ones are logged, and answered without their text."""
+def answer_v1_error(error: Exception) -> Reply:
+    """Return the answer to any exception of a request. Unexpected ones are logged, and 503s are counted."""
+    reply = _render(error)
+    if reply.status == 500:
+        log_fault(error)
+    elif reply.status == 503:
+        note_unavailable("v1", error)
+    return reply
+
+
+def _render(error: Exception) -> Reply:
+    """Return the answer to any exception; that to an unexpected one is without its text."""
     headers: Mapping[str, str] = {}
     if isinstance(error, BodyTooLarge):
         status, body = 413, ErrorBody(_FRAMEWORK[413], error.message, None)
@@ -122,10 +132,6 @@ def render_v1_error(error: Exception) -> Reply:
         status, body = 400, ErrorBody("validation_error", "the request is not valid UTF-8", None)
     else:
         status, body = 500, ErrorBody("internal_error", "something went wrong on our side", None)
-    if status == 500:
-        log_fault(error)
-    elif status == 503:
-        note_unavailable("v1", error)
     return Reply(msgspec.json.encode(ErrorAnswer(body)), headers, status)
 
 
@@ -183,7 +189,7 @@ def _documented(raised: Sequence[errors.FollowsError]) -> dict[int, ResponseSpec
     """Return the answers to errors, each with the errors as examples."""
     examples: dict[int, list[Example]] = {}
     for error in raised:
-        reply = render_v1_error(error)
+        reply = _render(error)
         examples.setdefault(reply.status, []).append(Example(id=type(error).__name__, value=reply.body.decode()))
     return {
         status: ResponseSpec(

@@ -18,7 +18,7 @@ from api.request_counts import OTHER_OPERATION, note_request, routed_operation
 from api.request_id import REQUEST_ID_HEADER, begin_request
 from api.services import Services
 from api.shutdown import closing_after_chunks
-from api.v1.errors import render_v1_error
+from api.v1.errors import answer_v1_error
 from api.v1.follows import PER_PAGE, PER_PAGE_MAX, FollowCall, follow, follow_status, followers, following, unfollow
 from commands.errors import FollowsError
 
@@ -69,7 +69,7 @@ def v1_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIApp:
             # The route of a PUT reads its body itself, once it knows that the caller may send one.
             if http["method"] != "PUT" and context.refusal is None and context.caller is not None:
                 receive = await _whole(receive, context, body_max)
-        reply = await respond(services, context, call, render_v1_error, reads=reads)
+        reply = await respond(services, context, call, answer_v1_error, reads=reads)
         if reply is not None:
             await _send(send, reply, context, shared)
             note_request("v1", OTHER_OPERATION if call is None else _OPERATIONS[call.func], reply.status, began)

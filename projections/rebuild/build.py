@@ -24,6 +24,7 @@ from commands.tracing import record_span, span_began
 from projections.client.client import RedisClient
 from projections.errors import BuildRunning, Fenced
 from projections.keys import POINTER, View
+from projections.outages import ChangedLine
 from projections.projector.history import is_of
 from projections.projector.projector import REBUILD_BATCH, Projector
 from projections.rebuild.limits import SNAPSHOT_LIMITS, SnapshotLimits
@@ -113,14 +114,16 @@ class BuildLease:
 
     async def _renew(self) -> None:
         """Renew until another process has the lease. While Postgres or Redis is away the lease is not lost yet."""
+        line = ChangedLine(logger)
         while True:
             await asyncio.sleep(self._renew_s)
             try:
                 await wait_for_answer(self._redis)
                 if await self._acquire() != self.fence:
                     return
+                line.reset()
             except Unavailable as error:
-                logger.warning("the build lease could not be renewed: %s", error)
+                line.warning("the build lease could not be renewed: %s", error)
 
 
 async def start_or_resume(engine: Engine, redis: RedisClient, partitions: int, fence: int, reason: str) -> View:

@@ -16,6 +16,7 @@ from commands.errors import Unavailable
 from projections.client.client import RedisClient
 from projections.errors import BatchRefused, BuildRunning, Fenced, OtherFeeder, ViewLost
 from projections.keys import PARTITIONS, View
+from projections.outages import ChangedLine
 from projections.projector.projector import REBUILD_BATCH, Projector
 from projections.projector.read_words import ReadWords
 from projections.rebuild.build import (
@@ -43,6 +44,7 @@ class Healer:
         self._task: asyncio.Task[bool] | None = None
         # How builds of this worker have ended: "done", "stopped" by an outage, or "failed".
         self.ended: Counter[str] = Counter()
+        self._line = ChangedLine(logger)
 
     @property
     def is_running(self) -> bool:
@@ -84,12 +86,13 @@ class Healer:
                         read_words=self._read_words,
                     )
                     self.ended["done"] += 1
+            self._line.reset()
             return True
         except BuildRunning:
-            logger.info("another process is building the view")
+            self._line.info("another process is building the view")
         except (Unavailable, BatchRefused, ViewLost, Fenced, OtherFeeder, RedisError, OSError) as error:
             self.ended["stopped"] += 1
-            logger.warning("the build ended: %s", error)
+            self._line.warning("the build ended: %s", error)
         except Exception:  # no caller waits for this task
             self.ended["failed"] += 1
             logger.exception("the build failed")

@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +22,12 @@ NAME = re.compile(r"[A-Z][A-Za-z]+")
 LINE_BREAK = re.compile(r"\(\?[=!<]|\\[uUZzA]")
 TIMES = re.compile(r"(?:.*_at|since)")
 STANDARD_HEADERS = {"x-request-id"}
+
+
+def test_examples_of_errors_are_not_counted_as_answers() -> None:
+    code = "import api.app; from api.request_counts import ANSWERS_503; print(sum(ANSWERS_503.values()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
 
 
 @pytest.fixture(scope="module")

@@ -229,8 +229,10 @@ FAULTS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 async def test_faulty_server_leaves_known_keys_in_force_until_it_recovers(
-    server: KeyServer, clock: Clock, fault: dict[str, object]
+    server: KeyServer, clock: Clock, caplog: pytest.LogCaptureFixture, fault: dict[str, object]
 ) -> None:
+    """The end of an outage is one line, also when the keys are the same."""
+    caplog.set_level(logging.INFO)
     good, body = VerificationKeys(UrlSource(server.url, timeout_s=0.8), clock=clock), server.body
     never = VerificationKeys(UrlSource(server.url, timeout_s=0.8), clock=clock)
     await good.start()
@@ -246,6 +248,7 @@ async def test_faulty_server_leaves_known_keys_in_force_until_it_recovers(
     clock.time += URL_RETRY_S
     assert await find(never, "a")
     assert await find(good, "b") is None
+    assert caplog.messages.count("the source of keys answers again: 1 keys stay in force") == 1
     await good.close()
     await never.close()
 
