@@ -34,7 +34,7 @@ _READ: Final = text(
     'erasures', (SELECT json_build_object('count', count(*), 'since', microseconds(min(requested_at)))
         FROM erasures WHERE finished_at IS NULL),
     'owners', (SELECT coalesce(json_agg(json_build_object('owner', o.owner, 'projects', o.projects,
-        'renewal', o.renewal, 'process', o.process, 'seen_at', microseconds(o.seen_at), 'runs', o.runs,
+        'process', o.process, 'seen_at', microseconds(o.seen_at), 'runs', o.runs,
         'leases', (SELECT coalesce(json_agg(l.name ORDER BY l.name), '[]') FROM leases l WHERE l.owner = o.owner))
         ORDER BY o.seen_at), '[]') FROM lease_owners o WHERE o.store IN ('', :store)),
     'fed', (SELECT coalesce(json_agg(DISTINCT o.store), '[]') FROM lease_owners o WHERE o.projects AND o.store <> ''),
@@ -67,13 +67,12 @@ class PauseFact(msgspec.Struct, frozen=True):
 
 
 class OwnerFact(msgspec.Struct, frozen=True):
-    """An owner of leases: its process (None for one of an older version), its latest renewal and that one's time (us,
-    by Postgres' clock), the names of its leases, and the run ids of the Redis servers that it reaches. ``projects``
+    """An owner of leases: its process (None for one of an older version), the time of its latest renewal (us, by
+    Postgres' clock), the names of its leases, and the run ids of the Redis servers that it reaches. ``projects``
     when it is a worker."""
 
     owner: str
     projects: bool
-    renewal: int
     process: Process | None
     seen_at: int
     leases: list[str]

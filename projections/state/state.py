@@ -179,7 +179,8 @@ def duration(seconds: float) -> str:
 
 def _worker(owner: OwnerFact, now: int) -> Worker:
     groups = [int(name.removeprefix(leases.GROUP_PREFIX)) for name in owner.leases if name != leases.BUILD_LEASE]
-    seen_s = max(0, now - owner.seen_at) / 1e6
+    # A worker renews once a second. One that was seen in the future has died before Postgres' clock stepped back.
+    seen_s = abs(now - owner.seen_at) / 1e6
     return Worker(
         owner.owner,
         process_name(owner),

@@ -141,9 +141,12 @@ def _callers(world: World, web: str) -> list[httpx.Client]:
 def _read(world: World, web: str, caller: httpx.Client, *, must_answer: bool) -> None:
     try:
         timeout = READ_TIMEOUT_S if must_answer else OTHER_TIMEOUT_S
-        status = caller.get("/v1/users/user-1/followers", timeout=timeout).status_code
-    except httpx.TransportError:
-        status = 0
+        answer = caller.get("/v1/users/user-1/followers", timeout=timeout)
+        status, text = answer.status_code, answer.text
+    except httpx.TransportError as error:
+        status, text = 0, type(error).__name__
     world.counts.add("reads of callers that have written nothing" if must_answer else "other reads")
     right = (200,) if must_answer else (200, 503, 0)
-    world.counts.expect(status in right, f"a caller that has written nothing is answered {status} by {web}")
+    world.counts.expect(
+        status in right, f"a caller that has written nothing is answered {status} by {web}: {text[:200]}"
+    )
