@@ -21,6 +21,7 @@ from commands.log import user_search
 from commands.profiles import read_profiles, released_logins
 from projections.client.client import RedisClient
 from projections.errors import StillParked
+from projections.feeding.feeders import why_refused
 from projections.keys import View
 from projections.verify.cells import (
     OTHER_TYPE,
@@ -78,11 +79,11 @@ async def retry_readable(engine: Engine, redis: RedisClient, pairs_max: int = RE
     """Retry pairs that a version could not read and this one can; return those that were unparked.
 
     Nothing is done while the projection is paused, without a live view, or while another view is built: that build may
-    have passed the events. Raises StillParked, ViewLost, LogUnavailable, ViewsUnavailable.
+    have passed the events. Nor is anything where another database feeds this Redis. Raises StillParked, ViewLost, LogUnavailable, ViewsUnavailable.
     """
     store = await store_of(redis)
     rows = [row for row in await parked.read_parked(engine, store=store) if row.unreadable]
-    if not rows or await read_pause(engine, store) is not None:
+    if not rows or await read_pause(engine, store) is not None or await why_refused(engine, redis) is not None:
         return []
     events = await log.read_at(engine, [row.position for row in rows])
     pairs = dict.fromkeys((recorded.subject, recorded.object) for recorded in events)

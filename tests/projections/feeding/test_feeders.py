@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from cli.dev.embedded import embedded
+from commands.coordination import parked
 from commands.coordination.view_register import list_generations
 from commands.db.address import SOCKET
 from commands.db.identity import read_identity
@@ -24,6 +25,7 @@ from projections.loop import ProjectionLoop
 from projections.projector.projector import Projector
 from projections.rebuild.build import start_or_resume
 from projections.rebuild.switch import switch_readers
+from projections.verify.retry_parked import retry_readable
 from projections.views import generations
 from projections.views.feeder_record import decode_record, read_record
 from tests.support.database_copies import base_backup, copied
@@ -34,6 +36,7 @@ from tests.support.proxy import Proxy, listening, postgres_socket, through_port
 from tests.support.queues import queue_of
 from tests.support.rebuilds import NoWakeups, rebuilt
 from tests.support.servers import TEST_SETTINGS, Servers
+from tests.support.unreadable_events import make_readable, write_unknown
 from tests.support.view_model import actual, expected
 from tests.support.waiting import until
 
@@ -330,6 +333,25 @@ async def has_fenced(loop: ProjectionLoop, redis: RedisClient, view: View) -> bo
 async def _names_reason(engine: Engine, redis: RedisClient) -> bool:
     reason = await why_refused(engine, redis)
     return reason is not None and reason.startswith("two databases feed this Redis")
+
+
+async def test_copy_retries_no_parked_event_in_the_views_of_the_original(
+    servers: Servers, database_url: str, redis_url: str, queue_url: str, redis: RedisClient, raw_redis: Plain, sql: Sql
+) -> None:
+    """The copy can read what the original has parked, as in a rehearsal of an upgrade."""
+    async with opened(database_url) as engine, working(database_url, redis_url, queue_url):
+        one, two = await register(engine, "a", "b")
+        position = write_unknown(sql, (one, two), 1)
+        await until(lambda: parked.read_parked(engine))
+        view = await up_to_date_view(engine, redis)
+    sql.close()
+    with copied(servers, database_url) as copy_url:
+        for url, found in (copy_url, []), (database_url, [(one, two)]):
+            with psycopg.connect(url, autocommit=True) as connection:
+                make_readable(connection, position)
+            async with opened(url) as engine:
+                assert await retry_readable(engine, redis) == found
+                assert raw_redis.exists(view.followers(two)) == len(found)
 
 
 async def test_promoted_standby_that_lost_writes_is_a_lost_tail(
