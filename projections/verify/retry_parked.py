@@ -78,8 +78,9 @@ async def skip(engine: Engine, redis: RedisClient, view: View, row: parked.Parke
 async def retry_readable(engine: Engine, redis: RedisClient, pairs_max: int = READABLE_PAIRS_MAX) -> list[ParkedPair]:
     """Retry pairs that a version could not read and this one can; return those that were unparked.
 
-    Nothing is done while the projection is paused, without a live view, or while another view is built: that build may
-    have passed the events. Nor is anything where another database feeds this Redis. Raises StillParked, ViewLost, LogUnavailable, ViewsUnavailable.
+    Nothing is done while the projection is paused, without a live view, while another view is built (that build may
+    have passed the events), or where another database feeds this Redis. Raises StillParked, ViewLost, LogUnavailable,
+    ViewsUnavailable.
     """
     store = await store_of(redis)
     rows = [row for row in await parked.read_parked(engine, store=store) if row.unreadable]
