@@ -18,7 +18,7 @@ from api.kraken.schemas import (
     StreamObject,
     UserObject,
 )
-from api.timestamps import followed_at, wire_time
+from api.timestamps import notifications_of, time_of, wire_time
 from commands.users import Broadcast, Profile, placeholder
 from queries.channels import Channel
 from queries.follows import FollowRow, RawPage
@@ -145,8 +145,8 @@ def followers_page(
         made, begun, ended = cached.kraken or _line_parts(base, cached)
         if made != base:
             made, begun, ended = _line_parts(base, cached)
-        created_at, notifications = followed_at(score)
-        lines.append(f'{_BEGIN}{created_at}{begun}{channel}"}},"notifications":{notifications}{ended}')
+        begun = f"{_BEGIN}{time_of(score)}{begun}"
+        lines.append(f'{begun}{channel}"}},"notifications":{notifications_of(score)}{ended}')
     return f"{msgspec.json.encode(page).decode().removesuffix(']}')}{','.join(lines)}]}}".encode()
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from api.timestamps import WireTime, followed_at, wire_time
+from api.timestamps import WireTime, time_of, wire_time
 from commands.users import Broadcast, Profile, Side, placeholder
 from queries.follows import FollowState, RawPage
 from queries.profile_cache import CachedProfile
@@ -125,7 +125,7 @@ def listing(side: Side, found: RawPage, cached_profiles: Sequence[CachedProfile]
     profile, not once per row."""
     kept = _KEPT[side]
     lines = [
-        f'{kept(cached) or _line_start(side, cached)}{followed_at(score)[0]}"}}'
+        f'{kept(cached) or _line_start(side, cached)}{time_of(score)}"}}'
         for cached, score in zip(cached_profiles, found.scores, strict=True)
     ]
     ended = msgspec.json.encode(pagination).decode()
