@@ -28,7 +28,7 @@ def _logged(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        place = 0 if node.func.attr in METHODS and "logger" in ast.unparse(node.func.value) else None
+        place = 0 if node.func.attr in METHODS and "logger" in ast.unparse(node.func.value).lower() else None
         if node.func.attr == "begin" and "outage" in ast.unparse(node.func.value):
             place = 1
         if place is not None:
@@ -76,3 +76,4 @@ def test_search_finds_known_lines() -> None:
     """Without this control, a search that finds nothing would agree with an empty table."""
     found = lines_in_code()
     assert len(found) > 40 and "the projection pauses and tries again: …" in found
+    assert "this process ends" in found
