@@ -33,6 +33,9 @@ REBUILDER: Final = new_registry()
 REBUILDING: Final = Gauge(
     "follows_rebuilding", "1 while this process does a rebuild that was asked for as a job.", registry=REBUILDER
 )
+REBUILDS_QUEUED: Final = Gauge(
+    "follows_rebuilds_queued", "Rebuilds that were asked for as jobs and wait or run.", registry=REBUILDER
+)
 REBUILDS: Final = Counter(
     "follows_rebuilds_total",
     "Rebuilds of jobs, by how they ended.",
@@ -97,6 +100,7 @@ def publish_rebuilder(redis: RedisClient, jobs: OrphanedJob, totals: Totals) -> 
     """Publish what a rebuilder has counted."""
     publish_redis(totals, redis)
     set_gauge(REBUILDING, jobs.runs_here)
+    set_gauge(REBUILDS_QUEUED, jobs.queued)
     for outcome in ("done", "stopped", "refused"):
         totals.add(REBUILDS, jobs.ended[outcome], outcome)
 
