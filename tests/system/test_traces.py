@@ -1,8 +1,6 @@
 """Traces and request logs of real processes: what a client samples, joined with the workers' steps by positions."""
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,65 +8,16 @@ from typing import Any
 
 import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace.export import SpanExportResult
 from redis import Redis
 
 from commands.span_export import ReportingExporter
 from tests.support.breakable_servers import BreakableServers, wait_until
+from tests.support.collector import Collector, collecting
 from tests.support.servers import Service, free_port, running_service
 
 SAMPLED, UNSAMPLED = "a" * 32, "b" * 32
 PARENT = "c" * 16
-
-
-class Collector(http.server.ThreadingHTTPServer):
-    """Takes spans as an OpenTelemetry collector does, over HTTP."""
-
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Export)
-        self.bodies: list[bytes] = []
-        # Whether it refuses what is sent, and how often it has.
-        self.refuses, self.refused = False, 0
-
-    def spans(self, kind: str) -> list[Any]:
-        """Return the spans that processes of this kind have sent."""
-        found = []
-        for body in self.bodies:
-            for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
-                names = {each.key: each.value.string_value for each in sent.resource.attributes}
-                if names["service.name"] == f"follows-{kind}":
-                    found += [span for scope in sent.scope_spans for span in scope.spans]
-        return found
-
-
-class Export(http.server.BaseHTTPRequestHandler):
-    """One export."""
-
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.server.refuses:
-            self.server.refused += 1
-        else:
-            self.server.bodies.append(body)
-        self.send_response(400 if self.server.refuses else 200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-
-@contextmanager
-def collecting(port: int = 0) -> Iterator[Collector]:
-    """Run a collector, on a free port unless one is given."""
-    with Collector(port) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
