@@ -58,7 +58,7 @@ format: $(STAMP)
 lock: $(STAMP)
 	@$(PIP) install uv
 	@$(LOCK) pyproject.toml --extra dev --output-file requirements.lock $(ARGS)
-	@$(LOCK) pyproject.toml --extra build --constraint requirements.lock --output-file deploy/requirements.lock
+	@$(LOCK) pyproject.toml --extra build --extra traces --constraint requirements.lock --output-file deploy/requirements.lock
 	@$(LOCK) bench/requirements.in --output-file bench/requirements.lock $(ARGS)
 	@$(LOCK) tests/clients/requirements.in --output-file tests/clients/requirements.lock $(ARGS)
 

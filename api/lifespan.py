@@ -1,6 +1,7 @@
 """Opening and closing the services with the application; a wrong setting is reported in one sentence, without a
 traceback."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from api.services import Services
 from commands.errors import SettingsError
+from commands.tracing import stop_tracing
 from projections.metrics.folder import keeps_metrics
 
 
@@ -43,6 +45,7 @@ class Startup:
             if metrics is not None:
                 await metrics.close()
             await self._services.close()
+            await asyncio.to_thread(stop_tracing)
 
     async def run(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle the server's lifespan messages."""

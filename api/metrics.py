@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from prometheus_client import Counter, Gauge
@@ -14,7 +15,7 @@ from api.services import Services
 from commands.bounded_cache import BoundedCache
 from commands.cache_budget import CacheName
 from commands.distribution import BATCH_BOUNDS, SECONDS_BOUNDS
-from projections.metrics.process_metrics import READY, new_registry, publish_redis
+from projections.metrics.process_metrics import new_registry, publish_ready, publish_redis
 from projections.metrics.publish import (
     HIGHEST,
     LOWEST,
@@ -24,8 +25,10 @@ from projections.metrics.publish import (
     Totals,
     publish_each_second,
     set_gauge,
+    try_publish,
 )
 from projections.metrics.state_metrics import publish_problems, publish_state
+from projections.state.state import State
 
 WEB: Final = new_registry()
 
@@ -72,7 +75,14 @@ class WebMetrics:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Publish each second, in the running event loop."""
+        """Publish each second, in the running event loop, and the state whenever it is read.
+
+        A state that is published again would take the place of another process' newer one.
+        """
+        watch = self._services.state
+        watch.on_reading = _publish_reading
+        if watch.state is not None:
+            _publish_reading(watch.state)
         self._task = asyncio.create_task(publish_each_second(self.publish))
 
     async def close(self) -> None:
@@ -82,7 +92,7 @@ class WebMetrics:
             await asyncio.wait({self._task})
 
     def publish(self) -> None:
-        """Publish all that was counted since the last call, and the last state."""
+        """Publish all that was counted since the last call, and the problems."""
         services = self._services
         self._publish_requests()
         COMMIT_COMMANDS.add(services.committer.batches.sizes)
@@ -90,12 +100,10 @@ class WebMetrics:
         publish_redis(self._totals, services.redis)
         self._publish_caches()
         found, facts = problems(services), services.verifier.keys.facts
-        set_gauge(READY, process_is_ready(services, found))
+        publish_ready(process_is_ready(services, found))
         set_gauge(KEYS, facts.count)
         set_gauge(KEYS_AGE, 0 if facts.read_at is None else time.monotonic() - facts.read_at)
         publish_problems(found)
-        if services.state.state is not None:
-            publish_state(services.state.state)
 
     def _publish_requests(self) -> None:
         for (dialect, operation, status), found in list(request_counts.DURATIONS.items()):
@@ -112,6 +120,10 @@ class WebMetrics:
             self._totals.add(CACHE_DROPPED, cache.dropped, name)
             set_gauge(CACHE_BYTES, cache.bytes, name)
             set_gauge(CACHE_BYTES_MAX, cache.bytes_max, name)
+
+
+def _publish_reading(state: State) -> None:
+    try_publish(partial(publish_state, state))
 
 
 def caches(services: Services) -> dict[CacheName, BoundedCache[Any, Any]]:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from commands.distribution import Distribution
 
 # The operation of a path that no route has, of a method that a path does not have, and of a request that was refused
-# before either was known.
+# before either was known; and of OPTIONS.
 OTHER_OPERATION: Final = "other"
 # How the wait of a command's answer ended: the views showed it; they did not, and all processes know of it or need not;
 # or it was refused.

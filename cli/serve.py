@@ -13,10 +13,10 @@ from typing import Any, Final
 import click
 
 from commands.errors import SettingsError
-from commands.logs import exit_refused, log_format, server_logging
+from commands.logs import exit_refused, log_to_stderr, server_logging
 from commands.process import name_process
 from commands.settings import log_level
-from projections.metrics.folder import metrics_folder
+from projections.metrics.folder import ignore_folder, metrics_folder
 
 APP: Final = "api.app:app"
 # Connections that wait to be accepted, and those that a process has at once: clients beyond these wait.
@@ -53,26 +53,31 @@ _metrics_option: Final = click.option(
 @_metrics_option
 def web(host: str, port: int, workers: int, head_timeout: int, metrics: str) -> None:
     """Serve both dialects until SIGTERM; a process that dies is replaced."""
+    name_process("web")
     with ExitStack() as stack:
-        if metrics:
-            folder = stack.enter_context(metrics_folder())
-            from projections.metrics.summed import serving_sum
+        try:
+            level = log_level()
+            log_to_stderr(level)
+            ignore_folder()
+            if metrics:
+                _show_metrics(stack, metrics)
+        except SettingsError as error:
+            exit_refused(error)
+        _serve(host, port, workers, head_timeout, level)
 
-            _parents_sockets.append(stack.enter_context(serving_sum(metrics, folder)).socket)
-        _serve(host, port, workers, head_timeout)
+
+def _show_metrics(stack: ExitStack, address: str) -> None:
+    folder = stack.enter_context(metrics_folder())
+    from projections.metrics.summed import serving_sum
+
+    _parents_sockets.append(stack.enter_context(serving_sum(address, folder)).socket)
 
 
-def _serve(host: str, port: int, workers: int, head_timeout: int) -> None:
+def _serve(host: str, port: int, workers: int, head_timeout: int, level: str) -> None:
     from granian.constants import HTTPModes, Interfaces, Loops
     from granian.http import HTTP1Settings
     from granian.log import LogLevels
     from granian.server import Server
-
-    name_process("web")
-    try:
-        level, _ = log_level(), log_format()
-    except SettingsError as error:
-        exit_refused(error)
 
     Server(
         APP,
@@ -106,6 +111,7 @@ def load(target: str) -> Any:
 @_metrics_option
 def worker(metrics: str) -> None:
     """Project the log into the views until SIGTERM."""
+    ignore_folder()
     from workers.process import run_worker
 
     run_worker(metrics)
@@ -115,6 +121,7 @@ def worker(metrics: str) -> None:
 @_metrics_option
 def rebuilder(metrics: str) -> None:
     """Do the rebuilds that `follows rebuild --job` asks for, until SIGTERM."""
+    ignore_folder()
     from workers.process import run_rebuilder
 
     run_rebuilder(metrics)

@@ -81,9 +81,15 @@ def log_format() -> LogFormat:
 
 
 def log_to_stderr(level: str, context: RecordContext = dict) -> None:
-    """Let this process log to stderr, from ``level`` on, with ``context`` in each record. Raises SettingsError."""
+    """Let this process log to stderr, from ``level`` on, with ``context`` in each record. Raises SettingsError.
+
+    A forked process calls it again, with a context of its own.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(context))
+    for earlier in list(logging.root.handlers):
+        if isinstance(earlier.formatter, TextFormatter | JsonFormatter):
+            logging.root.removeHandler(earlier)
     logging.basicConfig(level=level, handlers=[handler])
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught

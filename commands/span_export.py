@@ -23,10 +23,15 @@ class ReportingExporter(OTLPSpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Send spans; those that cannot be sent are lost."""
-        result = super().export(spans)
+        try:
+            result = super().export(spans)
+        except Exception as error:  # the library would log it for each batch, and its text may repeat an address
+            result, why = SpanExportResult.FAILURE, type(error).__name__
+        else:
+            why = "refused, or no answer"
         is_down = result is not SpanExportResult.SUCCESS
         if is_down and not self._is_down:
-            logger.warning("spans cannot be sent to the collector at OTEL_EXPORTER_OTLP_ENDPOINT; they are lost")
+            logger.warning("spans cannot be sent to OTEL_EXPORTER_OTLP_ENDPOINT and are lost: %s", why)
         elif self._is_down and not is_down:
             logger.info("spans are sent again")
         self._is_down = is_down

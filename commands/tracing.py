@@ -7,16 +7,22 @@ Where spans are sent, and what part of the workers' is kept, is set by the varia
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from commands.errors import SettingsError
 from commands.process import this_process
 from commands.settings import switch_from_env
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
 
+# A process that stops waits no longer for a collector that does not answer.
+STOP_TIMEOUT_S: Final = 5.0
+
+_provider: TracerProvider | None = None
 _tracer: Tracer | None = None
 _begins_traces = False
 
@@ -26,7 +32,7 @@ def start_tracing(*, begins_traces: bool) -> bool:
 
     ``begins_traces`` is True for a process whose spans have no caller, as a worker's.
     """
-    global _tracer, _begins_traces
+    global _provider, _tracer, _begins_traces
     if not switch_from_env("FOLLOWS_TRACES"):
         return False
     try:
@@ -41,10 +47,22 @@ def start_tracing(*, begins_traces: bool) -> bool:
     resource = Resource.create(
         {"service.name": f"follows-{process.kind}", "host.name": process.host, "process.pid": process.pid}
     )
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(ReportingExporter()))
-    _tracer, _begins_traces = provider.get_tracer("follows"), begins_traces
+    # Its own hook at the exit waits for longer, and does not run in the processes that the HTTP server forks.
+    _provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    _provider.add_span_processor(BatchSpanProcessor(ReportingExporter()))
+    _tracer, _begins_traces = _provider.get_tracer("follows"), begins_traces
     return True
+
+
+def stop_tracing() -> None:
+    """Send the spans that wait, for ``STOP_TIMEOUT_S`` at most; to be called once, when the process ends.
+
+    A thread that is still sending then ends with the process.
+    """
+    if _provider is not None:
+        sending = threading.Thread(target=_provider.shutdown, name="last spans", daemon=True)
+        sending.start()
+        sending.join(STOP_TIMEOUT_S)
 
 
 def tracer() -> Tracer | None:

@@ -69,7 +69,9 @@ class Outage:
         if kind not in self._logged:
             self._logged.add(kind)
             bug = None if passes or isinstance(error, FollowsError) else error
-            self._logger.log(logging.WARNING if passes else logging.ERROR, message, *arguments, exc_info=bug)
+            level = logging.WARNING if passes else logging.ERROR
+            # In an empty context: an outage is not that of the request that happens to meet it.
+            Context().run(self._logger.log, level, message, *arguments, exc_info=bug)
 
     def interrupt(self) -> None:
         """Note a failure that is worth no line by itself: an outage that seemed to be over goes on."""
@@ -80,7 +82,7 @@ class Outage:
     def end(self) -> None:
         """Note that it works again; costs nothing without an outage."""
         if self._logged and self._ending is None:
-            # In an empty context: the line must not name the request that happens to be the first.
+            # In an empty context, as above.
             loop = asyncio.get_running_loop()
             self._ending = loop.call_later(self._steady_s, self._log_end, context=Context())
 

@@ -31,7 +31,8 @@ def _logged(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        place = 0 if node.func.attr in METHODS and re.search("logger|line", ast.unparse(node.func.value)) else None
+        is_logger = re.search("logger|line", ast.unparse(node.func.value), re.IGNORECASE)
+        place = 0 if node.func.attr in METHODS and is_logger else None
         if node.func.attr == "begin" and "outage" in ast.unparse(node.func.value):
             place = 1
         if place is not None:
@@ -79,3 +80,4 @@ def test_search_finds_known_lines() -> None:
     """Without this control, a search that finds nothing would agree with an empty table."""
     found = lines_in_code()
     assert len(found) > 40 and "the projection pauses and tries again: …" in found
+    assert "this process ends" in found

@@ -12,14 +12,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 
 from projections.client.client import RedisClient
 from projections.loop import ProjectionLoop
-from projections.metrics.process_metrics import READY, new_registry, publish_redis
+from projections.metrics.process_metrics import READY, new_registry, publish_ready, publish_redis
 from projections.metrics.publish import Totals, publish_each_second, set_gauge
-from projections.metrics.server import ProcessHealth, serving_metrics
+from projections.metrics.server import HANGS_AFTER_S, ProcessHealth, serving_metrics
 from workers.rebuild_jobs import OrphanedJob
-
-# A projection or a build keeps the event loop for some seconds at most. A process whose loop has not run for longer
-# hangs.
-HANGS_AFTER_S: Final = 60.0
 
 WORKER: Final = new_registry()
 EVENTS: Final = Counter(
@@ -36,6 +32,9 @@ HEALED: Final = Counter(
 REBUILDER: Final = new_registry()
 REBUILDING: Final = Gauge(
     "follows_rebuilding", "1 while this process does a rebuild that was asked for as a job.", registry=REBUILDER
+)
+REBUILDS_QUEUED: Final = Gauge(
+    "follows_rebuilds_queued", "Rebuilds that were asked for as jobs and wait or run.", registry=REBUILDER
 )
 REBUILDS: Final = Counter(
     "follows_rebuilds_total",
@@ -70,6 +69,8 @@ class OwnMetrics:
     async def served(self, address: str) -> AsyncIterator[None]:
         """Serve them at ``address`` in the block, not at all when it is "". Raises SettingsError."""
         with serving_metrics(address, self._registry, self.health) as server:
+            if server is not None:
+                READY.set_function(lambda: self.health().ready)  # it would stay 1 while the event loop hangs
             task = None if server is None else asyncio.create_task(publish_each_second(self._publish_all))
             try:
                 yield
@@ -80,7 +81,7 @@ class OwnMetrics:
 
     def _publish_all(self) -> None:
         self._ran_at = self._clock()
-        set_gauge(READY, self.health().ready)
+        publish_ready(self.health().ready)
         self._publish(self._totals)
 
 
@@ -99,6 +100,7 @@ def publish_rebuilder(redis: RedisClient, jobs: OrphanedJob, totals: Totals) -> 
     """Publish what a rebuilder has counted."""
     publish_redis(totals, redis)
     set_gauge(REBUILDING, jobs.runs_here)
+    set_gauge(REBUILDS_QUEUED, jobs.queued)
     for outcome in ("done", "stopped", "refused"):
         totals.add(REBUILDS, jobs.ended[outcome], outcome)
 

@@ -20,7 +20,7 @@ from commands.errors import SettingsError
 from commands.logs import exit_refused, log_to_stderr
 from commands.process import name_owner, name_process
 from commands.settings import log_level, log_unknown_settings, setting
-from commands.tracing import start_tracing
+from commands.tracing import start_tracing, stop_tracing
 from projections.loop import ProjectionLoop
 from projections.outages import Outage
 from projections.rebuild.evictions import keep_valid
@@ -122,3 +122,5 @@ def _run(kind: str, work: Callable[[str], Coroutine[Any, Any, None]], metrics_at
         uvloop.run(run_until_stopped(work(metrics_at or setting("FOLLOWS_METRICS"))))
     except SettingsError as error:
         exit_refused(error)
+    finally:
+        stop_tracing()

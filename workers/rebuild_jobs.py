@@ -57,12 +57,15 @@ class OrphanedJob:
         self.runs_here = False
         # How the rebuilds of this process have ended: "done", "stopped" by an outage, or "refused".
         self.ended: Counter[str] = Counter()
+        # How many rebuilds wait or run, as of the last check; None when the queue did not answer.
+        self.queued: int | None = None
 
     async def check(self) -> None:
         """Delete arq's note when it has been wrong for long enough; to be called again and again.
 
         Raises LogUnavailable, ViewsUnavailable.
         """
+        self.queued = await self._wakeup.ask(lambda queue, names: queue.zcard(names.rebuild_queue()))
         if self.runs_here or not await self._is_noted() or await self._is_building():
             self._since = None
             return

@@ -62,6 +62,7 @@ def kraken_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIAp
         if inside["method"] == "OPTIONS" and two_readings(inside, headers) is None:
             own = [*_EVERYWHERE, *services.cors.preflight(headers)]
             await _send(send, 204, [*own, (REQUEST_ID_HEADER, begin_request(headers).encode())], b"")
+            note_request("kraken", OTHER_OPERATION, 204, began)
             return
         query, platform, repeated = query_of(inside)
         identified = bool(platform.get("client_id") or headers.get(b"client-id"))

@@ -59,6 +59,7 @@ def v1_middleware(app: ASGIApp, services: Services, body_max: int) -> ASGIApp:
         shared = services.cors.headers(headers)
         if is_preflight(http["method"], headers) and two_readings(http, headers) is None:
             await _send_preflight(send, services.cors.preflight(headers), begin_request(headers))
+            note_request("v1", OTHER_OPERATION, 204, began)
             return
         token, problem = _token(headers.get(b"authorization"))
         reads = http["method"] == "GET"

@@ -13,6 +13,12 @@ from typing import Final
 FOLDER_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
+def ignore_folder() -> None:
+    """Ignore a folder that the environment names, as another program's; to be called before the library is imported."""
+    for name in (FOLDER_VARIABLE, FOLDER_VARIABLE.lower()):
+        os.environ.pop(name, None)
+
+
 @contextmanager
 def metrics_folder() -> Iterator[Path]:
     """Make the folder; processes that are started in the block keep their metrics in it."""

@@ -62,13 +62,14 @@ async def publish_each_second(publish: Callable[[], None]) -> None:
     """Call ``publish`` now and each second until cancelled, and once more then."""
     try:
         while True:
-            _publish(publish)
+            try_publish(publish)
             await asyncio.sleep(PUBLISH_INTERVAL_S)
     finally:
-        _publish(publish)
+        try_publish(publish)
 
 
-def _publish(publish: Callable[[], None]) -> None:
+def try_publish(publish: Callable[[], None]) -> None:
+    """Call ``publish``, and log what it raises."""
     try:
         publish()
     except Exception:  # no caller waits for this

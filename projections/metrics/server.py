@@ -5,7 +5,10 @@ It is served by a thread, so that it answers also while the process is busy or h
 
 from __future__ import annotations
 
+import io
+import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +22,11 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from commands.errors import SettingsError
 from projections.metrics.address import metrics_address
 
+logger: Final = logging.getLogger(__name__)
+
+# A projection or a build keeps the event loop for some seconds at most. A process whose loop has not run for longer
+# hangs.
+HANGS_AFTER_S: Final = 60.0
 # A client that is slower is disconnected.
 CLIENT_TIMEOUT_S: Final = 10
 # How soon the thread notices the end of the process.
@@ -40,7 +48,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, _QuietHandler)
+        super().__init__(address, QuietHandler)
 
     def server_bind(self) -> None:
         """Bind, without the library's look-up of the host's name, which can take seconds."""
@@ -48,12 +56,23 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log a bug; a client that says nothing, stops halfway or is gone is worth no line."""
+        if not isinstance(sys.exception(), OSError):
+            logger.exception("a request at the address of the metrics failed")
 
-class _QuietHandler(WSGIRequestHandler):
+
+class QuietHandler(WSGIRequestHandler):
+    """Reads a request; prints nothing."""
+
     timeout = CLIENT_TIMEOUT_S
 
     def log_message(self, format: str, *_: object) -> None:
         """Log nothing for a scrape."""
+
+    def get_stderr(self) -> io.StringIO:
+        """Return where the library prints errors of writing an answer, all of them the client's: nowhere."""
+        return io.StringIO()
 
 
 @contextmanager
@@ -82,7 +101,7 @@ def metrics_app(registry: CollectorRegistry, health: Callable[[], ProcessHealth]
     """Return the WSGI application."""
     metrics = make_wsgi_app(registry)
 
-    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if path == "/metrics":
             return metrics(environ, start_response)  # type: ignore[no-any-return]
@@ -94,6 +113,14 @@ def metrics_app(registry: CollectorRegistry, health: Callable[[], ProcessHealth]
             return _answer(start_response, found.ready, {"ready": found.ready, "degraded": found.degraded})
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"/metrics, /health/live and /health/ready are here\n"]
+
+    def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            return answer(environ, start_response)
+        except Exception:
+            logger.exception("a request at the address of the metrics failed")
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"the log of this process says why\n"]
 
     return app
 

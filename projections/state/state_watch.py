@@ -53,6 +53,8 @@ class StateWatch:
         self._watching: asyncio.Task[None] | None = None
         self.state: State | None = None
         self.problems: list[StateProblem] = []
+        # Called with each reading as soon as it is made.
+        self.on_reading: Callable[[State], None] = lambda _: None
 
     async def start(self) -> None:
         """Read for the first time, then go on in the background. Raises nothing."""
@@ -106,6 +108,7 @@ class StateWatch:
                         await self._look()
             self.state = await self.read()
             self.problems = self.judge(self.state)
+            self.on_reading(self.state)
         except Exception as error:  # no caller waits for this task
             logger.exception("the state could not be collected; the next reading tries again")
             failed = problem("state_unknown", f"the state could not be collected ({type(error).__name__})")

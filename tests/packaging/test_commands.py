@@ -1,6 +1,7 @@
 """The processes are the same wherever they are named: code, Procfile and documents."""
 
 import re
+import tomllib
 
 from honcho.environ import parse_procfile
 
@@ -42,3 +43,11 @@ def test_units_and_manifests_name_settings_that_exist() -> None:
 
 def _words(pattern: str, text: str) -> list[list[str]]:
     return [found.split() for found in re.findall(pattern, text, re.MULTILINE)]
+
+
+def test_lock_of_the_image_has_what_traces_need() -> None:
+    """The image has no pip, so nothing can be added there."""
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "deploy" / "requirements.lock").read_text(), re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [re.split("[><=]", one)[0] for one in project["optional-dependencies"]["traces"]]
+    assert needed and set(needed) <= locked

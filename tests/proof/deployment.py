@@ -38,7 +38,7 @@ EVENTS: Final = """SELECT f.id, t.id, e.type::text FROM events e JOIN users f ON
 
 
 PROCESSES: Final = ("web", "web-2", "worker", "worker-2")
-_LOGS: Final = {"FOLLOWS_LOG_FORMAT": "json"}
+JSON_LOGS: Final = {"FOLLOWS_LOG_FORMAT": "json"}
 RECORD_FIELDS: Final = {"time", "level", "process", "host", "pid", "logger", "message"}
 
 
@@ -116,11 +116,7 @@ class Deployment:
                     counts.expect(right, f"{path} is not what the log says")
         counts.add("users whose views were compared with the log", len(clients))
         counts.expect(self.views_are_the_log(), "the views differ from the log")
-        logs = [log for service in self.services for log in service.folder.glob("*.log")]
-        lines = [line for log in logs for line in log.read_text().splitlines()]
-        counts.add("log lines", len(lines))
-        for line in lines:
-            counts.expect(_is_record(line), f"not a record in JSON: {line[:200]}")
+        check_logs(self.services, counts)
 
     def views_are_the_log(self) -> bool:
         """Return True if `follows verify` finds no difference; print what it found otherwise."""
@@ -128,6 +124,15 @@ class Deployment:
         if verified.returncode:
             print(verified.stdout)
         return verified.returncode == 0
+
+
+def check_logs(services: Sequence[Service], counts: Counts) -> None:
+    """Check that each line that the processes have logged is a record in JSON."""
+    logs = [log for service in services for log in service.folder.glob("*.log")]
+    lines = [line for log in logs for line in log.read_text().splitlines()]
+    counts.add("log lines", len(lines))
+    for line in lines:
+        counts.expect(_is_record(line), f"not a record in JSON: {line[:200]}")
 
 
 def read_events(database_url: str) -> dict[tuple[str, str], list[str]]:
@@ -190,8 +195,8 @@ def running_services(
     first, second = folder / "one", folder / "two"
     first.mkdir()
     second.mkdir()
-    with running_service(*addresses, first, environment=_LOGS, own=own) as one:
-        keys = {"FOLLOWS_JWKS": one.environment["FOLLOWS_JWKS"], **_LOGS}
+    with running_service(*addresses, first, environment=JSON_LOGS, own=own) as one:
+        keys = {"FOLLOWS_JWKS": one.environment["FOLLOWS_JWKS"], **JSON_LOGS}
         with running_service(*addresses, second, processes=("web-2", "worker-2"), environment=keys, own=own) as two:
             yield one, two
 

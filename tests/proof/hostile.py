@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import psutil
 
+from tests.proof.deployment import JSON_LOGS, check_logs
 from tests.proof.openapi_fuzz import prepare, try_document
 from tests.proof.parts import Counts, PartContext
 from tests.proof.socket_attacks import ATTACKS, PARTIAL_REQUESTS, most_connections, open_connections
@@ -34,10 +35,12 @@ def run(context: PartContext) -> Counts:
     with context.servers() as servers, fresh_database(servers) as database:
         folder = context.folder / "service"
         folder.mkdir()
-        with running_service(database, servers.valkey_url(14), servers.valkey_url(15), folder) as service:
+        addresses = database, servers.valkey_url(14), servers.valkey_url(15)
+        with running_service(*addresses, folder, environment=JSON_LOGS) as service:
             prepare(service)
             _try_document(context, service, counts)
             _use_sockets(context, service, counts)
+            check_logs([service], counts)
     return counts
 
 

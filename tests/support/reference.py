@@ -31,6 +31,13 @@ ENVIRONMENT: Final = {
     "FOLLOWS_ISSUER": "nobody",
 }
 WIDTH: Final = 100
+# What `follows status` has and metrics do not.
+LEFT_OUT: Final = (
+    "What `follows status --json` has besides is no metric: single partitions, workers and further builds, whose",
+    "ids would be labels that come and go; texts, such as ids of logs and servers, owners and reasons; `queue_jobs`,",
+    "wake-ups that a worker takes at once; the signs of life of single workers, which decide what `follows_workers`",
+    "counts as alive; and rates, which `rate` makes of positions and counters.",
+)
 NOTE: Final = "Written by `python -m tests.support.reference`; a test compares it with the code."
 
 
@@ -90,6 +97,7 @@ def metrics() -> Iterator[str]:
     yield from _metrics_table("Web processes: requests and caches", metrics_of(api.metrics))
     yield from _metrics_table("Web processes: the state of the service", metrics_of(state_metrics))
     yield from ("", "[operate.md](../operate.md#incidents) has the codes of `follows_problem`.")
+    yield from ("", *LEFT_OUT)
     for kind, registry in (("worker", workers.metrics.WORKER), ("rebuilder", workers.metrics.REBUILDER)):
         names = {family.name for family in registry.collect()}
         own = [metric for metric in metrics_of(workers.metrics) if _family(metric).name in names]

@@ -9,6 +9,7 @@ import httpx
 import psutil
 import pytest
 
+from projections.metrics.folder import FOLDER_VARIABLE, ignore_folder, keeps_metrics
 from tests.support.breakable_servers import BreakableServers, wait_until
 from tests.support.scraped import PROCESSES, Scrape, ask, metrics_settings, scrape
 from tests.support.servers import Service, running_service
@@ -37,16 +38,20 @@ class Measured:
 
 @pytest.fixture(scope="module")
 def measured(breakable: BreakableServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
-    """A service of all three processes with two users."""
+    """A service of all three processes with two users; the environment has the folder of another program."""
     folder, own = tmp_path_factory.mktemp("measured"), metrics_settings()
+    others = folder / "of-another-program"
+    others.mkdir()
     urls = breakable.postgres.url, breakable.valkey.url, breakable.queue_url
-    with running_service(*urls, folder, processes=PROCESSES, own=own) as service:
+    environment = {FOLDER_VARIABLE: str(others)}
+    with running_service(*urls, folder, processes=PROCESSES, environment=environment, own=own) as service:
         with service.client("registry", "service") as registry:
             for name in ("ann", "bob"):
                 assert registry.put(f"/v1/users/{name}", json={}).status_code in (200, 201)
         running = Measured(service, own)
         wait_until(lambda: running.counted(operation="PUT /v1/users/{user_id}") == 2)
         yield running
+        assert not list(others.iterdir())
 
 
 def test_each_request_is_counted_once_by_what_it_asked_for(measured: Measured) -> None:
@@ -74,6 +79,10 @@ def test_each_request_is_counted_once_by_what_it_asked_for(measured: Measured) -
             client.get(path)
             key = dialect, operation, str(code)
             expected[key] = expected.get(key, 0) + 1
+        asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+        for path, dialect in (("/v1/users/bob/follow", "v1"), ("/kraken/channels/bob", "kraken")):
+            assert client.options(path, headers=asked).status_code == 204
+            expected[dialect, "other", "204"] = 1
 
     def grown() -> dict[tuple[str, str, str], float]:
         now = measured.scrape("web")
@@ -84,7 +93,7 @@ def test_each_request_is_counted_once_by_what_it_asked_for(measured: Measured) -
             if (more := _of(now, dialect, operation, code) - _of(before, dialect, operation, code))
         }
 
-    wait_until(lambda: grown() == expected or sum(grown().values()) > len(calls), 20)
+    wait_until(lambda: grown() == expected or sum(grown().values()) > len(calls) + 2, 20)
     assert grown() == expected
 
 
@@ -188,3 +197,21 @@ def test_address_in_use_ends_the_start_in_one_sentence(measured: Measured) -> No
         done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60)
         [line] = [line for line in done.stderr.splitlines() if "FOLLOWS_METRICS" in line]
         assert line.endswith("Address already in use") and done.returncode == 1, done.stderr
+
+
+@pytest.mark.parametrize("address", ["nowhere", "taken"])
+def test_refused_start_is_a_record_in_json(measured: Measured, address: str) -> None:
+    own = measured.own["web"] if address == "taken" else {"FOLLOWS_METRICS": address}
+    settings = {**measured.service.environment, **own, "FOLLOWS_LOG_FORMAT": "json"}
+    command = [sys.executable, "-m", "cli", "web", "--port", "0"]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60)
+    record = json.loads(done.stderr)
+    assert (record["process"], record["level"], done.returncode) == ("web", "CRITICAL", 1)
+    assert record["message"].startswith("this process does not start: FOLLOWS_METRICS")
+
+
+def test_web_without_metrics_leaves_the_folder_of_another_program_alone() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, "/nowhere")
+        ignore_folder()
+        assert not keeps_metrics()

@@ -1,5 +1,5 @@
-"""No secret appears in logs at DEBUG, in answers, in metrics, in output of the command line or in command lines of
-processes."""
+"""No secret appears in logs at DEBUG, in answers, in metrics, in spans, in output of the command line or in command
+lines of processes."""
 
 import http.server
 import subprocess
@@ -17,6 +17,7 @@ from redis import Redis
 from cli.dev.dev_key import JWKS_FILE, KEY_FILE, ensure_dev_key
 from cli.dev.processes import ROOT
 from tests.support.breakable_servers import BreakableServers, wait_until
+from tests.support.collector import Collector, collecting
 from tests.support.scraped import PROCESSES, ask, metrics_settings
 from tests.support.servers import Service, running_service
 
@@ -54,8 +55,16 @@ def add_user(breakable: BreakableServers) -> None:
 
 
 @pytest.fixture
-def debug_service(breakable: BreakableServers, service_folder: Path) -> Iterator[Service]:
-    """A service that logs at DEBUG, with a password in each of its addresses."""
+def collector() -> Iterator[Collector]:
+    """What the processes send spans to."""
+    with collecting() as server:
+        yield server
+
+
+@pytest.fixture
+def debug_service(breakable: BreakableServers, service_folder: Path, collector: Collector) -> Iterator[Service]:
+    """A service that logs at DEBUG, as JSON and with each request, sends spans, and has a password in each of its
+    addresses."""
     ensure_dev_key(service_folder)
     add_user(breakable)
     login = f"follows:{STORE_PASSWORD}@"
@@ -63,7 +72,14 @@ def debug_service(breakable: BreakableServers, service_folder: Path) -> Iterator
     database = breakable.postgres.url.replace("postgres@", f"postgres:{DATABASE_PASSWORD}@")
     assert DATABASE_PASSWORD in database and STORE_PASSWORD in views
     with key_server(service_folder) as jwks:
-        settings = {"FOLLOWS_LOG_LEVEL": "DEBUG", "FOLLOWS_JWKS": jwks}
+        settings = {
+            "FOLLOWS_LOG_LEVEL": "DEBUG",
+            "FOLLOWS_LOG_FORMAT": "json",
+            "FOLLOWS_REQUEST_LOG": "1",
+            "FOLLOWS_TRACES": "1",
+            "FOLLOWS_JWKS": jwks,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+        }
         with running_service(
             database,
             views,
@@ -85,7 +101,8 @@ def use(service: Service, breakable: BreakableServers, tokens: list[str]) -> str
     )
     broken = good[:-8] + "AAAAAAAA"
     tokens += [good, platform, broken]
-    with httpx.Client(base_url=service.base_url, trust_env=False, timeout=30) as http_:
+    sampled = {"traceparent": f"00-{'a' * 32}-{'c' * 16}-01"}
+    with httpx.Client(base_url=service.base_url, headers=sampled, trust_env=False, timeout=30) as http_:
 
         def call(method: str, path: str, token: str = good, **arguments: object) -> httpx.Response:
             answer = http_.request(method, path, headers={"Authorization": f"Bearer {token}"}, **arguments)  # type: ignore[arg-type]
@@ -149,8 +166,8 @@ def processes(service: Service) -> str:
     return "\n".join(" ".join(p.cmdline()) for root in roots for p in (root, *root.children(recursive=True)))
 
 
-def test_secrets_are_in_no_log_answer_output_or_command_line(
-    debug_service: Service, breakable: BreakableServers
+def test_secrets_are_in_no_log_answer_output_span_or_command_line(
+    debug_service: Service, breakable: BreakableServers, collector: Collector
 ) -> None:
     tokens: list[str] = []
     texts = {"an answer": use(debug_service, breakable, tokens), "a process": processes(debug_service)}
@@ -165,6 +182,10 @@ def test_secrets_are_in_no_log_answer_output_or_command_line(
         debug_service.stop(name)
     texts["a log"] = debug_service.logs()
     assert (debug_service.folder / "rebuilder.log").read_text().strip()
+    for kind in ("web", "worker"):
+        assert collector.spans(kind)
+    texts["a span"] = b"\n".join(collector.bodies).decode("latin-1")
+    assert '"logger":"requests"' in texts["a log"]
     assert "DEBUG" in texts["a log"] and "-m cli web" in texts["a process"] and "401" in texts["an answer"]
     pem = [line for line in (debug_service.folder / KEY_FILE).read_text().splitlines() if not line.startswith("-")]
     secrets = [part for token in tokens for part in token.split(".")[1:]]

@@ -1,86 +1,54 @@
 """Traces and request logs of real processes: what a client samples, joined with the workers' steps by positions."""
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace.export import SpanExportResult
 from redis import Redis
 
+from commands.span_export import ReportingExporter
 from tests.support.breakable_servers import BreakableServers, wait_until
-from tests.support.servers import Service, running_service
+from tests.support.collector import Collector, collecting
+from tests.support.servers import Service, free_port, running_service
 
 SAMPLED, UNSAMPLED = "a" * 32, "b" * 32
 PARENT = "c" * 16
 
 
-class Collector(http.server.ThreadingHTTPServer):
-    """Takes spans as an OpenTelemetry collector does, over HTTP."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Export)
-        self.bodies: list[bytes] = []
-        # Whether it refuses what is sent, and how often it has.
-        self.refuses, self.refused = False, 0
-
-    def spans(self, kind: str) -> list[Any]:
-        """Return the spans that processes of this kind have sent."""
-        found = []
-        for body in self.bodies:
-            for sent in ExportTraceServiceRequest.FromString(body).resource_spans:
-                names = {each.key: each.value.string_value for each in sent.resource.attributes}
-                if names["service.name"] == f"follows-{kind}":
-                    found += [span for scope in sent.scope_spans for span in scope.spans]
-        return found
-
-
-class Export(http.server.BaseHTTPRequestHandler):
-    """One export."""
-
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.server.refuses:
-            self.server.refused += 1
-        else:
-            self.server.bodies.append(body)
-        self.send_response(400 if self.server.refuses else 200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     """A collector on a free port."""
-    with Collector() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with collecting() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
-@pytest.fixture
-def traced(breakable: BreakableServers, collector: Collector, tmp_path: Path) -> Iterator[Service]:
-    """A service whose processes send spans, and log requests as JSON; its views are lost before it starts."""
+@contextmanager
+def tracing(breakable: BreakableServers, port: int, folder: Path, delay_ms: int = 100) -> Iterator[Service]:
+    """Run a service whose processes send spans, and log requests as JSON; its views are lost before it starts."""
     with Redis.from_url(breakable.valkey.url) as views:
         views.flushall()
     environment = {
         "FOLLOWS_TRACES": "1",
         "FOLLOWS_REQUEST_LOG": "1",
         "FOLLOWS_LOG_FORMAT": "json",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_address[1]}",
-        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "2",
+        "OTEL_BSP_SCHEDULE_DELAY": str(delay_ms),
     }
     addresses = breakable.postgres.url, breakable.valkey.url, breakable.queue_url
-    with running_service(*addresses, tmp_path, environment=environment) as service:
+    with running_service(*addresses, folder, environment=environment) as service:
+        yield service
+
+
+@pytest.fixture
+def traced(breakable: BreakableServers, collector: Collector, tmp_path: Path) -> Iterator[Service]:
+    """A service that sends spans to the collector."""
+    with tracing(breakable, collector.server_port, tmp_path) as service:
         yield service
 
 
@@ -150,22 +118,60 @@ def test_request_log_has_the_operation_and_the_trace(traced: Service) -> None:
     assert "secret-name" not in traced.logs()
 
 
-def test_absent_collector_is_one_line(traced: Service, collector: Collector) -> None:
-    """And one when it is back; requests go on."""
+def lines(service: Service, text: str) -> int:
+    """Return how often the web process has logged a text."""
+    return (service.folder / "web.log").read_text().count(text)
+
+
+def wait_reported(service: Service, text: str) -> None:
+    """Send sampled requests, which are answered, until the web process has logged a text."""
+
+    def is_reported(guest: httpx.Client) -> bool:
+        sent = {"traceparent": f"00-{SAMPLED}-{PARENT}-01"}
+        assert guest.get("/kraken", headers=sent).status_code == 200
+        return lines(service, text) > 0
+
+    with service.client("guest-1", "guest") as guest:
+        wait_until(lambda: is_reported(guest))
+
+
+def test_collector_that_refuses_is_one_line(traced: Service, collector: Collector) -> None:
+    """And one when it takes spans again."""
     collector.refuses = True
+    wait_reported(traced, "spans cannot be sent")
+    collector.refuses, seen = False, collector.refused
+    assert seen > 0
+    wait_reported(traced, "spans are sent again")
+    assert (lines(traced, "spans cannot be sent"), lines(traced, '"logger":"opentelemetry')) == (1, 0)
 
-    def lines(text: str) -> int:
-        return (traced.folder / "web.log").read_text().count(text)
 
-    with traced.client("guest-1", "guest") as guest:
+def test_absent_collector_is_one_line(breakable: BreakableServers, tmp_path: Path) -> None:
+    """Connections to its port are refused; one line more when it is there."""
+    port = free_port()
+    with tracing(breakable, port, tmp_path) as service:
+        wait_reported(service, "spans cannot be sent")
+        with collecting(port):
+            wait_reported(service, "spans are sent again")
+        assert (lines(service, "spans cannot be sent"), lines(service, '"logger":"opentelemetry')) == (1, 0)
 
-        def is_reported(text: str) -> bool:
+
+def test_process_that_stops_sends_the_spans_that_wait(
+    breakable: BreakableServers, collector: Collector, tmp_path: Path
+) -> None:
+    with tracing(breakable, collector.server_port, tmp_path, delay_ms=3_600_000) as service:
+        with service.client("guest-1", "guest") as guest:
             sent = {"traceparent": f"00-{SAMPLED}-{PARENT}-01"}
             assert guest.get("/kraken", headers=sent).status_code == 200
-            return lines(text) > 0
+        assert not collector.bodies
+        service.stop("web")
+        assert [span.name for span in collector.spans("web")] == ["GET /kraken"]
+        service.stop("worker")
+        assert "build" in [span.name for span in collector.spans("worker")]
 
-        wait_until(lambda: is_reported("spans cannot be sent"))
-        collector.refuses, seen = False, collector.refused
-        assert seen > 0
-        wait_until(lambda: is_reported("spans are sent again"))
-    assert (lines("spans cannot be sent"), lines('"logger":"opentelemetry')) == (1, 0)
+
+def test_error_of_the_exporter_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    exporter = ReportingExporter()
+    for _ in range(2):  # what is no span makes the library raise
+        assert exporter.export(None) is SpanExportResult.FAILURE  # type: ignore[arg-type]
+    [line] = caplog.messages
+    assert line.startswith("spans cannot be sent") and line.endswith("TypeError")

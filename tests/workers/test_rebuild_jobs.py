@@ -8,10 +8,12 @@ from arq.connections import ArqRedis
 from commands.db.postgres import Engine
 from commands.errors import ViewsUnavailable
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
+from projections.metrics.publish import Totals
 from projections.rebuild.build import BuildLease
 from projections.signals.job_queue import open_queue
 from projections.signals.wakeups import Wakeup
 from tests.support.queues import NAMES, queue_of
+from workers.metrics import REBUILDER, publish_rebuilder
 from workers.rebuild_jobs import OrphanedJob, running_note
 
 
@@ -75,3 +77,19 @@ async def test_time_in_which_a_lease_was_held_does_not_count(
     async with BuildLease(engine, redis):
         await orphaned.check()
     assert await is_noted_after_two_checks(orphaned, queue)
+
+
+async def test_check_notes_how_many_rebuilds_wait_or_run(
+    engine: Engine, redis: RedisClient, wakeup: Wakeup, queue: ArqRedis
+) -> None:
+    """Also while one runs here; None while the queue is away."""
+    orphaned = OrphanedJob(engine, redis, wakeup)
+    orphaned.runs_here = True
+    await queue.zadd(NAMES.rebuild_queue(), {"rebuild": 1})
+    await orphaned.check()
+    publish_rebuilder(redis, orphaned, Totals())
+    assert REBUILDER.get_sample_value("follows_rebuilds_queued") == 1
+    gone = OrphanedJob(engine, redis, Wakeup(queue_of("unix:///nowhere.sock?db=0")))
+    gone.runs_here = True
+    await gone.check()
+    assert gone.queued is None

@@ -1,5 +1,9 @@
 """The address of a process for its operators: metrics, health, and nothing else."""
 
+import logging
+import socket
+import struct
+import threading
 from collections.abc import Iterator
 
 import httpx
@@ -7,8 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from commands.errors import SettingsError
+from projections.metrics import server
 from projections.metrics.address import metrics_address
 from projections.metrics.server import ProcessHealth, serving_metrics
+from tests.support.raw_requests import exchange
 from tests.support.servers import free_port
 
 FOUND = {"health": ProcessHealth(ready=True, degraded=["paused"])}
@@ -77,3 +83,61 @@ def test_port_in_use_is_refused_in_one_sentence(client: httpx.Client) -> None:
         serving_metrics(address, CollectorRegistry(), lambda: FOUND["health"]),
     ):
         pass
+
+
+def join_requests() -> None:
+    """Wait until the server has done with all clients whose connections it has accepted."""
+    for thread in threading.enumerate():
+        if "process_request" in thread.name:
+            thread.join()
+
+
+def test_clients_that_stop_halfway_or_are_gone_are_no_lines(
+    client: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(server.QuietHandler, "timeout", 0.1)
+    address = str(client.base_url.host), int(client.base_url.port or 0)
+    for sent in (b"", b"GET /metrics HTTP/1.1\r\nHost: a", b"GET"):
+        assert b"200 OK" not in exchange(address, sent, ends=False)
+        exchange(address, sent)
+    with socket.create_connection(address) as gone:
+        gone.sendall(b"GET /metrics HTTP/1.1\r\n")
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close sends a reset
+    assert client.get("/metrics").status_code == 200
+    join_requests()
+    assert not caplog.records and capfd.readouterr().err == ""
+
+
+def test_client_that_does_not_read_its_answer_is_no_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is larger than what sockets hold, so writing it takes longer than a client may."""
+    monkeypatch.setattr(server.QuietHandler, "timeout", 0.1)
+    registry, port = CollectorRegistry(), free_port()
+    Counter("x", "w" * 20_000_000, registry=registry)
+    with (
+        serving_metrics(f"127.0.0.1:{port}", registry, lambda: FOUND["health"]),
+        socket.create_connection(("127.0.0.1", port)) as slow,
+    ):
+        slow.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        slow.recv(1)
+        join_requests()
+    assert not caplog.records and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_bug_in_an_answer_is_one_log_record(
+    client: httpx.Client,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+) -> None:
+    monkeypatch.delitem(FOUND, "health")
+    assert client.get(path).status_code == 500
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR and record.exc_info is not None
+    assert capfd.readouterr().err == ""

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,15 +13,16 @@ import pytest
 
 from cli.dev.processes import ROOT
 from projections.metrics.folder import FOLDER_VARIABLE
-from projections.metrics.server import ProcessHealth
+from projections.metrics.server import HANGS_AFTER_S, ProcessHealth
 from projections.metrics.summed import SummedMetrics
+from tests.support.clock import Clock
 
 # A process with the metrics of web, which adds 1 to a counter and to a histogram for each line that it reads.
 PROGRAM = """
 import sys
 from api.metrics import CACHE_BYTES, COMMIT_SECONDS, UNAVAILABLE
 from commands.distribution import Distribution
-from projections.metrics.process_metrics import READY
+from projections.metrics.process_metrics import publish_ready
 from projections.metrics.state_metrics import LOG_POSITION, PROBLEM
 for line in sys.stdin:
     counted = Distribution()
@@ -28,7 +31,7 @@ for line in sys.stdin:
     UNAVAILABLE.labels("v1", "view_behind").inc()
     CACHE_BYTES.labels("pages").set(10)
     LOG_POSITION.set(float(line))
-    READY.set(float(line) < 7)
+    publish_ready(float(line) < 7)
     PROBLEM.labels("no_key").set(float(line) >= 7)
     PROBLEM.labels("parked").set(1)
     PROBLEM.labels("paused").set(0)
@@ -81,7 +84,9 @@ def values(summed: SummedMetrics) -> dict[str, float]:
         sample.name: sample.value
         for metric in summed.collect()
         for sample in metric.samples
-        if sample.labels.get("le", "+Inf") == "+Inf" and "code" not in sample.labels
+        if sample.labels.get("le", "+Inf") == "+Inf"
+        and "code" not in sample.labels
+        and sample.name != "follows_process_published_seconds"
     }
 
 
@@ -126,6 +131,38 @@ def test_none_is_ready_when_all_are_dead(tmp_path: Path, stack: ExitStack) -> No
     assert values(summed)["follows_process_ready"] == 1
     only.kill()
     assert values(summed)["follows_process_ready"] == 0
+
+
+def test_process_that_hangs_is_not_ready_and_has_no_gauges(tmp_path: Path, stack: ExitStack) -> None:
+    """Its counts stay in the sum. Its gauges return when it publishes again."""
+    clock = Clock(time.monotonic())
+    summed = SummedMetrics(tmp_path, clock)
+    hung, running = counting(stack, tmp_path), counting(stack, tmp_path)
+    hung.count(7)
+    clock.time = time.monotonic() + HANGS_AFTER_S
+    running.count(1)
+    assert summed.health() == ProcessHealth(ready=True, degraded=["hangs", "parked"])
+    found = values(summed)
+    assert (found["follows_process_ready"], found["follows_unavailable_total"]) == (1, 2)
+    assert (found["follows_cache_bytes"], found["follows_log_position"]) == (10, 1)
+    clock.time += HANGS_AFTER_S
+    assert summed.health() == ProcessHealth(ready=False, degraded=["hangs"], alive=False)
+    assert values(summed)["follows_process_ready"] == 0
+    hung.count(2)
+    clock.time = time.monotonic()
+    assert summed.health().ready and summed.health().alive
+
+
+def test_requests_at_once_after_deaths_are_answered(tmp_path: Path) -> None:
+    """Each of them finds files of ended processes, and deletes them."""
+    summed, no_pid = SummedMetrics(tmp_path), 2**31 - 1
+    for number in range(100):
+        for mode in ("livesum", "livemin", "livemax", "livemostrecent"):
+            (tmp_path / f"gauge_{mode}_{no_pid - number}.db").touch()
+    with ThreadPoolExecutor(8) as pool:
+        for health in pool.map(lambda _: summed.health(), range(8)):
+            assert health.degraded == ["starting"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_empty_file_of_a_killed_process_is_passed_over(tmp_path: Path) -> None:
