@@ -21,6 +21,8 @@ SNAPSHOT: Final = "projections/rebuild/snapshot.py"
 SPILL: Final = "projections/rebuild/spill.py"
 WHOLE_LISTS: Final = "projections/rebuild/whole_lists.py"
 GENERATIONS: Final = "projections/views/generations.py"
+OPENING: Final = "commands/db/opening.py"
+ADDRESS: Final = "commands/db/address.py"
 SESSION: Final = "commands/db/session.py"
 POOL: Final = "commands/db/postgres.py"
 UNAVAILABLE: Final = "commands/db/unavailable.py"
@@ -202,6 +204,8 @@ TESTS: Final = {
         "tests/projections/rebuild/test_evictions.py",
     ),
     LOOKS: ("tests/commands/log/test_looks.py",),
+    OPENING: ("tests/commands/db/test_opening.py",),
+    ADDRESS: ("tests/commands/db/test_address.py", "tests/cli/test_status.py"),
     **dict.fromkeys((KEY_SET, JWKS), ("tests/api/auth/test_algorithms.py", "tests/api/auth/test_jwks.py")),
     **dict.fromkeys((HEALTH, PROBLEMS, STATE_WATCH, VIEW_FACTS, SERVICES), ("tests/api/test_health.py",)),
     **dict.fromkeys((KRAKEN, APP, HEAD), ("tests/api/test_head.py",)),
@@ -877,6 +881,13 @@ MUTANTS: Final = (
         " and self._tail.has_looked_since(self._came)",
         "",
     ),
+    Mutant(OPENING, "a connect goes on when a look gives up", "            self._unclaimed.append(opening)\n", ""),
+    Mutant(OPENING, "an old connection serves until the next is open", "if self._unclaimed[-1].done():", "if True:"),
+    Mutant(OPENING, "an old connection is replaced", "            raise DisconnectionError\n", "            pass\n"),
+    Mutant(OPENING, "a connect ends with its engine", "            opening.cancel()\n", ""),
+    Mutant(OPENING, "a connection that none has taken is closed", "opening.result().pgconn.finish()", "pass"),
+    Mutant(OVERVIEW, "a tool waits for the next host", "if reads_once else 0", "if False else 0"),
+    Mutant(ADDRESS, "each host but the last holds up a connect", 'hosts.count(",") * ', ""),
     Mutant(LOOKS, "a standby is no look", "        if is_standby:\n            raise LogUnavailable\n", ""),
     Mutant(LOOKS, "no one waits for what is quiet", "if not quiet and last > at:", "if last > at:"),
     Mutant(
