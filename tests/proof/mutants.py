@@ -152,6 +152,7 @@ TESTS: Final = {
     IDENTITY: ("tests/commands/db/test_identity.py",),
     LEASE_SHARES: ("tests/projections/feeding/test_two_redis.py",),
     PROGRESS: (
+        "tests/api/test_tail.py",
         "tests/projections/signals/test_wakeups.py",
         "tests/projections/rebuild/test_kept_over_a_switch.py",
         "tests/projections/feeding/test_two_redis.py",
@@ -423,7 +424,7 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "check: another history",
-        "            if checkpoint.word != self._history.word(checkpoint.position) or partition in moved:",
+        "            if checkpoint.word != self.history.word(checkpoint.position) or partition in moved:",
         "            if False:",
     ),
     Mutant(LOOP, "apply: where a partition is ahead, its history", "        if words:\n", "        if False:\n"),
@@ -913,6 +914,12 @@ MUTANTS: Final = (
         "as error:\n            failure = _failure(error)  # also a bug",
         "as error:\n            raise error  # also a bug",
     ),
+    Mutant(TAIL, "reports are compared with the log", ")) > self._lost:\n", ")) > 2**63:\n"),
+    Mutant(TAIL, "reports of a worker that has not noticed", "            elif strange:\n", "            elif 0:\n"),
+    Mutant(PROGRESS, "what was lost is not of this log", "at <= lost if found is None", "False if found is None"),
+    Mutant(PROGRESS, "reports carry the word", "replaces, word)", "replaces)"),
+    Mutant(VISIBLE, "a repeated command is looked at", "command.word is None and position <= tail.known", "True"),
+    Mutant(HISTORIES, "a loss is settled with all servers", "if needs_all and away and not strange:", "if 0:"),
     Mutant(VISIBLE, "an unconfirmed command is 503", "        raise Unconfirmed\n", "        pass\n"),
     Mutant(
         DIRECTORY,
