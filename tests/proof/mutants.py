@@ -917,6 +917,7 @@ MUTANTS: Final = (
     Mutant(TAIL, "reports are compared with the log", ")) > self._lost:\n", ")) > 2**63:\n"),
     Mutant(TAIL, "reports of a worker that has not noticed", "            elif strange:\n", "            elif 0:\n"),
     Mutant(PROGRESS, "what was lost is not of this log", "at <= lost if found is None", "False if found is None"),
+    Mutant(WORKER_LOOP, "workers report the word", "at, store, replaces, word)", "at, store, replaces)"),
     Mutant(PROGRESS, "reports carry the word", "replaces, word)", "replaces)"),
     Mutant(VISIBLE, "a repeated command is looked at", "command.word is None and position <= tail.known", "True"),
     Mutant(HISTORIES, "a loss is settled with all servers", "if needs_all and away and not strange:", "if 0:"),
