@@ -202,7 +202,7 @@ async def _wait(
     groups = set(range(LEASE_GROUPS)) if directory else _groups(services, numbers, (caller.id, *texts))
     wait_s = services.visibility.wait_ms / 1000
     # Reports are not about a new event at a position of another history, nor about what other Redis show.
-    is_of_history = command.word is None or position > context.known_before
+    is_of_history = position > context.known_before or (command.word is None and position <= tail.known)
     may_be_reported = is_of_history and services.feeder.is_alone(committed_at)
     if may_be_reported and await progress.wait(position, groups, min(wait_s, LOOK_AGE_MAX_S)):
         return Visible(headers, is_shown=True)

@@ -247,8 +247,14 @@ class Tail:
             self._drop(found, reported)
         else:
             for after in range(self.known, found.position, TAIL_SLICE):
-                self._append(await self._looks.written(after, min(after + TAIL_SLICE, found.position)))
+                written = await self._looks.written(after, min(after + TAIL_SLICE, found.position))
+                self.enter(written.marks)
+                self._words.extend(written.batches)
             self.known, self._word = found.position, found.word
+            if (strange := self._progress.highest_strange(self._words.at, self._lost)) > self._lost:
+                self._drop(found, strange)
+            elif strange:
+                self._progress.clear()  # a worker has not noticed yet
         return found
 
     def _begin(self, found: Look) -> None:
@@ -270,10 +276,6 @@ class Tail:
         self._begin(found)
         self._progress.clear()
         self._on_other_history()
-
-    def _append(self, written: Written) -> None:
-        self.enter(written.marks)
-        self._words.extend(written.batches)
 
     def _verify(self, raw: bytes, written: int, found: int | None) -> None:
         if found not in (None, written):

@@ -22,6 +22,7 @@ from api.services import VisibilitySettings
 from api.shutdown import ShutdownSettings
 from cli.service_status import KeysStatus, read_keys
 from commands.coordination.overview import Overview
+from commands.db.address import earlier_hosts_s
 from commands.db.postgres import Engine, PostgresSettings, check_server, create_engine, read_server
 from commands.db.rights import may_change_the_log, missing_rights
 from commands.db.schema import NEWEST_REVISION, check_current
@@ -85,16 +86,22 @@ class Finding(msgspec.Struct, frozen=True):
 async def run_checks() -> list[Finding]:
     """Look at everything, at all servers at once. Raises nothing that a server or a setting can cause."""
     groups = await asyncio.gather(
-        _in_time("postgres", _postgres), _in_time("redis", _redis), _in_time("queue", _queue), _in_time("keys", _keys)
+        _in_time("postgres", _postgres, connects=2),
+        _in_time("redis", _redis, connects=1),
+        _in_time("queue", _queue),
+        _in_time("keys", _keys),
     )
     return [*_settings(), *(finding for group in groups for finding in group)]
 
 
-async def _in_time(subject: str, look: Callable[[], AsyncIterator[Finding]]) -> list[Finding]:
-    """Return what ``look`` finds until a fault or the time limit ends it, which is its last finding."""
+async def _in_time(subject: str, look: Callable[[], AsyncIterator[Finding]], *, connects: int = 0) -> list[Finding]:
+    """Return what ``look`` finds until a fault or the time limit ends it, which is its last finding.
+
+    ``connects`` is how often it connects to PostgreSQL, whose address may name hosts that have vanished.
+    """
     found: list[Finding] = []
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S):
+        async with asyncio.timeout(CHECK_TIMEOUT_S + connects * _earlier_hosts_s()):
             async for finding in look():
                 found.append(finding)
     except TimeoutError:
@@ -105,6 +112,13 @@ async def _in_time(subject: str, look: Callable[[], AsyncIterator[Finding]]) -> 
         words = words_of(error) if isinstance(error, LogUnavailable) else str(error) or type(error).__name__
         found.append(Finding(subject, "fail", words, _WITHOUT_RIGHTS if "permission denied" in words else _UNREACHED))
     return found
+
+
+def _earlier_hosts_s() -> float:
+    try:
+        return earlier_hosts_s(PostgresSettings.from_env().database_url)
+    except SettingsError:  # that has its own line
+        return 0.0
 
 
 def _settings() -> list[Finding]:
@@ -127,7 +141,7 @@ def _settings() -> list[Finding]:
 async def _postgres() -> AsyncIterator[Finding]:
     settings = PostgresSettings.from_env()
     engine = create_engine(settings, timeout_s=CHECK_TIMEOUT_S)
-    overview = Overview(settings, CHECK_TIMEOUT_S)
+    overview = Overview(settings, CHECK_TIMEOUT_S, reads_once=True)
     try:
         await check_server(engine)
         version, user = await read_server(engine)
@@ -194,7 +208,7 @@ async def _feeder(redis: RedisClient) -> Finding | None:
     """Return whether this database may feed this Redis, None while PostgreSQL cannot say, which has its own line."""
     engine = create_engine(PostgresSettings.from_env(), timeout_s=CHECK_TIMEOUT_S / 2, is_tool=True)
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S / 2):
+        async with asyncio.timeout(CHECK_TIMEOUT_S / 2 + _earlier_hosts_s()):
             await check_current(engine)
             other = await why_refused(engine, redis)
     except (LogUnavailable, SettingsError, TimeoutError):

@@ -97,12 +97,13 @@ class StatusReader:
     """Reads the status, again and again if asked; rates are those since the reading before."""
 
     def __init__(self, postgres: PostgresSettings, redis: RedisClient, queue: QueueSettings) -> None:
-        self._overview, self._redis, self._queue = Overview(postgres), redis, queue
+        self._overview, self._redis, self._queue = Overview(postgres, reads_once=True), redis, queue
         self._watch = StateWatch(self._overview, redis)
         self._before: ServiceStatus | None = None
 
     async def read(self, *, probe: bool = False) -> ServiceStatus:
-        """Return the status, within a second whatever hangs; ``probe`` tries a write on each server.
+        """Return the status, within a second whatever hangs, and later only where DATABASE_URL names hosts that have
+        vanished before one that answers; ``probe`` tries a write on each server.
 
         The first reading is made twice where a server does not answer: a process that has just started may be too slow
         for the time limits itself.

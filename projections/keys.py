@@ -176,6 +176,10 @@ def check_namespace() -> None:
         raise SettingsError("FOLLOWS_NAMESPACE must be at most 32 letters, digits, - and _")
 
 
+# A position of the log and its word, None when that is not known.
+Place = tuple[int, int | None]
+
+
 def write_word(position: int, word: int | None) -> str:
     """Write the word of a checkpoint's position, with the position that it is of; "" when it is not known."""
     return "" if word is None else f"{position}:{word}"

@@ -274,10 +274,10 @@ class ProjectionLoop:
         """
         is_live = await self._pointer.is_live(projector.view)
         if is_live and not self._has_disconnected() and time.monotonic() >= self._publish_from:
-            groups = whole_lease_groups(projector.view, projector.fences)
-            generation, changed = projector.view.generation, projector.changed
+            groups, position = whole_lease_groups(projector.view, projector.fences), projector.position
+            generation, changed, word = projector.view.generation, projector.changed, projector.history.word(position)
             at, store, replaces = projector.checkpointed, self.leases.store, self._pointer.replaces
-            message = progress_message(projector.position, groups, generation, changed, at, store, replaces)
+            message = progress_message(position, groups, generation, changed, at, store, replaces, word)
             if await self._wakeup.publish(LogNames.applied_channel, [message]):
                 projector.changed = set()
             else:  # a queue that is away must not slow the projection down; waiting callers poll the views in the end

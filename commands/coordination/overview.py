@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from commands.db.address import earlier_hosts_s
 from commands.db.postgres import PostgresSettings, connected_within, create_engine
 from commands.db.schema import check_current
 from commands.db.unavailable import words_of
@@ -124,15 +125,21 @@ class LogFacts(msgspec.Struct, frozen=True):
 class Overview:
     """Reads the facts on a connection of its own, which no request has to wait for."""
 
-    def __init__(self, settings: PostgresSettings, timeout_s: float = OVERVIEW_TIMEOUT_S) -> None:
+    def __init__(
+        self, settings: PostgresSettings, timeout_s: float = OVERVIEW_TIMEOUT_S, *, reads_once: bool = False
+    ) -> None:
+        """A process that ``reads_once`` waits for a connect until the last host of the address has had its turn; for
+        one that reads again and again it goes on in between."""
         self._timeout_s = timeout_s
-        self.engine = create_engine(settings, timeout_s=timeout_s, is_tool=True)
+        self._connect_timeout_s = timeout_s + (earlier_hosts_s(settings.database_url) if reads_once else 0)
+        self.engine = create_engine(settings, timeout_s=timeout_s, is_tool=True, for_looks=True)
 
     async def read(self, positions: Sequence[int] = (), store: str = "") -> LogFacts:
         """Return the facts, with the ``places`` of these positions; workers, builds and parked events are those of the
-        Redis of the word ``store``. Raises LogUnavailable, with Postgres' words, after twice the time limit at most."""
+        Redis of the word ``store``. Raises LogUnavailable, with Postgres' words, after the wait for a connect and the
+        time limit at most."""
         try:
-            async with connected_within(self.engine, self._timeout_s) as connection:
+            async with connected_within(self.engine, self._connect_timeout_s) as connection:
                 found = (await connection.execute(_READ, {"positions": list(positions), "store": store})).scalar_one()
         except DBAPIError:  # Postgres answers, and a table or a column is missing
             try:
@@ -148,7 +155,7 @@ class Overview:
     async def probe(self) -> str | None:
         """Try a write and take it back; return why it was refused, in Postgres' words, None when it was not."""
         try:
-            async with connected_within(self.engine, self._timeout_s) as autocommitting:
+            async with connected_within(self.engine, self._connect_timeout_s) as autocommitting:
                 connection = await autocommitting.execution_options(isolation_level="READ COMMITTED")
                 await connection.execute(_PROBE_LIMITS)
                 await connection.execute(_PROBE, {"rows": _FILLER_BYTES // 32})

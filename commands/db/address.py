@@ -13,7 +13,7 @@ from itertools import zip_longest
 from typing import Any, Final
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, timeout_from_conninfo
 from psycopg.pq.abc import PGconn
 
 from commands.errors import SettingsError
@@ -54,6 +54,13 @@ def connect_arguments(database_url: str) -> dict[str, Any]:
     if os.environ.get("PGCONNECT_TIMEOUT"):
         del options["connect_timeout"]
     return options | read_address(database_url)
+
+
+def earlier_hosts_s(database_url: str) -> float:
+    """Return for how many seconds the hosts before the last one can hold up a connect, if they vanish."""
+    arguments = connect_arguments(database_url)
+    hosts = str(arguments.get("host") or arguments.get("hostaddr") or os.environ.get("PGHOST", ""))
+    return float(hosts.count(",") * timeout_from_conninfo(arguments))
 
 
 def hosts_of(arguments: Mapping[str, Any], connection: PGconn) -> list[str]:

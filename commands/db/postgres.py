@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from commands.db.address import POSTGRES_CONNECT_TIMEOUT_S, connect_arguments
+from commands.db.opening import Opener
 from commands.db.session import LogConnection, NotAnswered, SessionNeeds, connect, connect_async
 from commands.db.unavailable import IDLE_SESSION_ENDED, READ_ONLY, refused_in_words, sqlstate, translated_errors
 from commands.settings import secret, switch_from_env
@@ -62,11 +63,13 @@ def create_engine(
     timeout_s: float | None = None,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
     is_tool: bool = False,
+    for_looks: bool = False,
 ) -> AsyncEngine:
     """Create the engine of a process. It commits each statement by itself, since each is a whole unit.
 
     With ``timeout_s``, meant for requests, no statement takes longer than that, even when Postgres hangs. A tool also
-    connects to a server that takes no writes or may lose commits.
+    connects to a server that takes no writes or may lose commits. An engine ``for_looks``, which are made again and
+    again, goes on with a connect when a look gives up, for the next look.
     """
     limit_ms = STATEMENT_TIMEOUT_MS if timeout_s is None else round(800 * timeout_s)
     needs = SessionNeeds(
@@ -76,20 +79,23 @@ def create_engine(
         transaction_pooling=settings.transaction_pooling,
     )
     arguments = connect_arguments(settings.database_url)
+    opener = Opener(partial(connect_async, needs, timeout_s, **arguments), CONNECTION_AGE_MAX_S)
     engine = create_async_engine(
         "postgresql+psycopg://",
-        async_creator=partial(connect_async, needs, timeout_s, **arguments),
+        async_creator=opener if for_looks else opener.connect,
         use_native_hstore=False,  # there is none, and to look for its type costs a statement
         isolation_level="AUTOCOMMIT",
         pool_size=POOL_SIZE,
         max_overflow=2,
         pool_timeout=POSTGRES_CONNECT_TIMEOUT_S,
-        pool_recycle=CONNECTION_AGE_MAX_S,
+        pool_recycle=-1 if for_looks else CONNECTION_AGE_MAX_S,
         pool_reset_on_return=None,  # there is nothing to roll back, and on a lost connection it would fill the log
         hide_parameters=True,  # a failed statement is logged, and its parameters are personal data
     )
     event.listen(engine.sync_engine, "checkout", _replace_unusable)
     event.listen(engine.sync_engine, "handle_error", _leave_read_only_server)
+    if for_looks:
+        opener.listen(engine)
     return engine
 
 

@@ -100,7 +100,8 @@ class LogLooks:
         engine: Engine,
         timeout_s: float = LOG_LOOK_TIMEOUT_S,
     ) -> None:
-        self._own, self._engine, self._timeout_s = create_engine(settings, timeout_s=timeout_s), engine, timeout_s
+        self._own = create_engine(settings, timeout_s=timeout_s, for_looks=True)
+        self._engine, self._timeout_s = engine, timeout_s
 
     async def look(self, known: int) -> Look:
         """Look at the head, and for the word of ``known``. Raises LogUnavailable, also on a standby."""

@@ -116,7 +116,9 @@ class Feeding:
         self._identity = None
         await self.require(raw, view)
         lost_after = await self._read_words.lost_after(self._engine)
-        strange = await strange_checkpoints(self._engine, self._redis, view)
+        # A loss is settled below, so it must be known of each partition whether that had applied it.
+        needs_all = lost_after is not None
+        strange = await strange_checkpoints(self._engine, self._redis, view, needs_all=needs_all)
         if lost_after is not None and strange:
             applied = max(at.position for at in strange.values())
             lost = f"up to {applied - lost_after} events until {applied} that the views had applied"

@@ -10,6 +10,7 @@ import msgspec
 
 from commands.coordination.view_register import set_kept
 from commands.db.postgres import Engine
+from commands.errors import ViewsUnavailable
 from commands.log import event_log as log
 from projections.client.client import RedisClient
 from projections.keys import View
@@ -31,15 +32,18 @@ class Strange(msgspec.Struct, frozen=True):
     is_foreign: bool
 
 
-async def strange_checkpoints(engine: Engine, redis: RedisClient, view: View) -> dict[int, Strange]:
+async def strange_checkpoints(
+    engine: Engine, redis: RedisClient, view: View, *, needs_all: bool = False
+) -> dict[int, Strange]:
     """Return the checkpoints of a view that are not of this log, of the servers that answer.
 
-    The log is read after them, so that none that moves meanwhile is beyond its head.
+    The log is read after them, so that none that moves meanwhile is beyond its head. With ``needs_all``, none is
+    returned only if all servers answer: otherwise ViewsUnavailable is raised.
     """
-    found, _ = await generations.reachable(redis, view, range(view.partitions), LOOK_TIMEOUT_S)
+    found, away = await generations.reachable(redis, view, range(view.partitions), LOOK_TIMEOUT_S)
     places = {partition: at.words for partition, at in found.items() if at is not None}
     there = await log.words_at(engine, {position for held in places.values() for position, _ in held})
-    return {
+    strange = {
         partition: Strange(
             max(position for position, _ in held),
             any(word is not None and not is_same_history([(position, word)], there) for position, word in held),
@@ -47,6 +51,9 @@ async def strange_checkpoints(engine: Engine, redis: RedisClient, view: View) ->
         for partition, held in places.items()
         if not is_same_history(held, there)
     }
+    if needs_all and away and not strange:
+        raise ViewsUnavailable(said=f"{len(away)} partitions are away that may hold what the log has lost")
+    return strange
 
 
 async def lose_spoiled(redis: RedisClient, view: View, strange: Mapping[int, Strange]) -> int:

@@ -7,12 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from commands.db.postgres import Engine
 from commands.log import event_log as log
 from projections.errors import LogChanged
-from projections.keys import View, write_word
+from projections.keys import Place, View, write_word
 from projections.projector.read_words import ReadWords
 from projections.views.generations import Checkpoint
-
-# A position of the log and its word, None when that is not known.
-Place = tuple[int, int | None]
 
 
 class ViewHistory:

@@ -62,7 +62,7 @@ class Projector:
         self._freezes = Freezes(engine, redis)
         # A partition has passed events that were not read here; another worker may have parked some of them.
         self._parked_outdated = False
-        self._history = ViewHistory(engine, view, read_words or ReadWords())
+        self.history = ViewHistory(engine, view, read_words or ReadWords())
         self.view = view
         self.fences = fences
         self.batches = BatchReader(engine, view, fences)
@@ -87,7 +87,7 @@ class Projector:
             if checkpoint is None:
                 raise ViewLost(self.view, partition)
             self._set_position(partition, checkpoint.position)
-        await self._history.load(found.values())
+        await self.history.load(found.values())
         await self.refresh_parked()
         refused = await self._apply({partition: PartitionBatch() for partition in self.fences}, self.checkpointed)
         if refused:
@@ -117,7 +117,7 @@ class Projector:
         """
         before = self.position
         events, folded, _, word, word_before = await self.batches.read(before, limit)
-        await self._history.check(max(self.read_to.values()), before, word_before)
+        await self.history.check(max(self.read_to.values()), before, word_before)
         if not events:
             return 0
         end = events[-1].position
@@ -126,7 +126,7 @@ class Projector:
             await self.refresh_parked()
         projectable = await self._parked.split(events)
         if projectable is not events:  # in a log that has lost these events none of them was parked
-            await self._history.require({(end, word)})
+            await self.history.require({(end, word)})
         if projectable is not events or set(self.read_to.values()) != {before}:
             folded = await self._fold(projectable)
         self.note_users(folded)
@@ -161,10 +161,10 @@ class Projector:
             if checkpoint.position != self.checkpointed[partition]:
                 moved.append(partition)
                 self._set_position(partition, checkpoint.position)
-            if checkpoint.word != self._history.word(checkpoint.position) or partition in moved:
+            if checkpoint.word != self.history.word(checkpoint.position) or partition in moved:
                 unknown.add((checkpoint.position, checkpoint.word))
         if unknown:
-            await self._history.require(unknown)
+            await self.history.require(unknown)
         if moved:
             self._parked_outdated = True
             logger.warning(
@@ -189,12 +189,12 @@ class Projector:
         outcome, position, word = await self._apply_one(partition, operations, end, parts)
         self._use_outcome(partition, outcome, position)
         if outcome != "OK":
-            await self._history.require({(position, word)})
+            await self.history.require({(position, word)})
         return outcome == "OK"
 
     def note_read(self, position: int, word: int | None) -> None:
         """Note that the log was read up to a position, which has this word."""
-        self._history.keep({*self.checkpointed.values(), *self.read_to.values()}, position, word)
+        self.history.keep({*self.checkpointed.values(), *self.read_to.values()}, position, word)
         self._parked.read_to = position, word
 
     async def close(self) -> None:
@@ -220,7 +220,7 @@ class Projector:
                     moved[name].append(partition)
                     words.add((at, word))
         if words:
-            await self._history.require(words)
+            await self.history.require(words)
         for name, partitions in moved.items():
             if partitions:
                 position = self.checkpointed[partitions[0]]
@@ -233,7 +233,7 @@ class Projector:
         calls, token = {}, new_token()
         for partition, batch in batches.items():
             begin, end = self.checkpointed[partition], ends[partition]
-            head = (begin, end, self.fences[partition], *self._history.fields(begin, end))
+            head = (begin, end, self.fences[partition], *self.history.fields(begin, end))
             calls[partition] = call_of(self.view, partition, head, batch, token, parts)
         return await apply(self._redis, self._freezes, calls)
 
@@ -265,7 +265,7 @@ class Projector:
         if self.changed is not None:
             self.changed.update(folded.users)
         if folded.rows_at is not None:
-            self._history.note_rows(folded.rows_at)
+            self.history.note_rows(folded.rows_at)
 
     def _set_position(self, partition: int, position: int) -> None:
         self.checkpointed[partition] = self.read_to[partition] = position
@@ -287,14 +287,14 @@ class Projector:
             name, position, word = await self._apply_one(partition, operations, begin)
             self._use_outcome(partition, name, position)
             if position != begin:
-                await self._history.require({(position, word)})
+                await self.history.require({(position, word)})
 
         refused = await find_refused(try_out, partition, batch.operations, self._parked_max)
         if self.checkpointed[partition] != begin:  # these events are not the next ones of the partition any more
             return
         await self._parked.park(rejected_events(self.view, refused, events))
         rest = await self._parked.projectable(events)
-        await self._history.require({(end, self._history.word(end))})
+        await self.history.require({(end, self.history.word(end))})
         batch = (await self._fold(rest)).partitions.get(partition, PartitionBatch())
         if await self._apply({partition: batch}, {partition: end}):
             raise BatchRefused([partition], "refuse what is left after parking")

@@ -164,9 +164,8 @@ async def _announce(
     except (Fenced, ViewLost, Unavailable) as error:
         logger.info("generation %d is not announced: %s", projector.view.generation, error)
         return
-    generation = projector.view.generation
-    message = progress_message(
-        projector.position, range(LEASE_GROUPS), generation, changed, store=store, replaces=replaced.generation
-    )
+    position, groups, generation = projector.position, range(LEASE_GROUPS), projector.view.generation
+    word, replaces = projector.history.word(position), replaced.generation
+    message = progress_message(position, groups, generation, changed, store=store, replaces=replaces, word=word)
     await wakeup.publish(LogNames.applied_channel, [message])
-    wakeup.send(projector.position)
+    wakeup.send(position)

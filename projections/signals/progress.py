@@ -12,7 +12,7 @@ import msgspec
 
 from commands.db.postgres import Engine
 from commands.log.fold import changed_users
-from projections.keys import LEASE_GROUPS, lease_group_of
+from projections.keys import LEASE_GROUPS, Place, lease_group_of
 
 # A message that would name more changed profiles than these names none: dropping all cached ones is less work then.
 CHANGED_MAX: Final = 1_000
@@ -20,12 +20,14 @@ CHANGED_MAX: Final = 1_000
 EVENTS_MAX: Final = 100_000
 # The message of a worker that projects nothing now, but can read the log.
 READS_THE_LOG: Final = b"0"
+_NOWHERE: Final[Place] = (0, None)
 
 
 class _Message(msgspec.Struct, array_like=True, gc=False):
     """How far a worker is: ``position``, the lease ``groups`` that have reached it, the generation, the users whose
     profiles changed (None: perhaps all), partition -> checkpoint of all that the worker projects, the word of the
-    Redis that it projects into, and the generation that this one replaces, as the pointer has it.
+    Redis that it projects into, the generation that this one replaces, as the pointer has it, and the ``word`` of the
+    log's history at ``position``.
 
     A newer version may append fields, which are ignored here; a field that is missing has its default.
     """
@@ -37,6 +39,7 @@ class _Message(msgspec.Struct, array_like=True, gc=False):
     partitions: dict[int, int] = {}
     store: str = ""
     replaces: int = 0
+    word: int | None = None
 
 
 _messages: Final = msgspec.json.Decoder(_Message)
@@ -70,10 +73,11 @@ class Progress:
         self.heard_at = clock()
         # The highest position that a worker has reported.
         self.highest = 0
-        self._reached = [0] * LEASE_GROUPS
+        # By lease group: the highest position reported, with its word.
+        self._reached: list[Place] = [_NOWHERE] * LEASE_GROUPS
         self._high_waters: dict[int, int] = {}
-        # Lease group -> position and checkpoints of its latest message.
-        self._reports: dict[int, tuple[int, Mapping[int, int]]] = {}
+        # Lease group -> place and checkpoints of its latest message.
+        self._reports: dict[int, tuple[Place, Mapping[int, int]]] = {}
         self._waiting: list[tuple[int, list[int], asyncio.Future[bool]]] = []
 
     @property
@@ -110,17 +114,18 @@ class Progress:
             if at > high_waters.get(partition, 0):
                 high_waters[partition] = at
         self.highest = max(self.highest, position)
-        self._reports.update(dict.fromkeys(groups, (position, partitions)))
+        self._reports.update(dict.fromkeys(groups, ((position, told.word), partitions)))
         for watcher in self._watchers:
             watcher.invalidate(changed)
         for group in groups:
-            self._reached[group] = max(self._reached[group], position)
+            if position > self._reached[group][0]:
+                self._reached[group] = position, told.word
         still: list[tuple[int, list[int], asyncio.Future[bool]]] = []
         for waiting in self._waiting:
             wanted, needs, future = waiting
             if future.done():
                 continue
-            if all(self._reached[group] >= wanted for group in needs):
+            if self.has_reached(wanted, needs):
                 future.set_result(True)
             else:
                 still.append(waiting)
@@ -153,7 +158,17 @@ class Progress:
 
     def clear(self) -> None:
         """Drop all that was reported: it is of another view, or of another history of the log."""
-        self.highest, self._reached, self._high_waters, self._reports = 0, [0] * LEASE_GROUPS, {}, {}
+        self.highest, self._reached, self._high_waters, self._reports = 0, [_NOWHERE] * LEASE_GROUPS, {}, {}
+
+    def highest_strange(self, word_at: Callable[[int], int | None], lost: int) -> int:
+        """Return the highest position that was reported with another word than the log's, 0 if there is none.
+
+        ``word_at`` returns the log's word, None if it is not known: then positions up to ``lost`` are of a history that
+        was lost. A worker of a version that reports no words is believed.
+        """
+        reported = {*self._reached, *(place for place, _ in self._reports.values())}
+        words = ((position, word, word_at(position)) for position, word in reported if word is not None)
+        return max((at for at, word, found in words if (at <= lost if found is None else found != word)), default=0)
 
     def high_waters(self, generation: int) -> Mapping[int, int]:
         """Return partition -> the highest position published for it. A partition below it has lost writes."""
@@ -161,14 +176,14 @@ class Progress:
 
     def has_reached(self, position: int, groups: Iterable[int]) -> bool:
         """Return whether these groups are known to have reached ``position``."""
-        return all(self._reached[group] >= position for group in groups)
+        return all(self._reached[group][0] >= position for group in groups)
 
     def is_complete(self, generation: int, partition: int, checkpoint: int, position: int) -> bool:
         """Return whether a partition at ``checkpoint`` lacks nothing up to ``position``, by its worker's latest report.
 
         The checkpoint of an idle partition is written once a second, although the worker has read on.
         """
-        read_to, checkpoints = self._reports.get(lease_group_of(partition), (0, {}))
+        (read_to, _), checkpoints = self._reports.get(lease_group_of(partition), (_NOWHERE, {}))
         reported = checkpoints.get(partition)
         is_same = generation == self._generation and reported is not None and checkpoint >= reported
         return is_same and position <= read_to
@@ -206,12 +221,14 @@ def progress_message(
     partitions: Mapping[int, int] | None = None,
     store: str = "",
     replaces: int = 0,
+    word: int | None = None,
 ) -> bytes:
     """Return a ``_Message`` for ``Progress.on_message``, to be published on the log's ``applied_channel``.
 
     ``changed`` are the users with new profiles, None for too many to name; ``partitions`` the checkpoints of all
-    partitions that the worker projects, in the Redis of the word ``store``; ``replaces`` is as in the pointer.
+    partitions that the worker projects, in the Redis of the word ``store``; ``replaces`` is as in the pointer, and
+    ``word`` that of the position.
     """
     numbers = None if changed is None or len(changed) > CHANGED_MAX else list(changed)
-    told = _Message(position, list(groups), generation, numbers, dict(partitions or {}), store, replaces)
+    told = _Message(position, list(groups), generation, numbers, dict(partitions or {}), store, replaces, word)
     return msgspec.json.encode(told)

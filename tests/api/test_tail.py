@@ -1,14 +1,20 @@
 """The tail: what callers have written, as looks at the log find it, and when a read or a command may be answered."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from api.auth.tokens import Caller
+from api.context import Context, make_visible
 from api.own_writes import NotCached, OwnWrites
+from api.services import Services, VisibilitySettings
 from api.tail import FAILED_LOOKS, LOOK_AGE_MAX_S, SILENT_S, SLOTS, TAIL_SLICE, Tail
 from commands.errors import LogUnavailable, ViewUnavailable
+from commands.group_commit import Receipt
 from commands.log.looks import DIRECTORY, Look, Mark, Written
 from projections.keys import LEASE_GROUPS, write_word
 from projections.signals.progress import READS_THE_LOG, Progress, progress_message
@@ -79,9 +85,10 @@ class World:
         """Move the clock."""
         self.clock.time += seconds
 
-    def report(self, position: int) -> None:
-        """Let a worker report that it has projected up to ``position``."""
-        self.progress.on_message(progress_message(position, range(LEASE_GROUPS)))
+    def report(self, position: int, word: int | None = None, partitions: Mapping[int, int] | None = None) -> None:
+        """Let a worker report that it has projected up to ``position``, which has this word in its history."""
+        message = progress_message(position, range(LEASE_GROUPS), 1, (), partitions, word=word)
+        self.progress.on_message(message)
 
     def request(self, caller: str | None = "ann", asked: int = 0) -> OwnWrites:
         """Return what the answer to a request that comes now must show, counted already."""
@@ -382,6 +389,57 @@ async def test_head_below_a_reported_position_shows_a_lost_tail(world: World) ->
     world.log.append("ann", 106, 3)
     world.report(106)
     assert is_judged(world.request(), 106, word(106, 3))
+
+
+async def test_report_of_a_lost_history_below_the_head_shows_a_lost_tail(world: World) -> None:
+    """The log has grown past what was reported before this process looked again: only the words differ."""
+    world.report(105, 9, {0: 100})
+    assert world.progress.is_complete(1, 0, 100, 103)
+    world.log.append("ann", 103, 2)
+    world.log.append("cem", 107, 3)
+    await world.tail.look()
+    assert world.dropped == 1 and not world.progress.is_complete(1, 0, 100, 103)
+    world.report(105, 9, {0: 100})  # a worker that has not noticed yet
+    await world.tail.look()
+    assert world.dropped == 1, "the same positions are no news"
+    assert not world.progress.is_complete(1, 0, 100, 103) and not world.progress.has_reached(103, [0])
+
+
+async def test_repeated_command_is_not_shown_by_a_report_that_no_look_has_compared(world: World) -> None:
+    """It carries no word. Its position may be one that the log had lost, and that workers reported before."""
+
+    async def is_shown(position: int) -> bool:
+        services = SimpleNamespace(
+            tail=world.tail,
+            progress=world.progress,
+            reader=SimpleNamespace(last_view=None),
+            feeder=SimpleNamespace(is_alone=lambda _: True),
+            visibility=VisibilitySettings(wait_ms=0),
+        )
+        context = Context("an id", {}, Caller("ann", "user", frozenset(), 0, 0), known_before=world.tail.highest)
+        visible = await make_visible(cast(Services, services), context, Receipt(position, None), [BOB])
+        return visible.is_shown
+
+    world.report(105, 3)
+    assert not await is_shown(103)
+    assert await is_shown(100)
+    world.log.append("cem", 107, 3)
+    await world.tail.look()
+    assert await is_shown(103)
+
+
+@pytest.mark.parametrize("word", [3, None], ids=["of this version", "of the version before"])
+async def test_report_of_this_history_counts_before_and_after_a_look(world: World, word: int | None) -> None:
+    """The position is inside a batch: its word is that of the batch."""
+    world.report(105, word, {0: 100})
+    world.log.append("ann", 103, 2)
+    world.log.append("cem", 107, 3)
+    assert world.progress.is_complete(1, 0, 100, 103)
+    await world.tail.look()
+    assert world.dropped == 0 and world.progress.is_complete(1, 0, 100, 103)
+    world.report(90, 1, {0: 90})
+    await world.tail.look()
+    assert world.dropped == 0, "the words of older positions are not known here"
 
 
 async def test_positions_that_the_next_look_finds_are_no_lost_tail(world: World) -> None:

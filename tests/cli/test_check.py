@@ -15,6 +15,7 @@ from cli.checks import RESULTS
 from cli.dev.dev_key import ensure_dev_key
 from tests.support.cli_runner import Tools, tools_on
 from tests.support.proxy import Proxy, listening, postgres_socket, through_port
+from tests.support.resetting_server import first_host
 from tests.support.servers import Servers
 from tests.support.valkey_cluster import start_node, stop_nodes, wait_until
 
@@ -152,3 +153,10 @@ def test_redis_with_other_settings_is_warned_of_or_refused(tools: Tools, tmp_pat
         assert "may not send: EVALSHA" in message
     finally:
         stop_nodes([node])
+
+
+def test_first_host_that_has_vanished_is_waited_for(tools: Tools) -> None:
+    healthy = check(tools)
+    with first_host(tools.environment["DATABASE_URL"]) as (host, address):
+        host.hold()
+        assert check(tools, DATABASE_URL=address).keys() == healthy.keys()

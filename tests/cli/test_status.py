@@ -28,6 +28,7 @@ from projections.views import generations
 from tests.support.cli_runner import COMMAND_TIMEOUT_S, Tools, interrupt, tools_on
 from tests.support.queues import NAMES, queue_of
 from tests.support.read_only import read_only
+from tests.support.resetting_server import first_host
 from tests.support.servers import Servers
 from tests.support.small_world import people, viewed, write
 
@@ -592,3 +593,11 @@ def test_redis_without_workers_beside_one_that_is_fed_refuses_reads(tools: Tools
     found = tools.follows("status", "--json")
     codes = [problem["code"] for problem in found.json["problems"]]
     assert found.code == 2 and set(codes[:2]) == {"no_view", "not_fed"} and codes[2:] == ["paused"]
+
+
+def test_status_through_a_first_host_that_has_vanished_waits_for_the_second(at_the_head: Tools) -> None:
+    with first_host(at_the_head.environment["DATABASE_URL"]) as (host, address):
+        host.hold()
+        lines = at_the_head.with_environment(DATABASE_URL=address).follows("status").out.splitlines()
+    assert [line for line in lines if line.startswith("log    position 3")], lines
+    assert not [line for line in lines if "postgres" in line], lines

@@ -115,6 +115,9 @@ async def test_committed_event_is_visible_and_published_with_the_wake_up(
             assert await progress.wait(written.position, range(LEASE_GROUPS), 10)
             view = await generations.live_view(redis)
             assert view is not None and raw_redis.exists(view.following(70)) == (version % 2 == 0)
+            word = (await log.head(engine)).word or 0
+            assert progress.highest_strange(lambda _, word=word: word, 0) == 0  # type: ignore[misc]
+            assert progress.highest_strange(lambda _, word=word: ~word, 0) == written.position  # type: ignore[misc]
     await listener.close()
     await wakeup.close()
 

@@ -21,6 +21,8 @@ SNAPSHOT: Final = "projections/rebuild/snapshot.py"
 SPILL: Final = "projections/rebuild/spill.py"
 WHOLE_LISTS: Final = "projections/rebuild/whole_lists.py"
 GENERATIONS: Final = "projections/views/generations.py"
+OPENING: Final = "commands/db/opening.py"
+ADDRESS: Final = "commands/db/address.py"
 SESSION: Final = "commands/db/session.py"
 POOL: Final = "commands/db/postgres.py"
 UNAVAILABLE: Final = "commands/db/unavailable.py"
@@ -150,6 +152,7 @@ TESTS: Final = {
     IDENTITY: ("tests/commands/db/test_identity.py",),
     LEASE_SHARES: ("tests/projections/feeding/test_two_redis.py",),
     PROGRESS: (
+        "tests/api/test_tail.py",
         "tests/projections/signals/test_wakeups.py",
         "tests/projections/rebuild/test_kept_over_a_switch.py",
         "tests/projections/feeding/test_two_redis.py",
@@ -202,6 +205,8 @@ TESTS: Final = {
         "tests/projections/rebuild/test_evictions.py",
     ),
     LOOKS: ("tests/commands/log/test_looks.py",),
+    OPENING: ("tests/commands/db/test_opening.py",),
+    ADDRESS: ("tests/commands/db/test_address.py", "tests/cli/test_status.py"),
     **dict.fromkeys((KEY_SET, JWKS), ("tests/api/auth/test_algorithms.py", "tests/api/auth/test_jwks.py")),
     **dict.fromkeys((HEALTH, PROBLEMS, STATE_WATCH, VIEW_FACTS, SERVICES), ("tests/api/test_health.py",)),
     **dict.fromkeys((KRAKEN, APP, HEAD), ("tests/api/test_head.py",)),
@@ -419,7 +424,7 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "check: another history",
-        "            if checkpoint.word != self._history.word(checkpoint.position) or partition in moved:",
+        "            if checkpoint.word != self.history.word(checkpoint.position) or partition in moved:",
         "            if False:",
     ),
     Mutant(LOOP, "apply: where a partition is ahead, its history", "        if words:\n", "        if False:\n"),
@@ -877,6 +882,13 @@ MUTANTS: Final = (
         " and self._tail.has_looked_since(self._came)",
         "",
     ),
+    Mutant(OPENING, "a connect goes on when a look gives up", "            self._unclaimed.append(opening)\n", ""),
+    Mutant(OPENING, "an old connection serves until the next is open", "if self._unclaimed[-1].done():", "if True:"),
+    Mutant(OPENING, "an old connection is replaced", "            raise DisconnectionError\n", "            pass\n"),
+    Mutant(OPENING, "a connect ends with its engine", "            opening.cancel()\n", ""),
+    Mutant(OPENING, "a connection that none has taken is closed", "opening.result().pgconn.finish()", "pass"),
+    Mutant(OVERVIEW, "a tool waits for the next host", "if reads_once else 0", "if False else 0"),
+    Mutant(ADDRESS, "each host but the last holds up a connect", 'hosts.count(",") * ', ""),
     Mutant(LOOKS, "a standby is no look", "        if is_standby:\n            raise LogUnavailable\n", ""),
     Mutant(LOOKS, "no one waits for what is quiet", "if not quiet and last > at:", "if last > at:"),
     Mutant(
@@ -902,6 +914,13 @@ MUTANTS: Final = (
         "as error:\n            failure = _failure(error)  # also a bug",
         "as error:\n            raise error  # also a bug",
     ),
+    Mutant(TAIL, "reports are compared with the log", ")) > self._lost:\n", ")) > 2**63:\n"),
+    Mutant(TAIL, "reports of a worker that has not noticed", "            elif strange:\n", "            elif 0:\n"),
+    Mutant(PROGRESS, "what was lost is not of this log", "at <= lost if found is None", "False if found is None"),
+    Mutant(WORKER_LOOP, "workers report the word", "at, store, replaces, word)", "at, store, replaces)"),
+    Mutant(PROGRESS, "reports carry the word", "replaces, word)", "replaces)"),
+    Mutant(VISIBLE, "a repeated command is looked at", "command.word is None and position <= tail.known", "True"),
+    Mutant(HISTORIES, "a loss is settled with all servers", "if needs_all and away and not strange:", "if 0:"),
     Mutant(VISIBLE, "an unconfirmed command is 503", "        raise Unconfirmed\n", "        pass\n"),
     Mutant(
         DIRECTORY,

@@ -421,7 +421,8 @@ class Schedule:
 
 def _message_of(projector: Projector) -> bytes:
     groups, generation = whole_lease_groups(projector.view, projector.fences), projector.view.generation
-    return progress_message(projector.position, groups, generation, projector.changed, projector.checkpointed)
+    at, word = projector.checkpointed, projector.history.word(projector.position)
+    return progress_message(projector.position, groups, generation, projector.changed, at, word=word)
 
 
 def _is_of(partition: int | None, key: str) -> bool:

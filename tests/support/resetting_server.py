@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from urllib.parse import parse_qs, urlsplit
 
 # How many commands of a connection are answered before it is reset, for one connection after the other. A connection
 # counts as open when the PING of the client's check is answered.
@@ -131,3 +132,17 @@ def resetting_server(path: str = "", *, real: bool = False, port: int = 0) -> It
         yield server
     finally:
         server.close()
+
+
+@contextmanager
+def first_host(database_url: str) -> Iterator[tuple[ResettingServer, str]]:
+    """Yield a host that leads to Postgres until it is held, and the address that names it before Postgres itself.
+
+    A connect gives each of them two seconds, the least there is.
+    """
+    address = urlsplit(database_url)
+    folder = parse_qs(address.query)["host"][0]
+    with resetting_server(f"{folder}/.s.PGSQL.5432") as host:
+        host.forward()
+        hosts = f"host=127.0.0.1,{folder}&port={host.port},5432&target_session_attrs=read-write&connect_timeout=2"
+        yield host, f"postgresql://{address.username}@{address.path}?{hosts}"

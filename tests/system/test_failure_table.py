@@ -43,6 +43,9 @@ TESTS: Final = {
     "the disk of Postgres is full": ["test_disk_of_postgres_is_full"],
     "Postgres, a firewall or an administrator ends idle connections": ["test_postgres_ends_idle_connections"],
     "Postgres hangs, or its host vanishes without a word": ["test_postgres_hangs"],
+    "the first of several hosts in the address of Postgres vanishes without a word, and the next one takes writes": [
+        "tests/system/test_first_host.py::test_first_host_that_vanishes_makes_callers_wait_for_the_second"
+    ],
     "Redis of the views down": ["test_redis_down"],
     "Redis of the views silent: it hangs, or its host vanishes without a word": ["test_redis_silent"],
     "Redis of the views full or read-only": ["test_redis_full_or_read_only"],

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from commands.bulk_follows import connect_import
-from commands.db.address import SOCKET, connect_arguments, hosts_of, read_address
+from commands.db.address import SOCKET, connect_arguments, earlier_hosts_s, hosts_of, read_address
 from commands.db.identity import read_identity
 from commands.db.migrate import upgrade_database
 from commands.db.postgres import PostgresSettings, check_server, create_engine, fetch
@@ -96,6 +96,15 @@ def test_network_limits_are_ours_unless_given(monkeypatch: pytest.MonkeyPatch) -
     assert connect_arguments("postgresql://h/d?connect_timeout=9")["connect_timeout"] == "9"
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "7")
     assert "connect_timeout" not in connect_arguments("postgresql://h/d")
+
+
+def test_hosts_before_the_last_one_hold_up_a_connect_for_the_timeout_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert earlier_hosts_s("postgresql://h/d") == 0
+    assert earlier_hosts_s("postgresql://h1,h2,h3/d") == 10
+    assert earlier_hosts_s("postgresql:///d?host=h1,h2&connect_timeout=3") == 3
+    monkeypatch.setenv("PGHOST", "h1,h2")
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "7")
+    assert earlier_hosts_s("postgresql:///d") == 7
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from commands.events import UserFollowed, UserUnfollowed
 from commands.log import event_log as log
 from projections.client.client import RedisClient
 from projections.errors import LogChanged
+from projections.feeding import histories
 from projections.feeding.feeders import Feeding
 from projections.feeding.histories import keep
 from projections.keys import View
@@ -154,6 +155,27 @@ async def test_loss_that_the_views_had_not_applied_builds_nothing(
     assert await generations.live_view(redis) == view
     assert f"after {head.position}; the views had applied none of it" in caplog.text
     assert await read.lost_after(engine) is None
+
+
+async def test_loss_is_not_settled_while_a_partition_is_away_that_may_hold_it(
+    engine: Engine, redis: RedisClient, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server returns with what the log has lost: that is no other database then, and the view is kept aside."""
+    one, two = await register(engine, "a", "b")
+    head, read = await log.head(engine), ReadWords()
+    await append(engine, one, two, UserFollowed())
+    view = await rebuilt(engine, redis, queue_of("unix:///nowhere.sock?db=0"))
+    assert await read.begin(engine)
+    feeding = Feeding(engine, redis, read)
+    lose_tail(sql, head.position)
+    await feeding.confirm()
+    with monkeypatch.context() as patch:
+        patch.setattr(histories, "LOOK_TIMEOUT_S", 0)  # no server answers in time
+        with pytest.raises(ViewsUnavailable, match="64 partitions are away that may hold what the log has lost"):
+            await feeding.judge(await read_record(redis), view)
+    assert await read.lost_after(engine) == head.position
+    assert await feeding.judge(await read_record(redis), view)
+    assert await state_of(engine, view) == "kept" and await read.lost_after(engine) is None
 
 
 @pytest.mark.parametrize("fails", ["reachable", "retire"])

@@ -242,8 +242,9 @@ async def test_position_that_redis_lost_before_the_announcement_is_not_published
     await switch_readers(engine, redis, wakeup, projector)
     await until(lambda: published)
     await listener.close()
-    store = await store_of(redis)
-    assert published == [progress_message(left, range(LEASE_GROUPS), view.generation, None, store=store)]
+    store, word = await store_of(redis), (await log.words_at(engine, [left]))[left]
+    assert word is not None
+    assert published == [progress_message(left, range(LEASE_GROUPS), view.generation, None, store=store, word=word)]
 
 
 async def test_switch_is_announced_to_readers_and_workers(

@@ -191,7 +191,7 @@ async def test_bad_message_is_one_line_and_the_next_one_arrives_on_the_same_conn
 async def test_progress_of_another_version_is_read_as_far_as_it_is_known() -> None:
     """A newer one may append fields, and an older one may lack the last ones."""
     progress = Progress()
-    progress.on_message(b'[7,[0,1],3,[],{"0":7},"",0,"a field of a newer version",{"x":1}]')
+    progress.on_message(b'[7,[0,1],3,[],{"0":7},"",0,5,"a field of a newer version",{"x":1}]')
     assert progress.has_reached(7, [0, 1]) and progress.high_waters(3) == {0: 7}
     progress.on_message(b"[9,[2],3]")
     assert progress.has_reached(9, [2]) and not progress.has_reached(9, [0])
