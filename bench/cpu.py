@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -55,13 +56,20 @@ class OthersMeter:
         self._began, self._before = time.monotonic(), self._seconds()
 
     def cores(self) -> float:
-        """Return their CPU seconds a second. Interrupts belong to no process, and are left out."""
-        return max(0.0, (self._seconds() - self._before) / (time.monotonic() - self._began))
+        """Return their CPU seconds a second; a hundredth or so below 0 is what the clocks of processes are late by."""
+        return (self._seconds() - self._before) / (time.monotonic() - self._began)
 
     def _seconds(self) -> float:
         """Return the CPU seconds of the machine without those of the bench."""
-        spent = psutil.cpu_times()
-        return float(spent.user + spent.nice + spent.system + spent.steal) - seconds(os.getpid())
+        return busy(psutil.cpu_times()) - seconds(os.getpid())
+
+
+def busy(spent: Any) -> float:
+    """Return the CPU seconds in psutil's times of the machine in which it worked.
+
+    Those of interrupts count: the kernel also counts them to the process that they have stopped.
+    """
+    return float(spent.user + spent.nice + spent.system + spent.irq + spent.softirq + spent.steal)
 
 
 def _own(process: psutil.Process) -> float:

@@ -23,7 +23,8 @@ from projections.views import generations
 
 
 class FillResult(msgspec.Struct):
-    """The cost of a fill: CPU of this process and of Valkey, and bytes of this process before it and at its peak."""
+    """The cost of a fill: CPU of this process and of Valkey, bytes of this process before it and at its peak, and bytes
+    that Valkey uses with the view in it."""
 
     events: int
     seconds: float
@@ -31,6 +32,7 @@ class FillResult(msgspec.Struct):
     views_cpu_s: float
     before: int
     peak: int
+    views_bytes: int
 
 
 async def main() -> FillResult:
@@ -53,9 +55,10 @@ async def main() -> FillResult:
             await fill(engine, redis, projector, between)
             took, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
             views_s = await _views_cpu(redis) - views_began
+            views_bytes = int((await redis.client.info("memory"))["used_memory"])
             await generations.delete(redis, view)
             await set_state(engine, view.generation, "deleted")
-            return FillResult(events, took, cpu_s, views_s, before, cpu.peak(_pid()))
+            return FillResult(events, took, cpu_s, views_s, before, cpu.peak(_pid()), views_bytes)
     finally:
         await redis.close()
         await engine.dispose()

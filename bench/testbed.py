@@ -190,7 +190,9 @@ class Testbed:
         found = {f"postgres_{name}": str(self.query(f"SHOW {name}")[0][0]) for name in names}
         with self.redis() as client:
             config = client.config_get("append*")
-            found["valkey_version"] = str(client.info("server")["redis_version"])
+            about = client.info("server")
+            # Of Valkey, the second is the version of Redis that it stands in for.
+            found["valkey_version"] = str(about.get("valkey_version", about["redis_version"]))
         return found | {"valkey_appendonly": config["appendonly"], "valkey_appendfsync": config["appendfsync"]}
 
     def query(self, statement: str) -> list[tuple[object, ...]]:

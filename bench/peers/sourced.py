@@ -113,6 +113,7 @@ def project(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    began = time.monotonic()
+    began, cpu_began = time.monotonic(), time.process_time()
     done = {"append": append, "project": project}[sys.argv[1]](float(sys.argv[2]))
-    print(json.dumps({"events": done, "seconds": float(sys.argv[2]), "took": time.monotonic() - began}))
+    took = {"took": time.monotonic() - began, "cpu_s": time.process_time() - cpu_began}
+    print(json.dumps({"events": done, "seconds": float(sys.argv[2]), **took}))

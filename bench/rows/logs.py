@@ -4,16 +4,18 @@ Append: follows through the product's group commit in one process, with 64 calle
 Compared with 64 clients of pgbench, which insert the same row into a table with the same columns and indexes, and with
 the library eventsourcing. No projection runs meanwhile.
 Projection: the worker is stopped, follows are appended in bulk, and the worker is started again. Timed from its first
-progress to the end of the log, so that the start of Python does not count.
+progress to the end of the log, so that the start of Python does not count. Looking for its progress costs Valkey some
+thousand commands a second.
 """
+
+from __future__ import annotations
 
 import random
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -38,24 +40,41 @@ VALUES (nextval('plain_position'), :s, :o, 1, 'UserFollowed', clock_timestamp())
 """
 
 
+class Rate(msgspec.Struct, frozen=True):
+    """Events a second, and CPU us of each process per event; those of clients are without the start of Python."""
+
+    per_s: float
+    cpu_us: dict[str, float]
+
+    @classmethod
+    def of(cls, events: float, seconds: float, used: Mapping[str, float]) -> Rate:
+        """Return the rate of this many events, for which processes used CPU seconds."""
+        return cls(events / seconds, {name: round(spent / events * 1e6, 2) for name, spent in used.items()})
+
+
 def run(testbed: Testbed) -> Iterator[Result]:
     """Compare the append, then the projection, with their peers in alternation."""
     log, sourced = _databases(testbed)
-    ours, inserts, library = [], [], []
-    for _ in range(testbed.settings.rounds):
-        ours.append(
-            _rate([sys.executable, "-m", "bench.append_log", f"{testbed.settings.seconds}", f"{CALLERS}"], testbed, log)
-        )
+    rounds, ours, inserts, library = testbed.settings.rounds, list[Rate](), list[Rate](), list[Rate]()
+    for _ in range(rounds):
+        ours.append(append(testbed, log))
         inserts.append(_pgbench(testbed, log))
         library.append(_sourced(testbed, sourced, "append"))
-    what = "append to the log, 64 callers"
-    yield Result("log", what, "pgbench inserts", "events/s", ours, inserts)
-    yield Result("log", what, "eventsourcing", "events/s", ours, library, Aim("ratio", ">=", 10))
-    ours = [_project(testbed) for _ in range(testbed.settings.rounds)]
-    library = [_sourced(testbed, sourced, "project") for _ in range(testbed.settings.rounds)]
-    what, notes = "projection from a backlog", {"backlog": BACKLOG // testbed.settings.size_divisor}
-    yield Result("log", what, "eventsourcing", "events/s", ours, library, Aim("ratio", ">=", 10), "", notes)
-    yield Result("log", what, "", "events/s", ours, [], Aim("ours", ">=", 100_000), "", notes)
+    what, aim = "append to the log, 64 callers", Aim("ratio", ">=", 10)
+    yield _result(what, "pgbench inserts", ours, inserts)
+    yield _result(what, "eventsourcing", ours, library, aim)
+    ours = [project(testbed) for _ in range(rounds)]
+    library = [_sourced(testbed, sourced, "project") for _ in range(rounds)]
+    what = f"projection from a backlog of {BACKLOG // testbed.settings.size_divisor:,}"
+    yield _result(what, "eventsourcing", ours, library, aim)
+    yield _result(what, "", ours, [], Aim("ours", ">=", 100_000))
+
+
+def _result(what: str, against: str, ours: list[Rate], theirs: list[Rate], aim: Aim | None = None) -> Result:
+    sides = {"ours": ours, "theirs": theirs} if theirs else {"ours": ours}
+    details = {f"CPU us per event of {side}": [rate.cpu_us for rate in rates] for side, rates in sides.items()}
+    ours_per_s, theirs_per_s = ([rate.per_s for rate in rates] for rates in (ours, theirs))
+    return Result("log", what, against, "events/s", ours_per_s, theirs_per_s, aim, "", details)
 
 
 def _databases(testbed: Testbed) -> tuple[str, str]:
@@ -71,8 +90,14 @@ def _databases(testbed: Testbed) -> tuple[str, str]:
     return urls
 
 
-def _project(testbed: Testbed) -> float:
-    """Return the events a second from the worker's first progress to the end of the log."""
+def append(testbed: Testbed, database: str) -> Rate:
+    """Append through the group commit for some seconds."""
+    command = [sys.executable, "-m", "bench.append_log", f"{testbed.settings.seconds}", f"{CALLERS}"]
+    return _rate(command, testbed, database, "append")
+
+
+def project(testbed: Testbed) -> Rate:
+    """Return the rate from the worker's first progress to the end of the log."""
     testbed.service()
     testbed.stop("worker")
     began = _position(testbed)
@@ -82,16 +107,22 @@ def _project(testbed: Testbed) -> float:
             import_follows(connection, rows[start : start + IMPORT_BATCH])
     head = int(str(testbed.query("SELECT max(position) FROM events")[0][0]))
     testbed.worker()
-    seen = [(time.monotonic(), began)]
-    while seen[-1][1] < head:
-        if time.monotonic() - seen[0][0] > READY_TIMEOUT_S:
+    first_at, first = _reached(testbed, began + 1)
+    meter = testbed.meter("worker")
+    end_at, end = _reached(testbed, head)
+    used = meter.used()
+    wait_until(lambda: is_up_to_date(testbed), READY_TIMEOUT_S)
+    return Rate.of(end - first, end_at - first_at, used)
+
+
+def _reached(testbed: Testbed, wanted: int) -> tuple[float, int]:
+    """Wait until the worker is at a position; return when it was seen there or beyond, and where it was."""
+    until = time.monotonic() + READY_TIMEOUT_S
+    while (position := _position(testbed)) < wanted:
+        if time.monotonic() > until:
             raise TimeoutError("the worker did not project the backlog in time")
         time.sleep(0.005)
-        seen.append((time.monotonic(), _position(testbed)))
-    wait_until(lambda: is_up_to_date(testbed), READY_TIMEOUT_S)
-    first = next(later for earlier, later in pairwise(seen) if later[1] > began and earlier)
-    end = seen[-1]
-    return (end[1] - first[1]) / (end[0] - first[0])
+    return time.monotonic(), position
 
 
 def _backlog(testbed: Testbed, count: int) -> Iterator[ImportedFollow]:
@@ -122,30 +153,34 @@ def _position(testbed: Testbed) -> int:
         return max(int(position) for position in pipeline.execute())
 
 
-def _rate(command: list[str], testbed: Testbed, database: str) -> float:
+def _rate(command: list[str], testbed: Testbed, database: str, name: str) -> Rate:
+    """Run a process that appends or projects, which prints how much; ``name`` is that of its CPU."""
     environment = {**testbed.environment, "DATABASE_URL": database, "PEER_DATABASE_URL": database}
-    limit = testbed.settings.seconds + READY_TIMEOUT_S
+    limit, meter = testbed.settings.seconds + READY_TIMEOUT_S, testbed.meter()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=limit, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.decode())
     counts: dict[str, Any] = msgspec.json.decode(done.stdout)
-    return float(counts["events"]) / float(counts["seconds"])
+    used = {name: float(counts["cpu_s"]), **meter.used()}
+    return Rate.of(float(counts["events"]), float(counts["seconds"]), used)
 
 
-def _sourced(testbed: Testbed, database: str, what: str) -> float:
-    return _rate([str(PEERS), "-m", "bench.peers.sourced", what, f"{testbed.settings.seconds}"], testbed, database)
+def _sourced(testbed: Testbed, database: str, what: str) -> Rate:
+    command = [str(PEERS), "-m", "bench.peers.sourced", what, f"{testbed.settings.seconds}"]
+    return _rate(command, testbed, database, "eventsourcing")
 
 
-def _pgbench(testbed: Testbed, database: str) -> float:
-    """Return the transactions a second of the embedded PostgreSQL's pgbench."""
+def _pgbench(testbed: Testbed, database: str) -> Rate:
+    """Return the rate of transactions of the embedded PostgreSQL's pgbench."""
     script = testbed.folder / "insert.sql"
     script.write_text(INSERT)
     seconds = max(1, round(testbed.settings.seconds))
     options = ["-n", "-M", "prepared", f"-c{CALLERS}", "-j1", f"-T{seconds}", "-f", str(script)]
     command = [str(postgres_program("pgbench")), *options, database]
+    meter = testbed.meter()
     output = subprocess.run(
         command, capture_output=True, text=True, timeout=seconds + READY_TIMEOUT_S, check=True
     ).stdout
     found = re.search(r"tps = ([0-9.]+)", output)
     assert found is not None, output
-    return float(found[1])
+    return Rate.of(float(found[1]) * seconds, seconds, meter.used())

@@ -47,9 +47,12 @@ def run(testbed: Testbed) -> Iterator[Result]:
     ours: list[float] = []
     theirs: list[float] = []
     outcomes: list[Outcome] = []
+    cpu_us: list[dict[str, float]] = []
     for _ in range(testbed.settings.rounds):
         parts = {kind: _run(testbed, web.port, requests) for kind, requests in alone.items()}
+        meter = testbed.meter("web", "worker")
         whole = _run(testbed, web.port, mixed)
+        cpu_us.append({name: round(spent / whole.requests * 1e6, 2) for name, spent in meter.used().items()})
         outcomes += [*parts.values(), whole]
         ours.append(whole.requests / whole.seconds)
         needed = sum(len(whole.latencies_ms[kind]) * part.seconds / part.requests for kind, part in parts.items())
@@ -57,7 +60,7 @@ def run(testbed: Testbed) -> Iterator[Result]:
     wrong = [outcome.statuses for outcome in outcomes if outcome.broken or not set(outcome.statuses) <= {200, 201}]
     yield Result(
         "mixed", "mixed load, 500 reads to 1 write", "the sum of its parts", "requests/s", ours, theirs, None,
-        f"answers {wrong}" if wrong else "", latencies(whole),
+        f"answers {wrong}" if wrong else "", {"CPU us per request": cpu_us, **latencies(whole)},
     )  # fmt: skip
 
 

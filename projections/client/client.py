@@ -28,6 +28,8 @@ logger: Final = logging.getLogger(__name__)
 
 # A turn's commands are sent before its end when they come to more than this; no turn of reads does.
 FLUSH_BYTES: Final = 100_000
+# Calls of a script share a command until their arguments come to more than this: readers wait for all of it.
+SHARED_BYTES: Final = 25_000
 # The only maxmemory-policy under which a full Redis drops no keys.
 NOEVICTION: Final = "noeviction"
 
@@ -88,12 +90,12 @@ def each_of(script: Script) -> Script:
 
 
 def _groups(calls: Sequence[ScriptCall]) -> Iterator[list[ScriptCall]]:
-    """Yield the calls in groups whose arguments come to FLUSH_BYTES or so."""
+    """Yield the calls in groups whose arguments come to SHARED_BYTES or so."""
     group, size = list[ScriptCall](), 0
     for call in calls:
         group.append(call)
         size += sum([len(argument) for argument in call[1] if isinstance(argument, bytes | str)])
-        if size > FLUSH_BYTES:
+        if size > SHARED_BYTES:
             yield group
             group, size = [], 0
     if group:
@@ -223,7 +225,7 @@ class RedisClient:
         """Run a script for several partitions with the others of this turn; return the answers in order, with redis'
         ResponseError in place of that of a call that failed. Raises like ``call``.
 
-        Without a cluster, calls share a command of at most ``FLUSH_BYTES`` or so: a server runs it as one.
+        Without a cluster, calls share a command of at most ``SHARED_BYTES`` or so: a server runs it as one.
         """
         if self.clustered or len(calls) == 1:
             made = await asyncio.gather(

@@ -14,6 +14,8 @@ class SnapshotLimits(msgspec.Struct, frozen=True):
     reads_ahead: int = 2
     # Events that are written to the file at once. A bucket's part of them is one read later.
     write_events: int = 50_000
+    # Writes, about. More events are written at once instead, since where the buckets of each write begin is in memory.
+    writes_max: int = 1_000
     # Records of a bucket: to fold them takes some 10 MB and 20 ms.
     bucket_records: int = 50_000
     # Of one script call.

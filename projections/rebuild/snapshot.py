@@ -145,7 +145,8 @@ class Snapshot:
                 self._projector.note_users(folded)
                 await asyncio.gather(*[self._write(one, batch.operations) for one, batch in folded.partitions.items()])
                 written += len(folded.users)
-                await self._wait(READ_SHARE + (USERS_SHARE - READ_SHARE) * written / total)
+                share = READ_SHARE + (USERS_SHARE - READ_SHARE) * written / total
+                await self._wait(share, work=len(folded.users))
 
     async def _rows_of(self, have_names: dict[int, bool]) -> Folded:
         """Return what the partitions must write of these users; whether an event may have changed their names."""
@@ -159,13 +160,16 @@ class Snapshot:
             async for lists in results:
                 if lists is None:
                     break
-                for operations in _cut(lists.operations, self._limits.part_bytes):
+                parts = list(_cut(lists.operations, self._limits.part_bytes))
+                for operations in parts:
                     await self._write(lists.partition, operations)
-                    await self._wait(1 - (1 - USERS_SHARE) * len(self._left) / total)
+                    work = lists.events / len(parts)
+                    await self._wait(1 - (1 - USERS_SHARE) * len(self._left) / total, work=work)
                 if lists.is_last:
                     await self._write(lists.partition, [], self._upto)
                     self._left.pop(lists.partition, None)
-                await self._wait(1 - (1 - USERS_SHARE) * len(self._left) / total, work=lists.events)
+                work = 0.0 if parts else lists.events
+                await self._wait(1 - (1 - USERS_SHARE) * len(self._left) / total, work=work)
 
     async def _write(self, partition: int, operations: list[Operation], end: int = 0) -> None:
         """Write the next part of a partition, the last one with the position ``end``.

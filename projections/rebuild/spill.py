@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from commands.log.arrays import FOLLOWED, NOTIFIED, OTHER_FORM, POSTGRES_EPOCH_US, EventArrays
 from projections.errors import NoSnapshot
@@ -50,8 +52,10 @@ class Spill:
         self._waiting: list[Ints] = []
         self._waiting_events = 0
         self.users = UserMarks()
-        # Of each write, where the records of each bucket of each partition begin, and the end of the last one.
-        self._begins: list[Ints] = []
+        self._write_events = max(limits.write_events, events // limits.writes_max)
+        # Of each write, its place in the file, and where in it the records of each bucket of each partition begin and
+        # the last ones end; all counted in records.
+        self._writes: list[tuple[int, NDArray[np.uint32]]] = []
         self._end = 0
         try:
             self._file = TemporaryFile()  # noqa: SIM115 - closed in __exit__
@@ -62,7 +66,8 @@ class Spill:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._file.close()
+        with suppress(OSError):  # it tries again to write what had no room; it is closed all the same
+            self._file.close()
 
     def add(self, arrays: EventArrays) -> None:
         """Add the next events. Raises NoSnapshot when one of them cannot be in a snapshot, or the file has no room."""
@@ -86,7 +91,7 @@ class Spill:
             records = np.stack((2 * of + side, other, scores), axis=1)
             self._waiting.append(records[follows & self._is_wanted[of % self._partitions]])
         self._waiting_events += arrays.events
-        if self._waiting_events >= self._limits.write_events:
+        if self._waiting_events >= self._write_events:
             self.flush()
 
     def flush(self) -> None:
@@ -98,7 +103,7 @@ class Spill:
         places = of % self._partitions * self.buckets + _spread(of, self.buckets)
         order = np.argsort(places, kind="stable")
         begins = np.searchsorted(places[order], np.arange(self._partitions * self.buckets + 1))
-        self._begins.append(begins + self._end)
+        self._writes.append((self._end, begins.astype(np.uint32)))
         self._waiting, self._waiting_events, self._end = [], 0, self._end + len(records)
         try:
             self._file.write(records[order].data)
@@ -112,7 +117,7 @@ class Spill:
         Parts have no pair in common: a list of more entries than a part holds comes in several parts.
         """
         place = partition * self.buckets + bucket
-        pieces = [(int(begins[place]), int(begins[place + 1])) for begins in self._begins]
+        pieces = [(at + int(begins[place]), at + int(begins[place + 1])) for at, begins in self._writes]
         parts = max(1, round(sum(end - begin for begin, end in pieces) / self._limits.bucket_records))
         for part in range(parts):
             found = [self._read(begin, end) for begin, end in pieces if end > begin] if parts == 1 else []

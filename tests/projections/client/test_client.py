@@ -9,7 +9,7 @@ from redis.asyncio.connection import DefaultParser
 
 from commands.errors import SettingsError, ViewsUnavailable
 from projections.client.client import (
-    FLUSH_BYTES,
+    SHARED_BYTES,
     RedisClient,
     RedisClientSettings,
     Script,
@@ -115,7 +115,7 @@ async def test_calls_of_a_script_are_one_command_and_answered_each(redis: RedisC
 
 
 async def test_calls_of_a_script_that_are_too_long_are_several_commands(redis: RedisClient, raw_redis: Plain) -> None:
-    calls = [([f"k{number}"], [number, "x" * (FLUSH_BYTES // 3)]) for number in range(10)]
+    calls = [([f"k{number}"], [number, "x" * (SHARED_BYTES // 3)]) for number in range(10)]
     answers = await redis.run_each(PUSH, calls)
     assert answers == [[f"k{number}".encode(), str(number).encode(), 1] for number in range(10)]
     assert raw_redis.info("commandstats")["cmdstat_eval"]["calls"] >= 3

@@ -20,7 +20,7 @@ from projections.client.client import RedisClient, Script
 from projections.errors import Fenced, LogChanged, NotSwitched
 from projections.keys import View
 from projections.rebuild.limits import SnapshotLimits
-from projections.rebuild.pace import BuildProgress
+from projections.rebuild.pace import BuildProgress, Pace
 from projections.signals.job_queue import QueueSettings
 from projections.views import generations
 from projections.views.building import build_position
@@ -201,6 +201,31 @@ async def test_steps_of_a_build_are_noted(engine: Engine, redis: RedisClient, ra
     assert noted[0] == 0 and noted == sorted(noted, key=lambda at: at or 0) and noted[-1] == end
     assert len({at for at in noted if at}) > 5 and seen is not None
     assert (seen.events, seen.position, seen.head) == (await log.count_events(engine), end, end)
+
+
+async def test_work_of_a_snapshot_is_counted_in_small_steps(
+    engine: Engine, redis: RedisClient, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rate is kept by what each step counts: events that are read, users that are written, and parts of lists."""
+    await populate(engine)
+    await follow(engine, [((7 * other + 5_000, 3), UserFollowed()) for other in range(400)])
+    await prepared(engine, redis, BY_SNAPSHOT)
+    real, steps = Pace.wait, list[tuple[int, float]]()
+
+    async def wait(self: Pace, position: int, *, events: int = 0, work: float = 0.0) -> None:
+        steps.append((events, work))
+        await real(self, position, events=events, work=work)
+
+    monkeypatch.setattr(Pace, "wait", wait)
+    await filled(engine, redis, BY_SNAPSHOT, limits=MANY_PARTS)
+    written = [work for events, work in steps if not events]
+    follows, own = sql.execute(
+        "SELECT count(*) FILTER (WHERE subject <> object), count(DISTINCT subject) FILTER (WHERE subject = object) "
+        "FROM events"
+    ).fetchone() or (0, 0)
+    assert sum(written) == pytest.approx(follows + own) and own > 5
+    lists = written[written.index(own) + 1 :]
+    assert max(lists) < 100 < sum(lists)
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -149,18 +149,20 @@ async def test_server_that_reads_no_such_payload(
 
 @pytest.fixture
 def file_limit() -> Iterator[None]:
-    """Let no file of this process become larger than a kilobyte."""
+    """Let no file of this process become larger than some records."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.usefixtures("file_limit")
+@pytest.mark.parametrize("others", [8, 2_000])
 async def test_no_room_for_the_file(
-    engine: Engine, redis: RedisClient, raw_redis: Plain, caplog: pytest.LogCaptureFixture
+    engine: Engine, redis: RedisClient, raw_redis: Plain, caplog: pytest.LogCaptureFixture, others: int
 ) -> None:
-    await populate(engine)
+    """Records of a small log stay in the file's buffer, and have no room when it is closed either."""
+    await follow(engine, [((1, other), UserFollowed()) for other in range(2, others)])
     with event_by_event(raw_redis, caplog, "the temporary file has no room"):
         await both_equal(engine, redis, raw_redis)
 
