@@ -112,7 +112,7 @@ TESTS: Final = {
     ANSWERS: ("tests/commands/test_idempotency.py", "tests/workers/test_sweeps.py"),
     **dict.fromkeys((DIRECTORY, ERASURE_FILE), ("tests/cli/test_erase.py", "tests/api/v1/test_users.py")),
     COMMITTER: ("tests/commands/test_parked_pairs.py",),
-    RETRY: ("tests/projections/verify/test_retry_parked.py",),
+    RETRY: ("tests/projections/verify/test_retry_parked.py", "tests/projections/feeding/test_feeders.py"),
     MIGRATE: ("tests/commands/db/test_migrate.py", "tests/commands/db/test_migrate_locks.py"),
     **dict.fromkeys((SCHEMA, MIGRATIONS), ("tests/commands/db/test_migrate.py",)),
     SUPERVISE: ("tests/workers/test_supervise.py",),
@@ -1143,9 +1143,8 @@ MUTANTS: Final = (
         "if isinstance(recorded.event, Unreadable):\n            pairs",
         "if False:\n            pairs",
     ),
-    Mutant(
-        RETRY, "no retry during a pause", "if not rows or await read_pause(engine, store) is not None:", "if not rows:"
-    ),
+    Mutant(RETRY, "no retry during a pause", " or await read_pause(engine, store) is not None", ""),
+    Mutant(RETRY, "no retry in another database's views", " or await why_refused(engine, redis) is not None", ""),
     Mutant(RETRY, "no retry during a build", 'any(known.state == "building" for', "any(False for"),
     Mutant(SWEEPS, "what can be read is retried", "            await self._retry_readable()\n", "            pass\n"),
     Mutant(SWEEPS, "only a sweep that ended follows says so", "if finished and have_ended:", "if finished:"),
