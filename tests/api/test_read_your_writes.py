@@ -18,6 +18,8 @@ from tests.support.proxy import Proxy, listening, postgres_socket, through_port
 from tests.support.waiting import until
 
 PATH = "/v1/users/bob/follow"
+# For the preparations: a busy machine must not make them fail.
+PATIENT = {"FOLLOWS_VISIBLE_WAIT_MS": "10000"}
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ async def processes(fragile: Breakable, settings: dict[str, str], keys: Path) ->
     with Redis.from_url(fragile.url) as client:
         client.flushall()
     async with AsyncExitStack() as stack:
-        async with in_process(settings, keys) as service:
+        async with in_process(settings | PATIENT, keys) as service:
             for name in ("ann", "bob", "cem"):
                 assert (await service.platform.put(f"/v1/users/{name}", json={})).status_code == 201
             await service.caught_up()

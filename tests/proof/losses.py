@@ -28,6 +28,8 @@ TITLE: Final = "5 lost servers"
 FAULT_S: Final = 2.0
 # P4 excepts this time after the policy was changed; only then may an evicted list no longer look empty.
 POLICY_CHANGE_S: Final = 0.5
+# A value that is written to make a full Redis evict.
+FILLER_BYTES: Final = 64 * 1024
 HANGING_S: Final = 30.0
 OPEN_TRANSACTION_S: Final = 120.0
 ANSWER_DELAY_MS: Final = 100
@@ -84,7 +86,9 @@ def wrong_policy(deployment: Deployment, _: PartContext) -> Iterator[None]:
         client.config_set("maxmemory-policy", "allkeys-random")
         sleep(POLICY_CHANGE_S)
         client.config_set("maxmemory", client.info("memory")["used_memory"])
-        wait_until(lambda: client.info("stats")["evicted_keys"] > 0)
+        # Workers that have seen the policy write no more, and only a write makes Redis evict.
+        wait_until(lambda: client.set("filler", bytes(FILLER_BYTES)) and client.info("stats")["evicted_keys"] > 0)
+        client.delete("filler")
         yield
         client.config_set("maxmemory", 0)
         client.config_set("maxmemory-policy", "noeviction")

@@ -21,6 +21,7 @@ from projections.errors import Fenced, LogChanged, NotSwitched
 from projections.keys import View
 from projections.rebuild.limits import SnapshotLimits
 from projections.rebuild.pace import BuildProgress, Pace
+from projections.rebuild.rebuild import RebuildOptions
 from projections.signals.job_queue import QueueSettings
 from projections.views import generations
 from projections.views.building import build_position
@@ -133,10 +134,13 @@ async def test_long_list_equals_the_projectors(
 async def test_rebuild_under_writes_is_verified_and_switched(
     engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain, queue: QueueSettings, restored: int
 ) -> None:
-    """The projector goes on from the snapshot, with rows in it that are newer."""
+    """The projector goes on from the snapshot, with rows in it that are newer.
+
+    A build with batches smaller than what is written in one step would never end.
+    """
     numbers = await populate(engine)
     async with busy(engine, numbers):
-        view = await rebuilt(engine, redis, queue)
+        view = await rebuilt(engine, redis, queue, RebuildOptions())
     assert restores(raw_redis) > restored
     end = (await rebuilt(engine, redis, queue)).generation
     assert end == view.generation + 1 and actual(raw_redis, View(end, 64)) == expected(sql, View(end, 64))

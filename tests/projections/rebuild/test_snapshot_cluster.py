@@ -34,7 +34,7 @@ async def test_snapshot_on_a_cluster_equals_the_log(
     before = [restores(node.client) for node in cluster.masters().values()]
     async with busy(engine, numbers):
         await prepared(engine, redis, VIEW)
-        await filled(engine, redis, VIEW, batch=50)
+        await filled(engine, redis, VIEW, batch=500)
     await filled(engine, redis, VIEW)
     after = [restores(node.client) for node in cluster.masters().values()]
     assert all(now > then for now, then in zip(after, before, strict=True))
