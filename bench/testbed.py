@@ -149,9 +149,10 @@ class Testbed:
         return self._made[name]
 
     def worker(self, name: str = "worker") -> None:
-        """Start a worker process."""
+        """Start a worker process, with metrics."""
         if name not in self.pids:
-            self.start(name, f"{shlex.quote(sys.executable)} -m cli worker", self.environment)
+            environment = {"FOLLOWS_METRICS": f"127.0.0.1:{free_port()}", **self.environment}
+            self.start(name, f"{shlex.quote(sys.executable)} -m cli worker", environment)
 
     def start(self, name: str, command: str, environment: Mapping[str, str]) -> "tuple[subprocess.Popen[bytes], Path]":
         """Run a command until `stop` or the end; its CPU time is measured as ``name``."""
