@@ -201,6 +201,8 @@ class ProjectionLoop:
         self._incomplete.note_lost(view, lost)
         if view is None or lost:
             self.healer.start()
+        else:
+            self.healer.note_whole()
         leased = {} if view is None else self.leases.of_view(view)
         return {partition: fence for partition, fence in leased.items() if found.get(partition) is not None}
 

@@ -56,6 +56,10 @@ class Healer:
         if not self.is_running:
             self._task = asyncio.create_task(self._run())
 
+    def note_whole(self) -> None:
+        """Note that the view is whole, whoever has built it: the next failure is another one and gets a line."""
+        self._line.reset()
+
     async def wait(self, timeout_s: float) -> bool:
         """Return when the build under way has ended, or after ``timeout_s``; False if it was refused or has failed."""
         if self._task is None:
@@ -86,7 +90,6 @@ class Healer:
                         read_words=self._read_words,
                     )
                     self.ended["done"] += 1
-            self._line.reset()
             return True
         except BuildRunning:
             self._line.info("another process is building the view")

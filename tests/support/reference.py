@@ -33,7 +33,7 @@ ENVIRONMENT: Final = {
 WIDTH: Final = 100
 # What `follows status` has and metrics do not.
 LEFT_OUT: Final = (
-    "What `follows status --json` has besides is no metric: single partitions, workers and further builds, whose",
+    "These parts of `follows status --json` are not metrics: single partitions, workers and further builds, whose",
     "ids would be labels that come and go; texts, such as ids of logs and servers, owners and reasons; `queue_jobs`,",
     "wake-ups that a worker takes at once; the signs of life of single workers, which decide what `follows_workers`",
     "counts as alive; and rates, which `rate` makes of positions and counters.",

@@ -171,7 +171,7 @@ def test_process_that_stops_sends_the_spans_that_wait(
 
 def test_error_of_the_exporter_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     exporter = ReportingExporter()
-    for _ in range(2):  # what is no span makes the library raise
+    for _ in range(2):  # something else than a span makes the library raise
         assert exporter.export(None) is SpanExportResult.FAILURE  # type: ignore[arg-type]
     [line] = caplog.messages
     assert line.startswith("spans cannot be sent") and line.endswith("TypeError")

@@ -47,7 +47,7 @@ async def test_connect_goes_on_over_several_looks(database_url: str) -> None:
 
 
 async def test_connect_that_fails_between_two_looks_fails_the_second(database_url: str) -> None:
-    """And the third one begins anew."""
+    """And the third one begins again."""
     async with listening(proxy := Proxy(postgres_socket(database_url), cuts=[1])) as port:
         looks = for_looks(through_port(database_url, port))
         with pytest.raises(LogUnavailable, match="no connection in time"):

@@ -160,7 +160,7 @@ async def test_loss_that_the_views_had_not_applied_builds_nothing(
 async def test_loss_is_not_settled_while_a_partition_is_away_that_may_hold_it(
     engine: Engine, redis: RedisClient, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its server returns with what the log has lost: that is no other database then, and the view is kept aside."""
+    """Its server returns with what the log has lost: the database is the same one, and the view is kept aside."""
     one, two = await register(engine, "a", "b")
     head, read = await log.head(engine), ReadWords()
     await append(engine, one, two, UserFollowed())
