@@ -62,8 +62,7 @@ class Tail:
         clock: Callable[[], float] = seconds_since_boot,
         on_look: Callable[[float, Look], None] = lambda *_: None,
     ) -> None:
-        """``on_other_history`` drops what the process remembers of another history of the log; ``on_look`` is called
-        with the beginning and the result of each look."""
+        """``on_other_history`` drops what is remembered; ``on_look`` gets the beginning and the result of each look."""
         self._looks, self._progress, self._on_look = looks, progress, on_look
         # The time, in seconds of the clock that all moments here are of.
         self.moment = self._clock = clock
@@ -239,6 +238,7 @@ class Tail:
     async def _read_on(self) -> Look:
         reported = self._progress.highest
         found = await self._looks.look(max(self.known, 0))
+        self._progress.server_run = found.run
         if self.known < 0:
             self._begin(found)
         elif found.position < max(self.known, reported if reported > self._lost else 0) or (

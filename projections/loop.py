@@ -245,8 +245,8 @@ class ProjectionLoop:
     async def _check(self, projector: Projector) -> bool:
         """Check once per ``idle_s``, and after a disconnect, that the projector may go on.
 
-        The partitions must be where it left them, none of them may be lost or back again, the view must be live, and
-        the projection not paused.
+        The partitions must be where it left them, none of them may be lost or back again, the view must be live, the
+        log on the same server, and the projection not paused.
         """
         await projector.write_checkpoints()
         self._disconnects = self._redis.disconnects
@@ -254,9 +254,9 @@ class ProjectionLoop:
         await projector.refresh_parked()
         leased = self.leases.of_view(projector.view)
         lacks_partitions = len(projector.fences) + len(self._unreachable) < len(leased)
-        if await read_pause(self._engine, self.leases.store) is not None or (
-            lacks_partitions and not self.healer.is_running
-        ):
+        if await read_pause(self._engine, self.leases.store) is not None or not await self._feeding.is_confirmed():
+            return False
+        if lacks_partitions and not self.healer.is_running:
             return False
         back, _ = await generations.reachable(
             self._redis, projector.view, self._unreachable, self._timing.recheck_timeout_s
@@ -279,7 +279,8 @@ class ProjectionLoop:
             groups, position = whole_lease_groups(projector.view, projector.fences), projector.position
             generation, changed, word = projector.view.generation, projector.changed, projector.history.word(position)
             at, store, replaces = projector.checkpointed, self.leases.store, self._pointer.replaces
-            message = progress_message(position, groups, generation, changed, at, store, replaces, word)
+            run = self._feeding.confirmed_run
+            message = progress_message(position, groups, generation, changed, at, store, replaces, word, run)
             if await self._wakeup.publish(LogNames.applied_channel, [message]):
                 projector.changed = set()
             else:  # a queue that is away must not slow the projection down; waiting callers poll the views in the end

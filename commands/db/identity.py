@@ -15,7 +15,9 @@ _IDENTITY: Final = text(
         (SELECT log_id::text FROM log_identity)
     FROM pg_database WHERE datname = current_database()"""
 )
-_SERVER_RUN: Final = text("SELECT pg_postmaster_start_time()::text")
+# In no time zone: sessions may have different ones.
+SERVER_RUN: Final = "extract(epoch FROM pg_postmaster_start_time())::text"
+_SERVER_RUN: Final = text(f"SELECT {SERVER_RUN}")
 
 
 class Origin(NamedTuple):

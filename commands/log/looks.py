@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, cast
 import psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from commands.db.identity import Origin
+from commands.db.identity import SERVER_RUN, Origin
 from commands.db.postgres import Engine, PostgresSettings, connected, connected_within, create_engine
 from commands.errors import LogUnavailable
 from commands.log import event_log as log
@@ -22,10 +22,10 @@ BATCHES_MAX: Final = 10_000
 DIRECTORY: Final = 0
 
 # Nothing here is prepared: behind a pooler, each statement may run on another session.
-_LOOK: Final = """SELECT h.position, word_at(h.position), word_at(%s), pg_is_in_recovery(),
+_LOOK: Final = f"""SELECT h.position, word_at(h.position), word_at(%s), pg_is_in_recovery(),
         (SELECT system_identifier::text FROM pg_control_system()),
         (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),
-        ARRAY(SELECT DISTINCT store FROM lease_owners WHERE projects AND store <> '')
+        ARRAY(SELECT DISTINCT store FROM lease_owners WHERE projects AND store <> ''), {SERVER_RUN}
     FROM (SELECT coalesce(max(position), 0) AS position FROM events) h"""
 _BATCHES: Final = """SELECT last_position, word, quiet, actors FROM batches
     WHERE last_position > %s
@@ -41,7 +41,8 @@ class Look(NamedTuple):
     """The log's last position (0 when empty) with its word, and the word of the position that was asked about.
 
     A word is None after the last batch: the position is beyond the head, or its event was inserted by hand. ``origin``
-    is the database that has answered, and ``fed`` the words of all Redis that workers feed from this log.
+    is the database that has answered, and ``fed`` the words of all Redis that workers feed from this log. ``run`` is
+    that of its server, as ``read_server_run`` has it.
     """
 
     position: int
@@ -49,6 +50,7 @@ class Look(NamedTuple):
     word_asked: int | None
     origin: Origin | None = None
     fed: frozenset[str] = frozenset()
+    run: str = ""
 
 
 class Mark(NamedTuple):
@@ -106,10 +108,10 @@ class LogLooks:
     async def look(self, known: int) -> Look:
         """Look at the head, and for the word of ``known``. Raises LogUnavailable, also on a standby."""
         async with connected_within(self._own, self._timeout_s) as connection:
-            [(position, word, word_asked, is_standby, system, oid, fed)] = await _rows(connection, _LOOK, known)
+            [(position, word, word_asked, is_standby, system, oid, fed, run)] = await _rows(connection, _LOOK, known)
         if is_standby:
             raise LogUnavailable
-        return Look(position, word, word_asked, Origin(system, oid), frozenset(fed))
+        return Look(position, word, word_asked, Origin(system, oid), frozenset(fed), run)
 
     async def written(self, after: int, up_to: int, *, older: bool = False) -> Written:
         """Return what was written after ``after`` and up to ``up_to``. Raises LogUnavailable.

@@ -26,8 +26,8 @@ _NOWHERE: Final[Place] = (0, None)
 class _Message(msgspec.Struct, array_like=True, gc=False):
     """How far a worker is: ``position``, the lease ``groups`` that have reached it, the generation, the users whose
     profiles changed (None: perhaps all), partition -> checkpoint of all that the worker projects, the word of the
-    Redis that it projects into, the generation that this one replaces, as the pointer has it, and the ``word`` of the
-    log's history at ``position``.
+    Redis that it projects into, the generation that this one replaces, as the pointer has it, the ``word`` of the log's
+    history at ``position``, and the ``run`` of the server that the worker reads the log from.
 
     A newer version may append fields, which are ignored here; a field that is missing has its default.
     """
@@ -40,6 +40,7 @@ class _Message(msgspec.Struct, array_like=True, gc=False):
     store: str = ""
     replaces: int = 0
     word: int | None = None
+    run: str = ""
 
 
 _messages: Final = msgspec.json.Decoder(_Message)
@@ -69,6 +70,8 @@ class Progress:
         self._generation = 0
         # The word of the Redis that this process reads, "" until it is known.
         self._store = ""
+        # The run of the server that this process finds its log on, as ``read_server_run`` has it; "" until it is known.
+        self.server_run = ""
         # When the last message came, of a worker that had just read the log.
         self.heard_at = clock()
         # The highest position that a worker has reported.
@@ -105,7 +108,7 @@ class Progress:
         if message == READS_THE_LOG:
             return
         told = _messages.decode(message)
-        if told.store != self._store and told.store and self._store:  # another Redis is fed from this log, too
+        if self._is_of_others(told):
             return
         position, groups, partitions = told.position, told.groups, told.partitions
         changed = told.changed if self.reset(told.generation, told.replaces) else None
@@ -130,6 +133,12 @@ class Progress:
             else:
                 still.append(waiting)
         self._waiting = still
+
+    def _is_of_others(self, told: _Message) -> bool:
+        """Return whether a message is about another Redis that this log feeds, or of a worker whose log is on another
+        server: a copy behind the same address, or the server before a failover."""
+        is_of_other_redis = told.store != self._store and told.store and self._store
+        return bool(is_of_other_redis or (told.run != self.server_run and told.run and self.server_run))
 
     def use(self, store: str) -> None:
         """Take only messages about the Redis of this word from now on; what came before may be about another one."""
@@ -222,13 +231,14 @@ def progress_message(
     store: str = "",
     replaces: int = 0,
     word: int | None = None,
+    run: str = "",
 ) -> bytes:
     """Return a ``_Message`` for ``Progress.on_message``, to be published on the log's ``applied_channel``.
 
     ``changed`` are the users with new profiles, None for too many to name; ``partitions`` the checkpoints of all
-    partitions that the worker projects, in the Redis of the word ``store``; ``replaces`` is as in the pointer, and
-    ``word`` that of the position.
+    partitions that the worker projects, in the Redis of the word ``store``; ``replaces`` is as in the pointer, ``word``
+    that of the position, and ``run`` that of the server that has the log.
     """
     numbers = None if changed is None or len(changed) > CHANGED_MAX else list(changed)
-    told = _Message(position, list(groups), generation, numbers, dict(partitions or {}), store, replaces, word)
+    told = _Message(position, list(groups), generation, numbers, dict(partitions or {}), store, replaces, word, run)
     return msgspec.json.encode(told)

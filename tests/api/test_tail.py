@@ -30,6 +30,7 @@ class ScriptedLog:
 
     batches: list[tuple[int, int, list[Mark]]] = field(default_factory=lambda: [(100, 1, [])])
     fails: bool = False
+    run: str = ""
     asked: list[int] = field(default_factory=list)
     read: list[tuple[int, int]] = field(default_factory=list)
 
@@ -49,7 +50,7 @@ class ScriptedLog:
         if self.fails:
             raise LogUnavailable
         head = self.batches[-1][0]
-        return Look(head, self.word_at(head), self.word_at(known))
+        return Look(head, self.word_at(head), self.word_at(known), run=self.run)
 
     async def written(self, after: int, up_to: int, *, older: bool = False) -> Written:
         if self.fails:
@@ -85,9 +86,12 @@ class World:
         """Move the clock."""
         self.clock.time += seconds
 
-    def report(self, position: int, word: int | None = None, partitions: Mapping[int, int] | None = None) -> None:
-        """Let a worker report that it has projected up to ``position``, which has this word in its history."""
-        message = progress_message(position, range(LEASE_GROUPS), 1, (), partitions, word=word)
+    def report(
+        self, position: int, word: int | None = None, partitions: Mapping[int, int] | None = None, run: str = ""
+    ) -> None:
+        """Let a worker report that it has projected up to ``position``, which has this word in its history, from the
+        server of this run."""
+        message = progress_message(position, range(LEASE_GROUPS), 1, (), partitions, word=word, run=run)
         self.progress.on_message(message)
 
     def request(self, caller: str | None = "ann", asked: int = 0) -> OwnWrites:
@@ -374,6 +378,19 @@ async def test_log_that_lost_its_tail_drops_everything_at_once(world: World) -> 
         is_judged(world.request(), 101, word(101, 2))
     await world.tail.look()
     assert world.dropped == 1
+
+
+@pytest.mark.parametrize(("run", "believed"), [("ours", True), ("another", False), ("", True)])
+async def test_only_reports_from_the_server_that_looks_find_are_believed(
+    world: World, run: str, believed: bool
+) -> None:
+    """A copy of the database behind the same address goes on at the same positions, and feeds the same Redis until a
+    worker notices: what it reports must not answer a command, nor vouch for a checkpoint. Older workers name none."""
+    world.log.run = "ours"
+    await world.tail.look()
+    world.report(101, 7, run=run)
+    assert world.progress.has_reached(101, [0]) is believed
+    assert is_judged(world.request(), 101, word(101, 7)) is believed
 
 
 async def test_head_below_a_reported_position_shows_a_lost_tail(world: World) -> None:

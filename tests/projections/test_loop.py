@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import event
 
 from commands.coordination import leases, pause
+from commands.db.identity import read_server_run
 from commands.db.postgres import Engine
 from commands.events import UserFollowed, UserUnfollowed
 from commands.log import event_log as log
@@ -353,6 +354,23 @@ async def test_worker_that_can_read_the_log_publishes_a_message_at_least_once_a_
             await until(lambda: progress.heard_at > before)  # noqa: B023 - called at once
             heard.append(progress.heard_at)
     assert all(later - earlier < 1.5 for earlier, later in pairwise(heard)), heard
+    await listener.close()
+
+
+async def test_messages_name_the_server_that_answers_also_after_another_one_did(
+    engine: Engine, redis: RedisClient, queue: QueueSettings
+) -> None:
+    """Behind a pooler, no connection of the worker breaks when Postgres is restarted."""
+    progress = Progress()
+    progress.server_run = await read_server_run(engine)
+    listener = Listener(queue, LogNames.applied_channel, progress.on_message)
+    async with projecting(engine, redis, queue) as loop:
+        await up_to_date_view(engine, redis)
+        loop._feeding.confirmed_run = "the server before"
+        await listener.start()
+        (written,) = await append(engine, 20, 21, UserFollowed())
+        await until(lambda: progress.has_reached(written.position, range(LEASE_GROUPS)))
+        assert loop._feeding.confirmed_run == progress.server_run
     await listener.close()
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
-from typing import Any, Final, Protocol, TypeVar
-from unittest.mock import patch
+from copy import deepcopy
+from typing import Any, Final, Self
 
-from commands import profiles
-from commands.coordination import leases, parked
+from msgspec.structs import replace
+
+from commands.coordination.leases import TAKE_OVER_S
 from commands.coordination.parked import ParkedEvent
+from commands.db.identity import DatabaseIdentity
 from commands.events import (
     AnyEvent,
     NotificationsChanged,
@@ -21,32 +20,42 @@ from commands.events import (
     UserRegistered,
     UserUnfollowed,
 )
-from commands.log import event_log as log
-from commands.log.event_log import Slice
 from commands.users import Profile
 from projections.keys import View, member, score
 from projections.projector.fold import encode_profile
 from tests.proof.fake_redis import SortedSet
 
-_T = TypeVar("_T")
 FIRST_RECORDED_AT_US: Final = 1_700_000_000_000_000
 Pair = tuple[int, int]
 Scores = dict[Pair, list[tuple[int, int | None]]]
+# Words that a log draws before another one, a copy of it, begins to draw others.
+WORDS_MAX: Final = 1_000_000
 
 
 class FakeLog:
-    """Recorded events, parked events and user rows."""
+    """Recorded events, parked events, user rows, and what processes coordinate themselves by."""
 
     def __init__(self) -> None:
+        self.identity = DatabaseIdentity("server", 1, "follows", ["here"], "log")
+        # Another number for each server that answers: a promoted standby, or one that was restarted.
+        self.run = 1
+        # The virtual time of the last query that was answered to anybody.
+        self.answered_at = float("-inf")
         self.events: list[Recorded] = []
         self.rows: dict[int, Profile] = {}
         self.released_logins: list[tuple[int, str]] = []
-        self.parked: dict[int, ParkedEvent] = {}
+        # By the word of a Redis, and position.
+        self.parked: dict[tuple[str, int], ParkedEvent] = {}
         # Pair -> (position, score or None for no follow) after each of its events, up to the first unreadable one.
         self.scores: Scores = {}
         self.unreadable_pairs: set[Pair] = set()
         self._versions: dict[Pair, int] = {}
         self._fence = 0
+        # Generation -> (word of its Redis, whether it is live), and those that are kept.
+        self.generations: dict[int, tuple[str, bool]] = {}
+        self.kept: set[int] = set()
+        # Worker's fence -> (word of its Redis, virtual time of its last renewal).
+        self._owners: dict[int, tuple[str, float]] = {}
         # The word of each position, from 0 on: each event is a batch of its own.
         self.words: list[int] = [0]
         self._drawn = 0
@@ -77,7 +86,18 @@ class FakeLog:
         rows, released, scores, unreadable, versions = self._states[position]
         self.rows, self.released_logins, self.unreadable_pairs = dict(rows), list(released), set(unreadable)
         self.scores, self._versions = {pair: list(known) for pair, known in scores.items()}, dict(versions)
-        self.parked = {at: row for at, row in self.parked.items() if at <= position}
+        self.parked = {at: row for at, row in self.parked.items() if at[1] <= position}
+        self.run += 1
+
+    def copy(self, *, same_address: bool) -> Self:
+        """Return a copy of the database, which goes on by itself: a physical one that answers behind the same address,
+        or one that can be told from this one."""
+        other = deepcopy(self)
+        other.run += WORDS_MAX
+        other._drawn += WORDS_MAX
+        if not same_address:
+            other.identity = replace(self.identity, oid=self.identity.oid + 1)
+        return other
 
     def _state(self) -> tuple[dict[int, Profile], list[tuple[int, str]], Scores, set[Pair], dict[Pair, int]]:
         scores = {pair: list(known) for pair, known in self.scores.items()}
@@ -87,6 +107,36 @@ class FakeLog:
         """Return a fence higher than all before it."""
         self._fence += 1
         return self._fence
+
+    def advance_fences(self, fence: int) -> None:
+        """Make all later fences higher than ``fence``."""
+        self._fence = max(self._fence, fence)
+
+    def register_generation(self, store: str, above: int) -> int:
+        """Register a new generation of a Redis; return its number."""
+        number = max(above, *self.generations, *self.kept, 0, 0) + 1
+        self.generations[number] = (store, False)
+        return number
+
+    def set_live(self, number: int) -> None:
+        """Make a generation the live one of its Redis."""
+        store, _ = self.generations[number]
+        of_store = [other for other, (word, _) in self.generations.items() if word == store]
+        self.generations |= {other: (store, other == number) for other in of_store}
+
+    def renew(self, fence: int, store: str, now: float) -> None:
+        """Note that a worker feeds a Redis, and delete those that have not renewed for too long."""
+        self._owners[fence] = store, now
+        self._owners = {owner: row for owner, row in self._owners.items() if now - row[1] < TAKE_OVER_S}
+
+    def release(self, fence: int) -> None:
+        """Note that a worker feeds nothing any more."""
+        self._owners.pop(fence, None)
+
+    @property
+    def fed(self) -> frozenset[str]:
+        """Return the words of all Redis that workers feed."""
+        return frozenset(store for store, _ in self._owners.values())
 
     def register(self, number: int) -> None:
         """Register a user."""
@@ -127,10 +177,15 @@ class FakeLog:
             found = value
         return found
 
+    @property
+    def histories(self) -> list[Scores]:
+        """Return the scores of the history that there is, and of those that were lost."""
+        return [self.scores, *self.lost]
+
     def scores_since(self, pair: Pair, first: int) -> set[int | None]:
         """Return the pair's scores at this position and at all later ones, in all histories: a reader may still see one
         that was lost."""
-        histories = self.scores, *self.lost
+        histories = self.histories
         later = {value for scores in histories for at, value in scores.get(pair, ()) if first < at}
         return {*(self.score_at(pair, first, scores) for scores in histories), *later}
 
@@ -147,7 +202,7 @@ class FakeLog:
 
     def lists_at(self, number: int, side: str, position: int) -> list[list[tuple[int, int]]]:
         """Return the rows (score, other user) of a list at this position, oldest first, in each history."""
-        return [self._list_at(number, side, position, scores) for scores in (self.scores, *self.lost)]
+        return [self._list_at(number, side, position, scores) for scores in self.histories]
 
     def _list_at(self, number: int, side: str, position: int, scores: Scores) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
@@ -184,98 +239,3 @@ class FakeLog:
 
     def _next_time_us(self) -> int:
         return FIRST_RECORDED_AT_US + self.head + 1
-
-
-class LogConnection(Protocol):
-    """A connection to a fake log, which the projector gets as its engine; queries are answered late or not at all."""
-
-    log: FakeLog
-
-    async def query(self, work: Callable[[], _T]) -> _T: ...
-
-
-async def _read_slice(connection: LogConnection, after: int, limit: int) -> Slice:
-    def work() -> Slice:
-        found = connection.log
-        events = found.events[after : after + limit]
-        word_before = found.word_at(after) if after <= found.head else None
-        return Slice(events, found.word_at(events[-1].position) if events else None, word_before)
-
-    return await connection.query(work)
-
-
-async def _words_at(connection: LogConnection, positions: Collection[int]) -> dict[int, int | None]:
-    found = connection.log
-    return await connection.query(lambda: {at: found.word_at(at) for at in positions if at <= found.head})
-
-
-async def _recent_words(connection: LogConnection, limit: int) -> dict[int, int]:
-    found = connection.log
-    return await connection.query(lambda: dict(list(enumerate(found.words))[-limit:]))
-
-
-async def _next_fence(connection: LogConnection) -> int:
-    return await connection.query(connection.log.next_fence)
-
-
-async def _profiles(
-    connection: LogConnection, numbers: Sequence[int]
-) -> tuple[dict[int, Profile], tuple[int, int | None]]:
-    found = connection.log
-    return await connection.query(
-        lambda: ({number: found.rows[number] for number in numbers}, (found.head, found.word_at(found.head)))
-    )
-
-
-async def _released_logins(connection: LogConnection, numbers: Sequence[int]) -> list[tuple[int, str]]:
-    return await connection.query(lambda: [entry for entry in connection.log.released_logins if entry[0] in numbers])
-
-
-async def _read_parked(
-    connection: LogConnection, *, skipped: bool = False, store: str | None = None
-) -> list[ParkedEvent]:
-    return await connection.query(lambda: [row for _, row in sorted(connection.log.parked.items())])
-
-
-async def _park(
-    connection: LogConnection, rows: Sequence[tuple[int, int, int, str]], read_to: tuple[int, int | None], store: str
-) -> None:
-    def work() -> None:
-        for row in rows if connection.log.has(*read_to) else ():
-            connection.log.parked.setdefault(row[0], ParkedEvent(*row, datetime.now(UTC)))
-
-    await connection.query(work)
-
-
-async def _park_behind(
-    connection: LogConnection, rows: Sequence[tuple[int, int, int]], read_to: tuple[int, int | None], store: str
-) -> set[int]:
-    def work() -> set[int]:
-        found = connection.log
-        for position, subject, object_ in rows if found.has(*read_to) else ():
-            front = [row for row in found.parked.values() if (row.subject, row.object) == (subject, object_)]
-            if any(row.position <= position for row in front):
-                found.parked.setdefault(position, ParkedEvent(position, subject, object_, "", datetime.now(UTC)))
-        return {position for position, _, _ in rows if position in found.parked}
-
-    return await connection.query(work)
-
-
-@contextmanager
-def fake_log_installed() -> Iterator[None]:
-    """Make the projector read fake logs instead of PostgreSQL, for the length of the block."""
-    replaced: tuple[tuple[Any, Any, Any], ...] = (
-        (log, log.read_slice, _read_slice),
-        (log, log.words_at, _words_at),
-        (log, log.recent_words, _recent_words),
-        (leases, leases.next_fence, _next_fence),
-        (profiles, profiles.read_profiles_at_head, _profiles),
-        (profiles, profiles.released_logins, _released_logins),
-        (parked, parked.read_parked, _read_parked),
-        (parked, parked.park, _park),
-        (parked, parked.park_behind, _park_behind),
-    )
-    with ExitStack() as stack:
-        for module, function, fake in replaced:
-            stack.enter_context(patch.object(module, function.__name__, fake))
-        yield

@@ -78,6 +78,7 @@ class FakeLogConnection:
         if away_s > 0 or is_cut_off or self._network.loses():
             raise LogUnavailable
         result = work()
+        self.log.answered_at = asyncio.get_running_loop().time()
         await asyncio.sleep(self._network.delay_s())
         late = self._process.stopped_until - asyncio.get_running_loop().time()
         if late > 0:

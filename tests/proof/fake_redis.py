@@ -13,8 +13,9 @@ from redis.exceptions import ResponseError
 
 from projections.client.client import Script
 from projections.projector.apply import APPLY, LAST_PART
-from projections.views.freezes import FENCE_POINTER, UNFREEZE
-from projections.views.generations import POINT, REMOVE
+from projections.views.feeder_record import SWAP
+from projections.views.freezes import FENCE_POINTER, FREEZE, UNFREEZE
+from projections.views.generations import POINT, REMOVE, RETIRE
 from queries.follows import PAGE
 
 WRONG_TYPE: Final = "WRONGTYPE Operation against a key holding the wrong kind of value"
@@ -59,12 +60,15 @@ class FakeRedis:
             PAGE.sha: self.page,
             POINT.sha: self.point,
             FENCE_POINTER.sha: self.fence_pointer,
+            FREEZE.sha: self.freeze,
             UNFREEZE.sha: self.unfreeze,
+            RETIRE.sha: self.retire,
             REMOVE.sha: self.remove,
+            SWAP.sha: self.swap,
         }
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        """Run apply.lua, page.lua, point.lua, fence_pointer.lua, unfreeze.lua or remove.lua."""
+        """Run one of the scripts above."""
         return self._scripts[script.sha](keys, arguments)
 
     def execute(self, name: str, key: str, *values: Any) -> Any:
@@ -182,11 +186,42 @@ class FakeRedis:
             self._set(keys[0], msgspec.json.encode(pointer | {"fence": fence}))
         return int(fence)
 
+    def freeze(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any] | None:
+        """Do what ``freeze.lua`` does."""
+        token = _bytes(arguments[0])
+        position, fence, frozen = self._hmget(keys[0], "position", "fence", "frozen")
+        if position is None:
+            return None
+        if frozen is not None and frozen != token:
+            return [0, frozen]
+        self._hset(keys[0], "frozen", token)
+        return [1, position, fence]
+
     def unfreeze(self, keys: Sequence[str], arguments: Sequence[Any]) -> int:
         """Do what ``unfreeze.lua`` does."""
         if self._hget(keys[0], "frozen") != _bytes(arguments[0]):
             return 0
         self._hdel(keys[0], "frozen")
+        return 1
+
+    def retire(self, keys: Sequence[str], arguments: Sequence[Any]) -> bytes | None:
+        """Do what ``retire.lua`` does."""
+        fence, from_, to = arguments
+        position, own = self._hmget(keys[0], from_, "fence")
+        if position is None:
+            self._hdel(keys[0], "frozen")
+            return self._hget(keys[0], to)
+        if own is not None and int(own) > int(fence):
+            return b"FENCED"
+        self._hset(keys[0], to, position)
+        self._hdel(keys[0], from_, "frozen")
+        return position
+
+    def swap(self, keys: Sequence[str], arguments: Sequence[Any]) -> int:
+        """Do what ``swap.lua`` does."""
+        if (self._get(keys[0]) or b"") != _bytes(arguments[0]):
+            return 0
+        self._set(keys[0], arguments[1])
         return 1
 
     def remove(self, keys: Sequence[str], _: Sequence[Any]) -> int:

@@ -18,7 +18,7 @@ from projections.client.client import RedisClient
 from projections.feeding.feeder_check import FeederCheck
 from projections.signals.progress import Progress
 from queries.reader import Reader
-from tests.proof.fake_log import FakeLog, Pair
+from tests.proof.fake_log import Pair
 from tests.proof.fake_network import FakeLogConnection, SimulatedProcess
 
 VISIBLE_WAIT_MS: Final = 1_500
@@ -36,7 +36,7 @@ class FakeLooks:
         def work() -> Look:
             log = self._connection.log
             asked = log.word_at(known) if known <= log.head else None
-            return Look(log.head, log.word_at(log.head), asked)
+            return Look(log.head, log.word_at(log.head), asked, log.identity.origin, log.fed, str(log.run))
 
         return cast(Look, await self._query(work))
 
@@ -86,10 +86,11 @@ class SimulatedWeb:
     def __init__(
         self, process: SimulatedProcess, redis: RedisClient, log: FakeLogConnection, clock: Callable[[], float]
     ) -> None:
-        self.process, self._log = process, log
+        self.process, self.log, self._connection = process, log.log, log
         self.progress = Progress(clock)
-        self.reader = Reader(redis, self.progress, clock=clock)
-        self.feeder = FeederCheck(LOOK_AGE_MAX_S)
+        self.feeder = FeederCheck(LOOK_AGE_MAX_S, self.progress.clear)
+        self.reader = Reader(redis, self.progress, feeder=self.feeder, clock=clock)
+        self.on_message = self.feeder.own_messages(self.progress.on_message)
         looks = FakeLooks(log)
         self.tail = Tail(looks, self.progress, self.reader.invalidate_numbers, clock, on_look=self.feeder.on_look)
 
@@ -101,11 +102,10 @@ class SimulatedWeb:
         caller, known_before = str(pair[0]), self.tail.highest
 
         def work() -> Write:
-            log: FakeLog = self._log.log
-            log.toggle_follow(pair, notifications=notifications)
-            return Write(pair, log.head, log.word_at(log.head))
+            self.log.toggle_follow(pair, notifications=notifications)
+            return Write(pair, self.log.head, self.log.word_at(self.log.head))
 
-        write = await self._log.query(work)
+        write = await self._connection.query(work)
         context = SimpleNamespace(
             require_caller=lambda: SimpleNamespace(id=caller), known_before=known_before, registers=False
         )
@@ -119,6 +119,12 @@ class SimulatedWeb:
         receipt = Receipt(write.position, None, write.word)
         await make_visible(cast(Services, services), cast(Context, context), receipt, pair)
         return write
+
+    def is_cut_off_alone(self) -> bool:
+        """Return whether this process takes the log for down, as it hears no worker, while others read it: what it
+        answers then is not promised."""
+        tail = self.tail
+        return tail._is_log_away() and self.log.answered_at >= tail._began + LOOK_AGE_MAX_S
 
     def request_of(self, caller: int) -> OwnWrites:
         """Return what the answer to a read of this caller must show, which comes now."""

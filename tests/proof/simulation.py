@@ -9,7 +9,8 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ import msgspec
 from redis import Redis
 
 from tests.proof import report
-from tests.proof.fake_log import fake_log_installed
+from tests.proof.fake_log_queries import fake_log_installed
 from tests.proof.parts import Counts, PartContext
 from tests.proof.real_redis import RealRedis
 from tests.proof.schedule import Schedule
@@ -85,13 +86,15 @@ class FinishedChunks:
 
 
 def replay(context: PartContext, seed: int, *, real_redis: type[RealRedis] = RealRedis) -> Counts:
-    """Run one schedule in the simulation, then again with a real Valkey as its store."""
+    """Run one schedule in the simulation, then again with a real Valkey as each of its stores."""
     counts = Counts()
-    with _quiet(), context.servers() as servers, Redis.from_url(servers.valkey_url(0)) as raw_redis:
-        for where, schedule in (
-            ("simulated", Schedule(seed)),
-            ("on a real server", Schedule(seed, real_redis(raw_redis))),
-        ):
+    with _quiet(), context.servers() as servers, ExitStack() as clients:
+        numbers = count()
+
+        def new_redis() -> RealRedis:
+            return real_redis(clients.enter_context(Redis.from_url(servers.valkey_url(next(numbers)))))
+
+        for where, schedule in (("simulated", Schedule(seed)), ("on a real server", Schedule(seed, new_redis))):
             counts.add(f"schedules {where}")
             counts.wrong += [f"{where}: {wrong}" for wrong in schedule.run()]
     return counts

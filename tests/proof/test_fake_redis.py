@@ -9,16 +9,17 @@ import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
 
-from projections.keys import POINTER, View, member
+from projections.keys import FEEDER, POINTER, View, member
 from projections.projector.apply import APPLY
-from projections.views.freezes import FENCE_POINTER, UNFREEZE
-from projections.views.generations import POINT, REMOVE
+from projections.views.feeder_record import SWAP
+from projections.views.freezes import FENCE_POINTER, FREEZE, UNFREEZE
+from projections.views.generations import POINT, REMOVE, RETIRE
 from queries.follows import PAGE
 from tests.proof.fake_redis import FakeRedis
 from tests.support.fixtures import Plain
 
 VIEW = View(1, 1)
-ROUNDS, STEPS = 40, 25
+ROUNDS, STEPS = 60, 25
 USERS = range(8, 14)
 LISTS = [VIEW.following(number) for number in USERS]
 TEXTS = [VIEW.user(number) for number in USERS]
@@ -40,9 +41,8 @@ def test_random_commands_have_same_answers_and_effects(raw_redis: Plain) -> None
         rng, fake = random.Random(f"{seed} {number}"), FakeRedis()
         raw_redis.flushdb()
         for _ in range(STEPS):
-            keys, arguments, script = rng.choice(
-                (_batch, _batch, _page, _checkpoint, _pointer, _fence, _unfreeze, _remove)
-            )(rng)
+            kinds = _batch, _batch, _page, _checkpoint, _pointer, _fence, _freeze, _unfreeze, _retire, _swap, _remove
+            keys, arguments, script = rng.choice(kinds)(rng)
             message = f"seed {seed} {number}: {keys} {arguments}"
             if script is None:
                 ours, theirs = _answer(fake.execute, *arguments), _answer(raw_redis.execute_command, *arguments)
@@ -120,6 +120,20 @@ def _pointer(rng: random.Random) -> tuple[list[str], list[Any], Any]:
 
 def _fence(rng: random.Random) -> tuple[list[str], list[Any], Any]:
     return [POINTER], [rng.randrange(6)], FENCE_POINTER
+
+
+def _freeze(rng: random.Random) -> tuple[list[str], list[Any], Any]:
+    return [CHECKPOINT], [rng.choice("xy")], FREEZE
+
+
+def _retire(rng: random.Random) -> tuple[list[str], list[Any], Any]:
+    """Retire the partition or unretire it."""
+    fields = ["position", "retired_position"]
+    return [CHECKPOINT], [rng.randrange(4), *rng.sample(fields, 2)], RETIRE
+
+
+def _swap(rng: random.Random) -> tuple[list[str], list[Any], Any]:
+    return [FEEDER], [rng.choice(["", "a", "b"]), rng.choice(["a", "b"])], SWAP
 
 
 def _unfreeze(rng: random.Random) -> tuple[list[str], list[Any], Any]:

@@ -1,7 +1,7 @@
 """A stopped long run of the simulation continues; a replay uses a real server and finds broken guards."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,19 @@ import msgspec
 import pytest
 
 from projections.client.client import Script
+from projections.feeding import feeders
+from projections.feeding.feeder_check import FeederCheck
 from projections.projector.apply import APPLY
 from projections.projector.parking import ParkedPairs
+from projections.signals.progress import Progress
 from tests.proof import __main__, simulation
 from tests.proof.parts import Counts, PartContext
 from tests.proof.real_redis import RealRedis
 from tests.support.servers import Servers
 
-# A schedule with parked events, and one in which Redis loses its tail.
-PARKS, LOSES = 0, 606
+# Schedules: with parked events; in which Redis loses its tail; with a copy of the database that can be told from the
+# original, and with one that cannot; with a second Redis.
+PARKS, LOSES, COPY, SAME_ADDRESS, SECOND_REDIS = 22, 188, 6, 141, 258
 BEHIND, OTHER_HISTORY = "if position < expected then", "at[3] ~= argv[4] and"
 
 
@@ -63,7 +67,7 @@ def test_changed_code_saves_no_finished_chunks(tmp_path: Path) -> None:
     assert not finished.done and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("seed", [PARKS, LOSES])
+@pytest.mark.parametrize("seed", [PARKS, LOSES, COPY, SAME_ADDRESS, SECOND_REDIS])
 def test_replay_runs_in_simulation_and_on_real_server(servers: Servers, tmp_path: Path, seed: int) -> None:
     found = simulation.replay(PartContext(7, "short", tmp_path, servers), seed)
     assert found == Counts({"schedules simulated": 1, "schedules on a real server": 1})
@@ -81,6 +85,21 @@ def test_replay_with_broken_script_finds_it_on_real_server(servers: Servers, tmp
     """Only the real server runs the script."""
     found = simulation.replay(PartContext(7, "short", tmp_path, servers), LOSES, real_redis=UnguardedRedis).wrong
     assert {wrong.partition(": ")[0] for wrong in found} == {"on a real server"}
+
+
+@pytest.mark.parametrize(
+    ("seed", "guarded", "guard", "broken"),
+    [
+        (COPY, feeders, "other_feeder", lambda *_: None),
+        (SAME_ADDRESS, Progress, "_is_of_others", lambda *_: False),
+        (SECOND_REDIS, FeederCheck, "is_alone", lambda *_: True),
+    ],
+)
+def test_schedule_finds_what_two_feeders_do_without_a_guard(
+    monkeypatch: pytest.MonkeyPatch, seed: int, guarded: Any, guard: str, broken: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(guarded, guard, broken)
+    assert simulation.run_schedules(seed, 1).wrong
 
 
 @pytest.mark.parametrize(

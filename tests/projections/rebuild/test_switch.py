@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from commands.coordination.view_register import list_generations, set_state
+from commands.db.identity import read_server_run
 from commands.db.postgres import Engine, PostgresSettings, create_engine
 from commands.events import UserFollowed, UserUnfollowed
 from commands.log import event_log as log
@@ -244,7 +245,9 @@ async def test_position_that_redis_lost_before_the_announcement_is_not_published
     await listener.close()
     store, word = await store_of(redis), (await log.words_at(engine, [left]))[left]
     assert word is not None
-    assert published == [progress_message(left, range(LEASE_GROUPS), view.generation, None, store=store, word=word)]
+    run = await read_server_run(engine)
+    message = progress_message(left, range(LEASE_GROUPS), view.generation, None, store=store, word=word, run=run)
+    assert published == [message]
 
 
 async def test_switch_is_announced_to_readers_and_workers(
