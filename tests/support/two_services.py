@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import psycopg
 from redis import Redis
 
 from tests.support.breakable_servers import BreakableServers, wait_until
@@ -140,6 +141,12 @@ class _Cut:
     def __exit__(self, *_: object) -> None:
         for network, path in self._networks:
             network.redirect(path)
+
+
+def number_of(sql: psycopg.Connection[Any], user: Caller) -> int:
+    """Return a user's number in the log."""
+    [(number,)] = sql.execute("SELECT number FROM users WHERE id = %s", [user.id]).fetchall()
+    return int(number)
 
 
 @contextmanager

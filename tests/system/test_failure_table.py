@@ -20,11 +20,12 @@ from tests.support.evictions import evict_some, remove_ballast
 from tests.support.fixtures import Plain
 from tests.support.lost_tail import lose_tail
 from tests.support.read_only import read_only
-from tests.support.two_services import Caller, TwoServices, two_services
+from tests.support.two_services import Caller, TwoServices, number_of
 from tests.support.unreadable_events import make_readable, write_unreadable
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 HERE: Final = "tests/system/test_failure_table.py"
+DATABASES: Final = "tests/system/test_failure_table_databases.py"
 # A row's fault, and the tests that show it: here, or in another file.
 TESTS: Final = {
     "Postgres goes away": [
@@ -59,12 +60,16 @@ TESTS: Final = {
     "queue down": ["test_queue_down"],
     "a worker killed": ["tests/system/test_spine.py::test_killed_worker_loses_no_follow"],
     "a worker that alone no longer reaches Redis": ["test_worker_that_alone_no_longer_reaches_redis"],
-    "a rebuild killed": ["tests/system/test_rebuild.py::test_killed_rebuild_is_continued_by_the_same_command"],
+    "a rebuild killed": [
+        f"{DATABASES}::test_rebuild_killed",
+        "tests/system/test_rebuild.py::test_killed_rebuild_is_continued_by_the_same_command",
+    ],
     "a master of a cluster down": [
         "tests/system/test_cluster.py::test_killed_master_loses_no_follow_and_gives_no_wrong_answer"
     ],
     "a worker stopped and continued": [
-        "tests/system/test_rebuild.py::test_worker_stopped_beyond_its_leases_changes_no_view"
+        f"{DATABASES}::test_worker_stopped_and_continued",
+        "tests/system/test_rebuild.py::test_worker_stopped_beyond_its_leases_changes_no_view",
     ],
     "a web process told to stop": [
         "tests/system/test_rolling_restart.py::test_stopping_web_process_serves_and_closes_connections"
@@ -75,13 +80,15 @@ TESTS: Final = {
     ],
     "an event that cannot be projected": ["test_event_that_cannot_be_projected"],
     "events of users that are missing in the directory (a log restored in part)": [
-        "tests/api/test_unknown_users.py::test_list_with_an_unknown_user_shows_a_placeholder"
+        f"{DATABASES}::test_events_of_missing_users",
+        "tests/api/test_unknown_users.py::test_list_with_an_unknown_user_shows_a_placeholder",
     ],
     "the log lost its last events (a standby promoted, a crash with `synchronous_commit` off)": [
         "test_log_lost_its_last_events"
     ],
     "the log restored from a backup": [
-        "tests/system/test_rebuild.py::test_log_restored_from_backup_leaves_no_later_follow_in_the_view"
+        f"{DATABASES}::test_log_restored_from_a_backup",
+        "tests/system/test_rebuild.py::test_log_restored_from_backup_leaves_no_later_follow_in_the_view",
     ],
     "a second Redis fed from the same log": [
         "tests/system/test_two_redis.py::test_own_follow_is_shown_through_either_redis_or_503"
@@ -89,24 +96,16 @@ TESTS: Final = {
     "two Redis fed, and the workers of one end or die": [
         "tests/system/test_two_redis.py::test_redis_whose_workers_have_ended_is_not_read_while_the_other_is_fed"
     ],
-    "a Redis copied by replication, with workers on both copies": [
-        "tests/cli/test_status.py::test_workers_of_one_redis_that_reach_different_servers_are_an_error"
-    ],
+    "a Redis copied by replication, with workers on both copies": [f"{DATABASES}::test_redis_copied_by_replication"],
     "another database in front of the same Redis: a copy, a restored dump": [
         "tests/api/test_foreign_views.py::test_web_process_on_a_copy_of_the_database_is_refused_until_it_is_adopted"
     ],
-    # Both are decided by one comparison, of what the Redis remembers and what the process has.
-    "a new address of Postgres": [
-        "tests/commands/db/test_identity.py::test_two_databases_are_one_where_server_oid_and_a_host_agree",
-        "tests/cli/test_adopt.py::test_adopt_shows_what_it_does_and_asks",
-    ],
-    "two databases write into one Redis, behind one address": [
-        "tests/projections/feeding/test_feeders.py::test_second_feeder_behind_the_same_name_stops_both"
-    ],
+    "a new address of Postgres": [f"{DATABASES}::test_new_address_of_postgres"],
+    "two databases write into one Redis, behind one address": [f"{DATABASES}::test_two_databases_behind_one_address"],
     "a checkpoint beyond the log's end": ["test_checkpoint_beyond_the_end_of_the_log"],
     "the rate counter's Redis down": [
         "test_rate_counter_without_redis",
-        "tests/api/test_rate_limit.py::test_dead_redis_refuses_requests_if_the_setting_is_closed",
+        f"{DATABASES}::test_closed_rate_counter_without_redis",
     ],
 }
 # Reads with a token go on after four seconds.
@@ -121,32 +120,11 @@ DISK_FULL: Final = """CREATE FUNCTION fill_disk() RETURNS trigger LANGUAGE plpgs
     CREATE TRIGGER fill_disk AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION fill_disk()"""
 
 
-@pytest.fixture(scope="module")
-def world(breakable: BreakableServers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoServices]:
-    """Two web and two worker processes, each with a network of its own, on servers that a test may break."""
-    with two_services(breakable, tmp_path_factory.mktemp("two")) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def healed(request: pytest.FixtureRequest) -> None:
-    """Wait before each test until the fault of the one before is over."""
-    if "world" in request.fixturenames:
-        request.getfixturevalue("world").wait_level()
-
-
 @pytest.fixture
 def valkey(breakable: BreakableServers) -> Iterator[Plain]:
     """A plain client of the views' server."""
     with Redis.from_url(breakable.valkey.url) as client:
         yield client
-
-
-@pytest.fixture
-def sql(breakable: BreakableServers) -> Iterator[psycopg.Connection[Any]]:
-    """A plain connection to the log."""
-    with psycopg.connect(breakable.postgres.url, autocommit=True) as connection:
-        yield connection
 
 
 # ---- the table and the tests
@@ -165,9 +143,9 @@ def test_each_row_of_the_table_has_a_test() -> None:
     missing = [test for test in named if test.partition("::")[2] not in functions(ROOT / test.partition("::")[0])]
     assert not missing, missing
     here = {test for test in functions(ROOT / HERE) if test.startswith("test_")}
-    assert (
-        here - {"test_each_row_of_the_table_has_a_test"} == {test for tests in TESTS.values() for test in tests} & here
-    )
+    assert here - {"test_each_row_of_the_table_has_a_test"} == {test.removeprefix(f"{HERE}::") for test in named} & here
+    there = {test for test in functions(ROOT / DATABASES) if test.startswith("test_")}
+    assert there == {test.removeprefix(f"{DATABASES}::") for test in named} & there
 
 
 def functions(path: Path) -> set[str]:
@@ -425,12 +403,6 @@ def test_rate_counter_without_redis(world: TwoServices) -> None:
 
 
 # ---- the log and the views
-
-
-def number_of(sql: psycopg.Connection[Any], user: Caller) -> int:
-    """Return a user's number."""
-    [(number,)] = sql.execute("SELECT number FROM users WHERE id = %s", [user.id]).fetchall()
-    return int(number)
 
 
 def test_event_that_cannot_be_projected(world: TwoServices, sql: psycopg.Connection[Any]) -> None:
