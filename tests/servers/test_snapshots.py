@@ -4,23 +4,37 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
 from redis import Redis
 
 from commands.db.postgres import Engine
 from commands.events import FollowEvent, UserFollowed, UserUnfollowed
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
-from projections.keys import View
 from tests.servers.conftest import path_of
-from tests.support.fixtures import Plain, engine, sql
-from tests.support.log_writes import Connection
+from tests.support.fixtures import Plain, engine, few, sql
+from tests.support.log_writes import Connection, empty
 from tests.support.packaged_servers import packaged_redis
 from tests.support.servers import free_port
 from tests.support.small_world import populate
-from tests.support.snapshots import Pair, filled, follow, prepared, restores, whole
+from tests.support.snapshots import (
+    BY_EVENTS,
+    BY_SNAPSHOT,
+    Drawn,
+    Pair,
+    both,
+    drawn_events,
+    filled,
+    follow,
+    history_of,
+    is_resumed,
+    pools,
+    prepared,
+    restores,
+    whole,
+)
 from tests.support.view_model import actual, expected
 
 __all__ = ["engine", "sql"]
-BY_EVENTS, BY_SNAPSHOT = View(2, 8), View(3, 8)
 
 
 @pytest.fixture(params=["no", "yes"])
@@ -72,3 +86,30 @@ async def test_snapshot_equals_the_projectors_view(
     assert made == whole(raw_redis, BY_EVENTS)
     assert restores(raw_redis) == sum(":follow" in key for key in made)
     assert actual(raw_redis, BY_SNAPSHOT).keys() >= expected(sql, BY_SNAPSHOT).keys()
+
+
+@settings(few, max_examples=40)
+@given(pools, drawn_events)
+async def test_snapshot_of_any_numbers_and_times_equals_the_projectors_view(
+    engine: Engine, redis: RedisClient, sql: Connection, raw_redis: Plain, pool: list[int], drawn: Drawn
+) -> None:
+    empty(sql)
+    raw_redis.flushdb()
+    await follow(engine, history_of(pool, drawn))
+    await both(engine, redis, raw_redis)
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_build_killed_at_any_step_is_resumed(
+    engine: Engine, redis: RedisClient, sql: Connection, raw_redis: Plain, after: bool
+) -> None:
+    numbers = await populate(engine, 8)
+
+    async def is_killed(step: int) -> bool:
+        raw_redis.flushdb()
+        return await is_resumed(engine, redis, sql, numbers, step, lambda: actual(raw_redis, BY_SNAPSHOT), after=after)
+
+    steps = 0
+    while await is_killed(steps):
+        steps += 1
+    assert 20 < steps < 200

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Final
+
+from hypothesis import strategies as st
 
 from commands.db.postgres import Engine
-from commands.events import FollowEvent
+from commands.events import FollowEvent, NotificationsChanged, UserFollowed, UserUnfollowed
 from commands.log import event_log as log
 from commands.log.event_log import Draft
 from projections.client.client import RedisClient
@@ -17,8 +19,35 @@ from projections.rebuild.limits import SNAPSHOT_LIMITS, SnapshotLimits
 from projections.rebuild.pace import BuildProgress
 from projections.views import generations
 from tests.support.fixtures import Plain
+from tests.support.intercepted_redis import Killed, killed_at
+from tests.support.log_writes import Connection
+from tests.support.small_world import write
+from tests.support.view_model import Contents, expected
 
 Pair = tuple[int, int]
+BY_EVENTS: Final = View(2, 4)
+BY_SNAPSHOT: Final = View(3, 4)
+# Each list is a part of its own.
+MANY_PARTS: Final = SnapshotLimits(part_bytes=1)
+
+# As many digits as there are encodings of a member: 1 to 15.
+_numbers = st.integers(1, 15).flatmap(lambda digits: st.integers(10 ** (digits - 1), 10**digits - 1))
+_times = st.none() | st.integers(0, 40) | st.sampled_from([63, 2_047, 2_048, 16_384, 2**22, 2**30, 2**31, 2**51])
+_events = st.one_of(
+    st.builds(UserFollowed, notifications=st.booleans(), created_at=_times),
+    st.builds(UserUnfollowed),
+    st.builds(NotificationsChanged, notifications=st.booleans(), created_at=st.integers(0, 2**51)),
+)
+# Eight users, and events of pairs of them by their places.
+pools = st.lists(_numbers, min_size=8, max_size=8, unique=True)
+drawn_events = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), _events), min_size=1, max_size=80)
+Drawn = Sequence[tuple[int, int, FollowEvent]]
+
+
+def history_of(pool: Sequence[int], drawn: Drawn) -> list[tuple[Pair, FollowEvent]]:
+    """Return what ``follow`` appends; there is at least one follow."""
+    history = [((pool[one], pool[other]), event) for one, other, event in drawn if one != other]
+    return [*history, ((1, 2), UserFollowed())]
 
 
 async def prepared(engine: Engine, redis: RedisClient, view: View, *, snapshot: bool = True) -> None:
@@ -51,6 +80,48 @@ def restores(raw_redis: Plain) -> int:
     """Return how many lists this server has restored since it was started."""
     stats = raw_redis.info("commandstats").get("cmdstat_restore", {"calls": 0})
     return int(stats["calls"])
+
+
+async def both(engine: Engine, redis: RedisClient, raw_redis: Plain, batch: int = 10_000) -> dict[str, Any]:
+    """Build the log's view in both ways, check that they are equal, and return it."""
+    before = restores(raw_redis)
+    await prepared(engine, redis, BY_EVENTS, snapshot=False)
+    await filled(engine, redis, BY_EVENTS)
+    assert restores(raw_redis) == before
+    await prepared(engine, redis, BY_SNAPSHOT)
+    await filled(engine, redis, BY_SNAPSHOT, batch=batch)
+    made = whole(raw_redis, BY_SNAPSHOT)
+    assert made == whole(raw_redis, BY_EVENTS)
+    assert restores(raw_redis) - before == sum(":follow" in key for key in made), "a list was not restored"
+    return made
+
+
+async def is_resumed(
+    engine: Engine,
+    redis: RedisClient,
+    sql: Connection,
+    numbers: Sequence[int],
+    step: int,
+    held: Callable[[], Contents],
+    *,
+    after: bool,
+) -> bool:
+    """Kill a build of an empty Redis before or ``after`` a step, resume it, and check what is ``held``; False if the
+    build is over before.
+
+    Between two attempts follows end, so that what the first has written is out of date.
+    """
+    await write(engine, (1_000 + step, 2_000 + step))
+    await prepared(engine, redis, BY_SNAPSHOT)
+    try:
+        killed = killed_at(redis, step, after=after)
+        await filled(engine, killed, BY_SNAPSHOT, fence=2, batch=50, limits=MANY_PARTS)
+    except Killed:
+        await write(engine, (numbers[step % 7], numbers[7 - step % 7]), (1_000 + step, 2_000 + step))
+        await filled(engine, redis, BY_SNAPSHOT, fence=3)
+        assert held() == expected(sql, BY_SNAPSHOT), step
+        return True
+    return False
 
 
 # Fields of a checkpoint that both ways write differently. A view without readers needs no tokens of single lists.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from commands.coordination import leases
 from commands.db.postgres import Engine
 from commands.directory import Directory
-from commands.events import FollowEvent, NotificationsChanged, UserFollowed, UserUnfollowed
+from commands.events import FollowEvent, UserFollowed, UserUnfollowed
 from commands.log import event_log as log
 from commands.users import UserChanges
 from projections.client.client import RedisClient, Script
@@ -32,23 +32,26 @@ from tests.support.log_writes import empty, lose_tail
 from tests.support.random_histories import Step, World, small, user_actions
 from tests.support.rebuilds import healed, rebuilt
 from tests.support.small_world import busy, people, populate, write
-from tests.support.snapshots import Pair, filled, follow, prepared, restores, whole
+from tests.support.snapshots import (
+    BY_EVENTS,
+    BY_SNAPSHOT,
+    MANY_PARTS,
+    Drawn,
+    Pair,
+    both,
+    drawn_events,
+    filled,
+    follow,
+    history_of,
+    is_resumed,
+    pools,
+    prepared,
+    restores,
+    whole,
+)
 from tests.support.view_model import actual, expected, positions
 
 Sql = psycopg.Connection[Any]
-BY_EVENTS, BY_SNAPSHOT = View(2, 4), View(3, 4)
-
-# Each list is a part of its own.
-MANY_PARTS = SnapshotLimits(part_bytes=1)
-
-# As many digits as there are encodings of a member: 1 to 15.
-numbers = st.integers(1, 15).flatmap(lambda digits: st.integers(10 ** (digits - 1), 10**digits - 1))
-times = st.none() | st.integers(0, 40) | st.sampled_from([63, 2_047, 2_048, 16_384, 2**22, 2**30, 2**31, 2**51])
-events = st.one_of(
-    st.builds(UserFollowed, notifications=st.booleans(), created_at=times),
-    st.builds(UserUnfollowed),
-    st.builds(NotificationsChanged, notifications=st.booleans(), created_at=st.integers(0, 2**51)),
-)
 
 
 @pytest.fixture(autouse=True)
@@ -70,20 +73,6 @@ def is_empty(folder: Path) -> bool:
     return not any(folder.iterdir())
 
 
-async def both(engine: Engine, redis: RedisClient, raw_redis: Plain, batch: int = 10_000) -> dict[str, Any]:
-    """Build the log's view in both ways, check that they are equal, and return it."""
-    before = restores(raw_redis)
-    await prepared(engine, redis, BY_EVENTS, snapshot=False)
-    await filled(engine, redis, BY_EVENTS)
-    assert restores(raw_redis) == before
-    await prepared(engine, redis, BY_SNAPSHOT)
-    await filled(engine, redis, BY_SNAPSHOT, batch=batch)
-    made = whole(raw_redis, BY_SNAPSHOT)
-    assert made == whole(raw_redis, BY_EVENTS)
-    assert restores(raw_redis) - before == sum(":follow" in key for key in made), "a list was not restored"
-    return made
-
-
 @settings(few, max_examples=40)
 @example([("follow", 0, 1), ("unfollow", 0, 1), ("follow", 1, 1)], 50)
 @example([("follow", 0, 1), ("change_notifications", 0, 1), ("unfollow", 0, 1), ("import_follow", 0, 1)], 1)
@@ -99,23 +88,19 @@ async def test_snapshot_of_any_history_equals_the_projectors_view(
 
 
 @settings(few, max_examples=40)
-@given(
-    st.lists(numbers, min_size=8, max_size=8, unique=True),
-    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), events), min_size=1, max_size=80),
-)
+@given(pools, drawn_events)
 async def test_snapshot_of_any_numbers_and_times_equals_the_projectors_view(
     engine: Engine,
     redis: RedisClient,
     sql: Sql,
     raw_redis: Plain,
     pool: list[int],
-    drawn: list[tuple[int, int, FollowEvent]],
+    drawn: Drawn,
 ) -> None:
     """Each encoding of a member and of a score, and equal scores, which the members order."""
     empty(sql)
     raw_redis.flushdb()
-    history = [((pool[one], pool[other]), event) for one, other, event in drawn if one != other]
-    await follow(engine, [*history, ((1, 2), UserFollowed())])
+    await follow(engine, history_of(pool, drawn))
     await both(engine, redis, raw_redis)
 
 
@@ -236,25 +221,21 @@ async def test_work_of_a_snapshot_is_counted_in_small_steps(
 async def test_build_killed_at_any_step_is_resumed(
     engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain, after: bool
 ) -> None:
-    """Between two attempts follows end, so that what the first has written is out of date."""
     numbers = await populate(engine, 8)
-    for at in range(200):
+
+    async def is_killed(step: int) -> bool:
         raw_redis.flushdb()
-        await write(engine, (1_000 + at, 2_000 + at))
-        await prepared(engine, redis, BY_SNAPSHOT)
-        try:
-            await filled(engine, killed_at(redis, at, after=after), BY_SNAPSHOT, fence=2, batch=50, limits=MANY_PARTS)
-        except Killed:
-            await write(engine, (numbers[at % 7], numbers[7 - at % 7]), (1_000 + at, 2_000 + at))
-            before = restores(raw_redis)
-            is_whole = positions(raw_redis, BY_SNAPSHOT).count(0) == 0
-            await filled(engine, redis, BY_SNAPSHOT, fence=3)
-            assert is_whole or restores(raw_redis) > before
-            assert actual(raw_redis, BY_SNAPSHOT) == expected(sql, BY_SNAPSHOT), at
-        else:
-            assert at > 20
-            return
-    raise AssertionError("the build takes more steps")
+        before = restores(raw_redis)
+        killed = await is_resumed(
+            engine, redis, sql, numbers, step, lambda: actual(raw_redis, BY_SNAPSHOT), after=after
+        )
+        assert restores(raw_redis) > before
+        return killed
+
+    steps = 0
+    while await is_killed(steps):
+        steps += 1
+    assert 20 < steps < 200
 
 
 async def test_parts_that_redis_loses_are_noticed(

@@ -3,14 +3,28 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from hypothesis import given, settings
 
 from commands.db.postgres import Engine
 from projections.client.client import RedisClient, RedisClientSettings, open_redis
 from projections.keys import View
 from tests.support.cluster_contents import held
-from tests.support.log_writes import Connection
+from tests.support.fixtures import few
+from tests.support.log_writes import Connection, empty
 from tests.support.small_world import busy, populate
-from tests.support.snapshots import filled, prepared, restores
+from tests.support.snapshots import (
+    BY_EVENTS,
+    BY_SNAPSHOT,
+    Drawn,
+    drawn_events,
+    filled,
+    follow,
+    history_of,
+    is_resumed,
+    pools,
+    prepared,
+    restores,
+)
 from tests.support.valkey_cluster import ValkeyCluster, _cluster, cluster
 from tests.support.view_model import expected
 
@@ -39,3 +53,41 @@ async def test_snapshot_on_a_cluster_equals_the_log(
     after = [restores(node.client) for node in cluster.masters().values()]
     assert all(now > then for now, then in zip(after, before, strict=True))
     assert held(cluster, VIEW) == expected(sql, VIEW)
+
+
+@settings(few, max_examples=10)
+@given(pools, drawn_events)
+async def test_snapshot_of_any_history_on_a_cluster_equals_the_projectors_view(
+    engine: Engine, redis: RedisClient, sql: Connection, cluster: ValkeyCluster, pool: list[int], drawn: Drawn
+) -> None:
+    empty(sql)
+    flush(cluster)
+    await follow(engine, history_of(pool, drawn))
+    await prepared(engine, redis, BY_EVENTS, snapshot=False)
+    await filled(engine, redis, BY_EVENTS)
+    await prepared(engine, redis, BY_SNAPSHOT)
+    await filled(engine, redis, BY_SNAPSHOT)
+    by_events, by_snapshot = (held(cluster, view) for view in (BY_EVENTS, BY_SNAPSHOT))
+    assert {key.replace("{g3.", "{g2."): value for key, value in by_snapshot.items()} == by_events != {}
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_build_on_a_cluster_killed_at_any_step_is_resumed(
+    engine: Engine, redis: RedisClient, sql: Connection, cluster: ValkeyCluster, after: bool
+) -> None:
+    numbers = await populate(engine, 8)
+
+    async def is_killed(step: int) -> bool:
+        flush(cluster)
+        return await is_resumed(engine, redis, sql, numbers, step, lambda: held(cluster, BY_SNAPSHOT), after=after)
+
+    steps = 0
+    while await is_killed(steps):
+        steps += 1
+    assert 20 < steps < 200
+
+
+def flush(cluster: ValkeyCluster) -> None:
+    """Empty all masters."""
+    for node in cluster.masters().values():
+        node.client.flushall()
