@@ -258,6 +258,7 @@ class Tail:
         return found
 
     def _begin(self, found: Look) -> None:
+        self._progress.clear()
         self.known = self._since = found.position
         self._word = found.word
         self._words = BatchWords() if found.word is None else BatchWords((found.position, found.word))
@@ -274,7 +275,6 @@ class Tail:
         self._lost = max(self._lost, self.known, reported)
         self._newest = array("q", [0]) * SLOTS
         self._begin(found)
-        self._progress.clear()
         self._on_other_history()
 
     def _verify(self, raw: bytes, written: int, found: int | None) -> None:

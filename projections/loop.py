@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from commands.coordination.leases import LOOK_S, RENEW_S, TAKE_OVER_S
 from commands.coordination.pause import read_pause
+from commands.db.identity import read_server_run
 from commands.db.postgres import Engine
 from commands.errors import Unavailable, ViewsUnavailable
 from projections.client.client import RedisClient
@@ -89,8 +90,7 @@ class ProjectionLoop:
         self._outage = outage or Outage(logger, "the projection goes on")
         self._incomplete = IncompleteView()
         self._disconnects = 0
-        self._check_at = 0.0
-        self._publish_from = 0.0
+        self._check_at = self._publish_from = 0.0
         self._before: Projector | None = None
         # Events read by this process, of any view; and the code of what keeps it from projecting.
         self.events = 0
@@ -153,8 +153,9 @@ class ProjectionLoop:
         projector = Projector(self._engine, self._redis, view, fences, read_words=self._read_words, store=store)
         self._disconnects = self._redis.disconnects
         try:
+            run = await read_server_run(self._engine)  # before the words are read: a server after it is another one
             await projector.load()
-            await self._feeding.confirm()
+            self._feeding.confirmed_run = projector.batches.run = run
             await projector.go_on_from(self._before, self._pointer.replaces)
             self._before = projector
             await self._project(projector)
@@ -245,8 +246,8 @@ class ProjectionLoop:
     async def _check(self, projector: Projector) -> bool:
         """Check once per ``idle_s``, and after a disconnect, that the projector may go on.
 
-        The partitions must be where it left them, none of them may be lost or back again, the view must be live, the
-        log on the same server, and the projection not paused.
+        The partitions must be where it left them, none of them may be lost or back again, the view must be live, and
+        the projection not paused.
         """
         await projector.write_checkpoints()
         self._disconnects = self._redis.disconnects
@@ -254,9 +255,9 @@ class ProjectionLoop:
         await projector.refresh_parked()
         leased = self.leases.of_view(projector.view)
         lacks_partitions = len(projector.fences) + len(self._unreachable) < len(leased)
-        if await read_pause(self._engine, self.leases.store) is not None or not await self._feeding.is_confirmed():
-            return False
-        if lacks_partitions and not self.healer.is_running:
+        if await read_pause(self._engine, self.leases.store) is not None or (
+            lacks_partitions and not self.healer.is_running
+        ):
             return False
         back, _ = await generations.reachable(
             self._redis, projector.view, self._unreachable, self._timing.recheck_timeout_s
@@ -277,14 +278,16 @@ class ProjectionLoop:
         is_live = await self._pointer.is_live(projector.view)
         if is_live and not self._has_disconnected() and time.monotonic() >= self._publish_from:
             groups, position = whole_lease_groups(projector.view, projector.fences), projector.position
-            generation, changed, word = projector.view.generation, projector.changed, projector.history.word(position)
-            at, store, replaces = projector.checkpointed, self.leases.store, self._pointer.replaces
-            run = self._feeding.confirmed_run
+            generation, changed, at = projector.view.generation, projector.changed, projector.checkpointed
+            store, replaces, word = self.leases.store, self._pointer.replaces, projector.history.word(position)
+            run = projector.batches.run
             message = progress_message(position, groups, generation, changed, at, store, replaces, word, run)
             if await self._wakeup.publish(LogNames.applied_channel, [message]):
                 projector.changed = set()
             else:  # a queue that is away must not slow the projection down; waiting callers poll the views in the end
                 self._publish_from = time.monotonic() + self._timing.idle_s
+        elif time.monotonic() >= self._publish_from:  # web processes must know that the log can be read
+            await self._wakeup.publish(LogNames.applied_channel, [READS_THE_LOG])
         return is_live is not False
 
     async def _wait_without_work(self) -> None:

@@ -63,6 +63,6 @@ async def read_identity(engine: Engine) -> DatabaseIdentity:
 
 async def read_server_run(engine: Engine) -> str:
     """Return a text that is another one when another server answers, or the same one was restarted: only then can a log
-    have lost anything. Raises LogUnavailable."""
+    have lost anything that was committed with ``synchronous_commit=on``. Raises LogUnavailable."""
     run: str = (await fetch(engine, _SERVER_RUN))[0][0]
     return run

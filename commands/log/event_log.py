@@ -11,6 +11,7 @@ import psycopg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from commands.db.identity import SERVER_RUN
 from commands.db.postgres import Engine, connected, fetch
 from commands.errors import LogUnavailable
 from commands.events import AnyEvent, Recorded, Unreadable, encode, read_event
@@ -38,7 +39,7 @@ _WORDS: Final = text(
 _AFTER: Final = f"""WITH slice AS MATERIALIZED (
         SELECT {_COLUMNS} FROM events WHERE position > %(after)s ORDER BY position LIMIT %(limit)s)
     SELECT * FROM slice UNION ALL
-    SELECT NULL, word_at(%(after)s), word_at((SELECT max(position) FROM slice)), NULL, NULL, NULL, NULL"""
+    SELECT NULL, word_at(%(after)s), word_at((SELECT max(position) FROM slice)), NULL, {SERVER_RUN}, NULL, NULL"""
 _AT: Final = text(f"SELECT {_COLUMNS} FROM events WHERE position = ANY(CAST(:positions AS bigint[]))")
 _LAST_AT: Final = text(
     f"""SELECT {_COLUMNS} FROM events WHERE subject = :subject AND object = :object AND position <= :up_to
@@ -113,12 +114,14 @@ class Appended(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """Events in order, the word of the last one's position (None without events), and the word of the position after
-    which they were read (None when that is beyond the log's head)."""
+    """Events in order, the word of the last one's position (None without events), the word of the position after which
+    they were read (None when that is beyond the log's head), and the run of the server, as ``read_server_run`` has it.
+    """
 
     events: list[Recorded]
     word: int | None
     word_before: int | None
+    run: str = ""
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -230,12 +233,12 @@ async def read_slice(engine: Engine, after: int, limit: int, *, limit_max: int =
         driver = cast("psycopg.AsyncConnection[Any]", (await connection.get_raw_connection()).driver_connection)
         parameters = {"after": after, "limit": min(limit, limit_max)}
         cursor = await driver.execute(_AFTER, parameters, prepare=True, binary=True)
-        *rows, (_, word_before, word, *_) = await cursor.fetchall()
+        *rows, (_, word_before, word, _, run, *_) = await cursor.fetchall()
         events = [
             Recorded(position, subject, object_, version, read_event(type_, data), at)
             for position, subject, object_, version, type_, at, data in rows
         ]
-        return Slice(events, word, word_before)
+        return Slice(events, word, word_before, run)
 
 
 async def last_event_at(

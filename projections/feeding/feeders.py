@@ -55,7 +55,7 @@ class Feeding:
         self._stores: set[str] = set()
         self._identity: DatabaseIdentity | None = None
         self._identity_until = 0.0
-        # The run of the server when the views last fitted its log; "" before that.
+        # The run of the server whose log the views last fitted; "" before that.
         self.confirmed_run = ""
 
     async def require(self, raw: bytes | None, view: View | None) -> FeederRecord:
@@ -100,14 +100,6 @@ class Feeding:
                 await forget_store(self._engine, before)
             self._stores = {store}
 
-    async def confirm(self) -> None:
-        """Note that the views fit the log of the server that answers now. Raises LogUnavailable."""
-        self.confirmed_run = await read_server_run(self._engine)
-
-    async def is_confirmed(self) -> bool:
-        """Return whether the server that answers now is the one of ``confirm``. Raises LogUnavailable."""
-        return await read_server_run(self._engine) == self.confirmed_run
-
     async def judge(self, raw: bytes | None, view: View) -> bool:
         """Take away what of a view is not of this log. For a worker whose projector has met LogChanged.
 
@@ -131,7 +123,7 @@ class Feeding:
             logger.error("the log has lost what it had after %d; the views had applied none of it", lost_after)
         elif foreign := [at.position for at in strange.values() if at.is_foreign]:
             self._was_refused = True
-            if await self.is_confirmed():
+            if await read_server_run(self._engine) == self.confirmed_run:
                 await self._dispute(raw, view, max(foreign))
             raise OtherFeeder(unknown_views(view, strange, decode_record(raw)) or "")
         elif strange:

@@ -22,13 +22,14 @@ BATCH_USERS_MAX: Final = 2_000
 
 class Batch(NamedTuple):
     """The next events of the log, their fold for partitions that have none of them, whether more may follow, the word
-    of the last event's position, and that of the position after which they were read."""
+    of the last event's position, that of the position after which they were read, and the run of the server."""
 
     events: list[Recorded]
     folded: Folded
     more: bool
     word: int | None
     word_before: int | None
+    run: str
 
 
 class BatchReader:
@@ -36,6 +37,8 @@ class BatchReader:
 
     def __init__(self, engine: Engine, view: View, partitions: Collection[int]) -> None:
         self._engine, self._view, self._partitions = engine, view, partitions
+        # The run of the server that had the last batch; until there is one, of the server that had the view's words.
+        self.run = ""
         self._ahead_after = 0
         # The batch that is being read ahead; None when no more events are expected.
         self.ahead: asyncio.Task[Batch] | None = None
@@ -49,6 +52,7 @@ class BatchReader:
         await self.close()  # a partition is elsewhere than expected: what was read ahead is of no use
         if batch is None or not batch.events:  # nothing, or nothing yet when it was read ahead
             batch = await self._read(after, limit)
+        self.run = batch.run
         if batch.more:
             self._ahead_after = batch.events[-1].position
             self.ahead = asyncio.create_task(self._read(self._ahead_after, limit))
@@ -65,21 +69,20 @@ class BatchReader:
         """Read a batch in parts, and fold it as if all of it could be projected, for partitions at ``after``."""
         positions = dict.fromkeys(self._partitions, after)
         events, folding, word = list[Recorded](), Folding(self._view, positions), None
-        word_before: int | None = None
-        more = True
+        word_before, run, more = None, "", True
         while more and len(events) < limit and len(folding.users) < BATCH_USERS_MAX:
             wanted = min(PART_EVENTS, limit - len(events))
             part = await log.read_slice(self._engine, events[-1].position if events else after, wanted)
             if not events:
-                word_before = part.word_before
-            elif part.word_before != word:  # another history, as the next batch will show
+                word_before, run = part.word_before, part.run
+            elif part.word_before != word or part.run != run:  # another history, as the next batch will show
                 more = False
                 break
             events += part.events
             folding.add(part.events)
             word, more = part.word or word, len(part.events) == wanted
         folded = await add_users(self._engine, folding.folded(), self._view, positions)
-        return Batch(events, folded, more, word, word_before)
+        return Batch(events, folded, more, word, word_before, run)
 
 
 async def add_users(engine: Engine, folded: Folded, view: View, positions: Mapping[int, int]) -> Folded:

@@ -116,7 +116,7 @@ class Projector:
         Raises LogChanged when the log has lost events that a partition has passed, and otherwise as ``load``.
         """
         before = self.position
-        events, folded, _, word, word_before = await self.batches.read(before, limit)
+        events, folded, _, word, word_before, _ = await self.batches.read(before, limit)
         await self.history.check(max(self.read_to.values()), before, word_before)
         if not events:
             return 0

@@ -16,7 +16,6 @@ from uuid import uuid4
 
 from commands.coordination import leases
 from commands.coordination.view_register import set_state
-from commands.db.identity import read_server_run
 from commands.db.postgres import Engine
 from commands.errors import Unavailable
 from commands.log import event_log as log
@@ -159,14 +158,14 @@ async def _announce(
     changed = None
     try:
         await projector.check()  # if this process was stopped since its last step, Redis may have lost writes
-        store, run = await store_of(redis), await read_server_run(engine)
+        store = await store_of(redis)
         if replaced.generation:
             changed = await changed_since(engine, replaced.position, projector.position)
     except (Fenced, ViewLost, Unavailable) as error:
         logger.info("generation %d is not announced: %s", projector.view.generation, error)
         return
     position, groups, generation = projector.position, range(LEASE_GROUPS), projector.view.generation
-    word, before = projector.history.word(position), replaced.generation
+    word, before, run = projector.history.word(position), replaced.generation, projector.batches.run
     message = progress_message(position, groups, generation, changed, None, store, before, word, run)
     await wakeup.publish(LogNames.applied_channel, [message])
     wakeup.send(position)

@@ -108,7 +108,11 @@ class Progress:
         if message == READS_THE_LOG:
             return
         told = _messages.decode(message)
-        if self._is_of_others(told):
+        if told.store != self._store and told.store and self._store:  # another Redis is fed from this log, too
+            return
+        if told.run != self.server_run and told.run and self.server_run:  # the next look may find that server
+            for watcher in self._watchers:
+                watcher.invalidate(told.changed if told.generation == self._generation else None)
             return
         position, groups, partitions = told.position, told.groups, told.partitions
         changed = told.changed if self.reset(told.generation, told.replaces) else None
@@ -123,6 +127,10 @@ class Progress:
         for group in groups:
             if position > self._reached[group][0]:
                 self._reached[group] = position, told.word
+        self._end_waits()
+
+    def _end_waits(self) -> None:
+        """End the waits for positions that the views have reached."""
         still: list[tuple[int, list[int], asyncio.Future[bool]]] = []
         for waiting in self._waiting:
             wanted, needs, future = waiting
@@ -133,12 +141,6 @@ class Progress:
             else:
                 still.append(waiting)
         self._waiting = still
-
-    def _is_of_others(self, told: _Message) -> bool:
-        """Return whether a message is about another Redis that this log feeds, or of a worker whose log is on another
-        server: a copy behind the same address, or the server before a failover."""
-        is_of_other_redis = told.store != self._store and told.store and self._store
-        return bool(is_of_other_redis or (told.run != self.server_run and told.run and self.server_run))
 
     def use(self, store: str) -> None:
         """Take only messages about the Redis of this word from now on; what came before may be about another one."""

@@ -1,7 +1,7 @@
 """The tail: what callers have written, as looks at the log find it, and when a read or a command may be answered."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import cast
@@ -391,6 +391,29 @@ async def test_only_reports_from_the_server_that_looks_find_are_believed(
     world.report(101, 7, run=run)
     assert world.progress.has_reached(101, [0]) is believed
     assert is_judged(world.request(), 101, word(101, 7)) is believed
+
+
+async def test_reports_before_the_first_look_are_forgotten_with_it() -> None:
+    """They may be of another server than the one that it finds."""
+    world = World()
+    world.report(105, 7, run="another")
+    await world.tail.look()
+    assert not world.progress.has_reached(101, [0])
+    assert not is_judged(world.request(), 105, word(105, 7))
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+async def test_report_from_another_server_drops_the_profiles_that_it_names(world: World, generation: int) -> None:
+    """A worker names a change once, and this process' next look may find that server. Of a generation that is not known
+    here, a report may name too few."""
+    dropped: list[Sequence[int] | None] = []
+    world.progress.subscribe(SimpleNamespace(invalidate=dropped.append, invalidate_all=lambda: None), lambda: None)
+    world.log.run = "ours"
+    await world.tail.look()
+    world.report(100, 1, run="ours")
+    message = progress_message(101, range(LEASE_GROUPS), generation, [7], {}, word=2, run="after a failover")
+    world.progress.on_message(message)
+    assert dropped[-1] == ([7] if generation == 1 else None)
 
 
 async def test_head_below_a_reported_position_shows_a_lost_tail(world: World) -> None:

@@ -114,7 +114,7 @@ class FakeLog:
 
     def register_generation(self, store: str, above: int) -> int:
         """Register a new generation of a Redis; return its number."""
-        number = max(above, *self.generations, *self.kept, 0, 0) + 1
+        number = max(above, *self.generations, *self.kept, 0) + 1
         self.generations[number] = (store, False)
         return number
 

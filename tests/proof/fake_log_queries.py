@@ -37,7 +37,8 @@ async def _read_slice(connection: LogConnection, after: int, limit: int) -> Slic
         found = connection.log
         events = found.events[after : after + limit]
         word_before = found.word_at(after) if after <= found.head else None
-        return Slice(events, found.word_at(events[-1].position) if events else None, word_before)
+        word = found.word_at(events[-1].position) if events else None
+        return Slice(events, word, word_before, str(found.run))
 
     return await connection.query(work)
 
@@ -183,7 +184,6 @@ def fake_log_installed() -> Iterator[None]:
         (feeders, "list_generations", _list_generations),
         (feeders, "forget_store", _forget_store),
         (histories, "set_kept", _set_kept),
-        (switch, "read_server_run", _server_run),
         (switch, "set_state", _set_state),
         (switch, "changed_since", _changed_since),
     )

@@ -52,7 +52,8 @@ class Schedule:
         self.log = FakeLog()
         self._sites = [Site(self.log, new_redis())]
         self._extra = self.rng.choice(EXTRAS)
-        self._copy: FakeLog | None = None
+        # A history was lost, so that a worker that has read nothing of it needs an operator.
+        self._has_lost_tail = False
         self._callers = SimulatedCallers(self.world, self.log, self._sites[0].store)
         self._workers: list[SimulatedWorker] = []
         # What runs beside the faults, of a copy of the database; and the web processes that others have replaced.
@@ -90,15 +91,16 @@ class Schedule:
 
     async def _end(self) -> None:
         """Let the workers catch up, with an operator's help, and compare the views with the log."""
-        if self._extra == "same address":
-            for worker in self._workers:
-                if worker.log is not self.log:
-                    worker.task.cancel()
-            await asyncio.sleep(LAST_ARRIVAL_S)
         sites = [site for site in self._sites if site.log is self.log]
         for site in sites:
             self._start_worker(site)
         operator = self.loop.create_task(self._operate())
+        if self._extra == "same address":  # an operator may adopt before the other one is stopped, and again afterwards
+            await asyncio.sleep(self.rng.choice((0.0, BUSY_S)))
+            for worker in self._workers:
+                if worker.log is not self.log:
+                    worker.task.cancel()
+            await asyncio.sleep(LAST_ARRIVAL_S)
         for site in sites:
             if not await self.world.until(lambda site=site: self._is_caught_up(site.store)):  # type: ignore[misc]
                 self.wrong.append(f"the views do not catch up: {site.store.contents()}")
@@ -128,6 +130,8 @@ class Schedule:
             await asyncio.sleep(IDLE_S)
             for worker in [worker for worker in self._workers if worker.is_refused and not worker.task.done()]:
                 if worker.log is self.log:
+                    if self._extra not in COPIES and not self._has_lost_tail:
+                        self.wrong.append("a worker of the only database is refused")
                     with suppress(Unavailable, OtherFeeder, ViewLost, Fenced):
                         await self._adopt(Site(worker.log, worker.store))
                     worker.task.cancel()
@@ -257,6 +261,7 @@ class Schedule:
 
     async def _lose_tail_of_log(self) -> None:
         """Fail over to a standby that lacks the last events; users stay registered."""
+        self._has_lost_tail = True
         self.log.lose_tail(self.rng.randrange(len(USERS), self.log.head + 1))
 
     async def _stop_log(self) -> None:
@@ -273,21 +278,19 @@ class Schedule:
         self.rng.choice(self.world.webs).process.cut_off_until = self.loop.time() + self.rng.random() * 2 * BUSY_S
 
     async def _copy_log(self) -> None:
-        """Copy the database, and start a worker on the copy at the same Redis; the logs differ from now on.
+        """Copy the database, and start a worker and a web process on the copy at the same Redis.
 
-        If the copy can be told from the original, a web process on it has callers, too. Otherwise it answers behind the
-        address of the original, and its web processes are promised nothing.
+        The logs differ from now on. The copy can be told from the original, or answers behind its address.
         """
-        copy = self._copy = self.log.copy(same_address=self._extra == "same address")
+        copy = self.log.copy(same_address=self._extra == "same address")
         site = Site(copy, self._sites[0].store)
         self._sites.append(site)
         self._start_worker(site)
         self._beside.append(self.loop.create_task(self._write(copy)))
-        if self._extra == "copy":
-            await self._start_web(site)
-            self._beside += [self.loop.create_task(self._callers.call(caller, copy)) for caller in CALLERS]
-        else:
+        if self._extra == "same address":
             self._callers.also_seen = copy
+        await self._start_web(site)
+        self._beside += [self.loop.create_task(self._callers.call(caller, copy)) for caller in CALLERS]
 
     async def _feed_second_redis(self) -> None:
         """Feed a second Redis from the same log and move some web processes to it; with all, stop the old workers."""

@@ -95,8 +95,9 @@ class SimulatedWorker:
         projector = Projector(self._engine, self._redis, view, fences, read_words=self._read_words, store=store)
         limit = self._world.rng.choice((1, 2, 5, 50))
         try:
+            run = await self._connection.query(lambda: str(self.log.run))
             await projector.load()
-            await self._feeding.confirm()
+            self._feeding.confirmed_run = projector.batches.run = run
             checked = network.restarts
             while True:
                 if not await projector.step(limit):
@@ -106,13 +107,11 @@ class SimulatedWorker:
                     await projector.check()
                     await projector.refresh_parked()
                     await self._renew(store)
-                    if not await self._feeding.is_confirmed():
-                        return
                 live, record = await read_live(self._redis)
                 if live is None or live.view != view or record != raw:
                     return
                 if checked == network.restarts:  # else something may be lost
-                    await self._publish(_message_of(projector, store, live.replaces, self._feeding.confirmed_run))
+                    await self._publish(_message_of(projector, store, live.replaces))
                     projector.changed = set()
         finally:
             await projector.close()
@@ -163,7 +162,7 @@ class SimulatedWorker:
         await self._world.publish(LogNames.applied_channel, [message])
 
 
-def _message_of(projector: Projector, store: str, replaces: int, run: str) -> bytes:
+def _message_of(projector: Projector, store: str, replaces: int) -> bytes:
     groups, generation = whole_lease_groups(projector.view, projector.fences), projector.view.generation
-    at, word = projector.checkpointed, projector.history.word(projector.position)
+    at, word, run = projector.checkpointed, projector.history.word(projector.position), projector.batches.run
     return progress_message(projector.position, groups, generation, projector.changed, at, store, replaces, word, run)

@@ -107,9 +107,9 @@ async def test_build_killed_at_any_step_is_resumed(
 
     async def is_killed(step: int) -> bool:
         raw_redis.flushdb()
-        return await is_resumed(engine, redis, sql, numbers, step, lambda: actual(raw_redis, BY_SNAPSHOT), after=after)
+        see = (lambda: actual(raw_redis, BY_SNAPSHOT)), (lambda: restores(raw_redis))
+        return await is_resumed(engine, redis, sql, numbers, step, *see, after=after)
 
     steps = 0
     while await is_killed(steps):
         steps += 1
-    assert 20 < steps < 200

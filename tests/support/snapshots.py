@@ -41,6 +41,9 @@ _events = st.one_of(
 # Eight users, and events of pairs of them by their places.
 pools = st.lists(_numbers, min_size=8, max_size=8, unique=True)
 drawn_events = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), _events), min_size=1, max_size=80)
+# A build of a small log in parts takes so many script calls.
+STEPS_MIN: Final = 20
+STEPS_MAX: Final = 200
 Drawn = Sequence[tuple[int, int, FollowEvent]]
 
 
@@ -103,14 +106,17 @@ async def is_resumed(
     numbers: Sequence[int],
     step: int,
     held: Callable[[], Contents],
+    restored: Callable[[], int],
     *,
     after: bool,
 ) -> bool:
     """Kill a build of an empty Redis before or ``after`` a step, resume it, and check what is ``held``; False if the
     build is over before.
 
-    Between two attempts follows end, so that what the first has written is out of date.
+    Between two attempts follows end, so that what the first has written is out of date. The second one has ``restored``
+    lists, too, unless all partitions were at the snapshot's end.
     """
+    assert step < STEPS_MAX, "the build takes more steps"
     await write(engine, (1_000 + step, 2_000 + step))
     await prepared(engine, redis, BY_SNAPSHOT)
     try:
@@ -118,9 +124,14 @@ async def is_resumed(
         await filled(engine, killed, BY_SNAPSHOT, fence=2, batch=50, limits=MANY_PARTS)
     except Killed:
         await write(engine, (numbers[step % 7], numbers[7 - step % 7]), (1_000 + step, 2_000 + step))
+        before = restored()
+        found = await generations.checkpoints(redis, BY_SNAPSHOT, range(BY_SNAPSHOT.partitions))
+        is_whole = all(at is not None and at.position for at in found.values())
         await filled(engine, redis, BY_SNAPSHOT, fence=3)
+        assert is_whole or restored() > before, step
         assert held() == expected(sql, BY_SNAPSHOT), step
         return True
+    assert step > STEPS_MIN
     return False
 
 

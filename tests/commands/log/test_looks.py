@@ -8,13 +8,15 @@ import psycopg
 import pytest
 
 from commands import erasure
-from commands.db.postgres import Engine, PostgresSettings
+from commands.db.identity import read_server_run
+from commands.db.postgres import Engine, PostgresSettings, create_engine
 from commands.directory import Directory
 from commands.errors import LogUnavailable
 from commands.events import UserFollowed
 from commands.log import event_log as log
 from commands.log.looks import DIRECTORY, LOG_LOOK_TIMEOUT_S, LogLooks, Mark
 from commands.users import BroadcastChanges, UserChanges
+from tests.support.database_copies import base_backup
 from tests.support.log_writes import append, lose_tail, register
 from tests.support.proxy import Proxy, listening, postgres_socket, through_port
 
@@ -37,6 +39,27 @@ async def test_look_returns_head_and_words(engine: Engine, looks: LogLooks) -> N
     assert (await looks.look(2)).word_asked == words[3], "inside a batch"
     written = await looks.written(3, 5)
     assert written.batches == [(event.position, words[event.position]) for event in events]
+
+
+async def test_looks_batches_and_workers_name_one_run_of_a_server(
+    database_url: str, engine: Engine, looks: LogLooks
+) -> None:
+    """Sessions in any time zone agree, and another server has another one: reports of workers are compared with it."""
+    url = f"{database_url}&options=-c%20TimeZone%3DAsia/Kathmandu"
+    elsewhere = create_engine(PostgresSettings(url, allow_async_commit=True))
+    runs = [
+        await read_server_run(engine),
+        await read_server_run(elsewhere),
+        (await log.read_slice(engine, 0, 10)).run,
+        (await log.read_slice(elsewhere, 0, 10)).run,
+        (await looks.look(0)).run,
+    ]
+    await elsewhere.dispose()
+    assert len(set(runs)) == 1 and runs[0]
+    with base_backup(database_url) as url:
+        copy = create_engine(PostgresSettings(url, allow_async_commit=True))
+        assert await read_server_run(copy) not in runs
+        await copy.dispose()
 
 
 async def test_look_at_an_empty_log(looks: LogLooks) -> None:
