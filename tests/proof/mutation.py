@@ -1,6 +1,6 @@
 """Part 8: each guard is removed in turn from a copy of the checkout, and some test of `make test` must fail.
 
-The long form uses a copy for each core.
+The long form uses a copy for each core, and continues where a run of the same commit was stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
 
+from tests.proof.finished import Finished
 from tests.proof.mutants import APPLY, MUTANTS, TESTS, Mutant
 from tests.proof.parts import Counts, PartContext
 
@@ -55,7 +56,8 @@ def run(context: PartContext) -> Counts:
         for number in range(at_once):
             copies.put(_copy(context.folder / f"copy-{number}"))
         files = sorted({file for tests in TESTS.values() for file in tests})
-        seconds = dict(zip(files, threads.map(partial(_seconds_unchanged, copies), files), strict=True))
+        unchanged = Finished("mutation-unchanged", float)
+        seconds = dict(zip(files, threads.map(partial(_seconds_unchanged, copies, unchanged), files), strict=True))
         for file, needed in seconds.items():
             counts.expect(needed is not None, f"{file} fails without any change")
             counts.add("test files without a change, which must pass")
@@ -63,7 +65,8 @@ def run(context: PartContext) -> Counts:
             return counts
         timeouts_s = [_timeout_s(seconds[file] or 0 for file in TESTS[mutant.file]) for mutant in MUTANTS]
         table = ["| file | guard removed | noticed by |", "|---|---|---|"]
-        failures = threads.map(partial(_failure_in_some_copy, copies), MUTANTS, timeouts_s)
+        finished = Finished("mutation", str)
+        failures = threads.map(partial(_failure_in_some_copy, copies, finished), MUTANTS, timeouts_s)
         for mutant, failure in zip(MUTANTS, failures, strict=True):
             _count(counts, mutant, failure)
             table.append(f"| {mutant.file} | {mutant.guard} | {failure or 'NO TEST'} |")
@@ -81,20 +84,28 @@ def _timeout_s(seconds: Iterable[float]) -> float:
     return max(TESTS_TIMEOUT_MIN_S, TIMEOUT_FACTOR * sum(seconds))
 
 
-def _seconds_unchanged(copies: SimpleQueue[Path], file: str) -> float | None:
+def _seconds_unchanged(copies: SimpleQueue[Path], finished: Finished[float], file: str) -> float | None:
     """Return how long a file of tests takes without a change, or None when one fails twice: on a busy machine one may
     miss a time limit."""
+    if file in finished.done:
+        return finished.done[file]
     with _taken(copies) as copy:
         for _ in range(2):
             began = time.monotonic()
             if not _first_failure(copy, [file], TIMEOUT_FACTOR * TESTS_TIMEOUT_MIN_S):
+                finished.add(file, time.monotonic() - began)
                 return time.monotonic() - began
         return None
 
 
-def _failure_in_some_copy(copies: SimpleQueue[Path], mutant: Mutant, timeout_s: float) -> str:
+def _failure_in_some_copy(copies: SimpleQueue[Path], finished: Finished[str], mutant: Mutant, timeout_s: float) -> str:
+    key = f"{mutant.file}, {mutant.guard}"
+    if key in finished.done:
+        return finished.done[key]
     with _taken(copies) as copy:
-        return _failure_without(mutant, copy, timeout_s)
+        failure = _failure_without(mutant, copy, timeout_s)
+    finished.add(key, failure)
+    return failure
 
 
 @contextmanager
@@ -127,7 +138,8 @@ def _failure_without(mutant: Mutant, copy: Path, timeout_s: float) -> str:
 
 
 def _first_failure(copy: Path, tests: Sequence[str], timeout_s: float) -> str:
-    words = ["-q", "-x", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0", "--no-header", *tests]
+    usual = ["-q", "-x", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=0", "--no-header"]
+    words = [*usual, "-p", "tests.support.without_shrinking", *tests]
     process = subprocess.Popen(
         [sys.executable, "-B", "-m", "pytest", *words],
         cwd=copy,

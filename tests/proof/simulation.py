@@ -17,8 +17,8 @@ from typing import Any, Final
 import msgspec
 from redis import Redis
 
-from tests.proof import report
 from tests.proof.fake_log_queries import fake_log_installed
+from tests.proof.finished import Finished
 from tests.proof.parts import Counts, PartContext
 from tests.proof.real_redis import RealRedis
 from tests.proof.schedule import Schedule
@@ -38,51 +38,27 @@ def run(
     *,
     schedules: int = SCHEDULES_LONG,
     per_chunk: int = SCHEDULES_PER_CHUNK,
-    finished: FinishedChunks | None = None,
+    finished: Finished[Counts] | None = None,
 ) -> Counts:
     """Run many schedules, in the long form on all cores for an hour; a long run that was stopped continues."""
     counts, first, ends_at = Counts(), context.seed * SCHEDULES_LONG, time.monotonic() + 60 * context.minutes
     if context.scale == "short":
         _add(counts, run_schedules(first, SCHEDULES_SHORT))
         return counts
-    finished = finished or FinishedChunks(context.seed)
+    finished = finished or Finished(f"simulation-{context.seed}", Counts)
     for one in finished.done.values():
         _add(counts, one)
     if finished.done:
         counts.add("of them in earlier runs of this seed", counts.tried["schedules"])
-    chunks = [chunk for chunk in range(first, first + schedules, per_chunk) if chunk not in finished.done]
+    chunks = [chunk for chunk in range(first, first + schedules, per_chunk) if str(chunk) not in finished.done]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), _freeze_modules) as processes:
         for chunk, one in zip(chunks, processes.map(run_schedules, chunks, [per_chunk] * len(chunks)), strict=True):
-            finished.add(chunk, one)
+            finished.add(str(chunk), one)
             _add(counts, one)
             if len(counts.wrong) > WRONG_MAX or time.monotonic() > ends_at:
                 processes.shutdown(cancel_futures=True)
                 break
     return counts
-
-
-class FinishedChunks:
-    """The counts of a long run's finished chunks, in a file that the next run of the same seed and commit reads.
-
-    Code that differs from its commit has no file.
-    """
-
-    def __init__(self, seed: int, commit: str | None = None, folder: Path = report.ROOT / ".proof") -> None:
-        commit = report.commit() if commit is None else commit
-        self._path = folder / f"simulation-{seed}-{commit}.jsonl" if commit.isalnum() else None
-        self.done: dict[int, Counts] = {}
-        if self._path is not None and self._path.exists():
-            for line in self._path.read_bytes().splitlines():
-                with suppress(msgspec.DecodeError):  # the last line of a run that was killed
-                    chunk, counts = msgspec.json.decode(line, type=tuple[int, Counts])
-                    self.done[chunk] = counts
-
-    def add(self, chunk: int, counts: Counts) -> None:
-        """Write the counts of a chunk, named by its first seed."""
-        if self._path is not None:
-            self._path.parent.mkdir(exist_ok=True)
-            with self._path.open("ab", buffering=0) as file:
-                file.write(b"\n" + msgspec.json.encode((chunk, counts)))
 
 
 def replay(context: PartContext, seed: int, *, real_redis: type[RealRedis] = RealRedis) -> Counts:

@@ -14,6 +14,7 @@ from projections.projector.apply import APPLY
 from projections.projector.parking import ParkedPairs
 from projections.signals.progress import Progress
 from tests.proof import __main__, simulation
+from tests.proof.finished import Finished
 from tests.proof.parts import Counts, PartContext
 from tests.proof.real_redis import RealRedis
 from tests.support.servers import Servers
@@ -46,7 +47,7 @@ def test_stopped_run_continues_with_unfinished_chunks(tmp_path: Path) -> None:
     """The file has two chunks of three and half a line: the next run does the third, the one after it nothing."""
 
     def run_long() -> Counts:
-        finished = simulation.FinishedChunks(7, "abc1234", tmp_path)
+        finished = Finished("simulation-7", Counts, "abc1234", tmp_path)
         return simulation.run(PartContext(7, "long", tmp_path), schedules=30, per_chunk=10, finished=finished)
 
     whole = run_long()
@@ -61,8 +62,8 @@ def test_stopped_run_continues_with_unfinished_chunks(tmp_path: Path) -> None:
 
 
 def test_changed_code_saves_no_finished_chunks(tmp_path: Path) -> None:
-    finished = simulation.FinishedChunks(7, "abc1234 and changes", tmp_path)
-    finished.add(0, Counts())
+    finished = Finished("simulation-7", Counts, "abc1234 and changes", tmp_path)
+    finished.add("0", Counts())
     assert not finished.done and not list(tmp_path.iterdir())
 
 
