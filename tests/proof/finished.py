@@ -1,4 +1,4 @@
-"""What a long run has finished, in a file that the next run of the same commit reads: a run that was stopped continues."""
+"""What a long run has finished, in a file that the next run of the same commit reads, so that it continues."""
 
 from __future__ import annotations
 

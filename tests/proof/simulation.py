@@ -9,12 +9,10 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from itertools import count
-from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from redis import Redis
 
 from tests.proof.fake_log_queries import fake_log_installed
