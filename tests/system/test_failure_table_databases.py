@@ -63,7 +63,8 @@ def other_workers(world: TwoServices, **environment: str) -> Iterator[None]:
 
 def test_rebuild_killed(world: TwoServices, sql: psycopg.Connection[Any]) -> None:
     ann, bob, cem = world.people(3)
-    generations = "SELECT number, state FROM generations WHERE state IN ('building', 'live')"
+    generations = """SELECT number, state FROM generations WHERE state IN ('building', 'live')
+        AND store = (SELECT store FROM generations ORDER BY number DESC LIMIT 1)"""
     [(before, _)] = sql.execute(generations).fetchall()
     settings = {**world.services[0].environment, **world.services[0].own["worker"]}
     command = [sys.executable, "-m", "cli", "rebuild", "--rate", SLOW_RATE]
