@@ -15,7 +15,7 @@ import msgspec
 from commands.errors import Unavailable
 from projections.errors import Fenced, OtherFeeder, ViewLost
 from projections.feeding.adopt import adopt, look
-from projections.keys import POINTER, View, write_word
+from projections.keys import FEEDER, POINTER, View, write_word
 from tests.proof.fake_log import FakeLog
 from tests.proof.fake_network import FakeLogConnection, SimulatedProcess
 from tests.proof.fake_redis import FakeRedis
@@ -121,6 +121,7 @@ class Schedule:
     async def _start_web(self, site: Site) -> SimulatedWeb:
         web = self.world.start_web(*site)
         await web.tail.start()
+        web.read_record(site.store.execute("GET", FEEDER))  # which the product's process does before it serves
         self.world.webs.append(web)
         return web
 

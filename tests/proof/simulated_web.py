@@ -94,6 +94,11 @@ class SimulatedWeb:
         looks = FakeLooks(log)
         self.tail = Tail(looks, self.progress, self.reader.invalidate_numbers, clock, on_look=self.feeder.on_look)
 
+    def read_record(self, raw: bytes | None) -> None:
+        """Take in which Redis this is, and who feeds it."""
+        self.feeder.on_record(raw)
+        self.progress.use(self.feeder.store)
+
     async def toggle_follow(self, pair: Pair, *, notifications: bool) -> Write:
         """Let the first of the pair follow the other, or end that; return when the caller may be told.
 
