@@ -39,7 +39,7 @@ class FakeLog:
         self.identity = DatabaseIdentity("server", 1, "follows", ["here"], "log")
         # Another number for each server that answers: a promoted standby, or one that was restarted.
         self.run = 1
-        # The virtual time of the last query that was answered to anybody.
+        # The virtual time of the last query that was answered.
         self.answered_at = float("-inf")
         self.events: list[Recorded] = []
         self.rows: dict[int, Profile] = {}

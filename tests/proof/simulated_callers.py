@@ -1,4 +1,4 @@
-"""The callers of the simulated web processes: they write, read what they have written, and read as anybody."""
+"""The callers of the simulated web processes: some write and read what they have written, others only read."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class SimulatedCallers:
         self._wrong, self._tally = world.wrong, world.tally
         # A reader without a web process around it.
         self._reader = Reader(world.redis_client(store, SimulatedProcess()), Progress(), clock=world.loop.time)
-        # A copy of the database behind the same address: who has written nothing may see it until a worker notices.
+        # A copy behind the same address. Callers who have written nothing may see it until a worker notices.
         self.also_seen: FakeLog | None = None
 
-    # -- anybody
+    # -- callers who have written nothing
 
     async def read(self) -> None:
         """Read as one who has written nothing, from a web process or as other processes read the views."""
@@ -86,7 +86,7 @@ class SimulatedCallers:
     def _seen(self) -> list[FakeLog]:
         return [self._log, *([self.also_seen] if self.also_seen else ())]
 
-    # -- those who have written
+    # -- callers who have written
 
     async def call(self, caller: int, log: FakeLog) -> None:
         """Write, and read what was written, each through any web process of a database."""

@@ -95,7 +95,7 @@ class SimulatedWeb:
         self.tail = Tail(looks, self.progress, self.reader.invalidate_numbers, clock, on_look=self.feeder.on_look)
 
     def read_record(self, raw: bytes | None) -> None:
-        """Take in which Redis this is, and who feeds it."""
+        """Take in the record of the feeder: the word of this Redis, and its database."""
         self.feeder.on_record(raw)
         self.progress.use(self.feeder.store)
 

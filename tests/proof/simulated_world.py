@@ -28,12 +28,12 @@ class SimulatedWorld:
         self.wrong: list[str] = []
         self.tally = {"batches applied": 0, "faults": 0, "reads": 0, "own writes answered": 0, "own reads answered": 0}
         self.webs: list[SimulatedWeb] = []
-        # By database and Redis: the latest worker, which has the leases, and who builds a view.
+        # By database and Redis: the latest worker, which has the leases, and the task that builds a view.
         self.owners: dict[tuple[FakeLog, FakeRedis], object] = {}
         self.builders: dict[tuple[FakeLog, FakeRedis], asyncio.Task[Any]] = {}
 
     def start_web(self, log: FakeLog, store: FakeRedis) -> SimulatedWeb:
-        """Return a web process, whose tail is not started yet."""
+        """Return a web process. Its tail is not started yet."""
         process = SimulatedProcess()
         log_connection = FakeLogConnection(log, self.network, process)
         return SimulatedWeb(process, self.redis_client(store, process), log_connection, self.loop.time)

@@ -21,7 +21,7 @@ from projections.views import generations
 from tests.support.fixtures import Plain
 from tests.support.intercepted_redis import Killed, killed_at
 from tests.support.log_writes import Connection
-from tests.support.small_world import write
+from tests.support.small_world import populate, write
 from tests.support.view_model import Contents, expected
 
 Pair = tuple[int, int]
@@ -99,40 +99,41 @@ async def both(engine: Engine, redis: RedisClient, raw_redis: Plain, batch: int 
     return made
 
 
-async def is_resumed(
+async def check_resumed_after_each_step(
     engine: Engine,
     redis: RedisClient,
     sql: Connection,
-    numbers: Sequence[int],
-    step: int,
+    flush: Callable[[], object],
     held: Callable[[], Contents],
     restored: Callable[[], int],
     *,
     after: bool,
-) -> bool:
-    """Kill a build of an empty Redis before or ``after`` a step, resume it, and check what is ``held``; False if the
-    build is over before.
+) -> None:
+    """Kill a build before or ``after`` each of its steps, resume it, and check what Redis has ``held``.
 
     Between two attempts follows end, so that what the first has written is out of date. The second one has ``restored``
-    lists, too, unless all partitions were at the snapshot's end.
+    lists, too, unless all partitions were at the snapshot's end. ``flush`` empties Redis.
     """
-    assert step < STEPS_MAX, "the build takes more steps"
-    await write(engine, (1_000 + step, 2_000 + step))
-    await prepared(engine, redis, BY_SNAPSHOT)
-    try:
-        killed = killed_at(redis, step, after=after)
-        await filled(engine, killed, BY_SNAPSHOT, fence=2, batch=50, limits=MANY_PARTS)
-    except Killed:
-        await write(engine, (numbers[step % 7], numbers[7 - step % 7]), (1_000 + step, 2_000 + step))
-        before = restored()
-        found = await generations.checkpoints(redis, BY_SNAPSHOT, range(BY_SNAPSHOT.partitions))
-        is_whole = all(at is not None and at.position for at in found.values())
-        await filled(engine, redis, BY_SNAPSHOT, fence=3)
-        assert is_whole or restored() > before, step
-        assert held() == expected(sql, BY_SNAPSHOT), step
-        return True
-    assert step > STEPS_MIN
-    return False
+    numbers = await populate(engine, 8)
+    for step in range(STEPS_MAX):
+        flush()
+        await write(engine, (1_000 + step, 2_000 + step))
+        await prepared(engine, redis, BY_SNAPSHOT)
+        try:
+            killed = killed_at(redis, step, after=after)
+            await filled(engine, killed, BY_SNAPSHOT, fence=2, batch=50, limits=MANY_PARTS)
+        except Killed:
+            await write(engine, (numbers[step % 7], numbers[7 - step % 7]), (1_000 + step, 2_000 + step))
+            before = restored()
+            found = await generations.checkpoints(redis, BY_SNAPSHOT, range(BY_SNAPSHOT.partitions))
+            is_whole = all(at is not None and at.position for at in found.values())
+            await filled(engine, redis, BY_SNAPSHOT, fence=3)
+            assert is_whole or restored() > before, step
+            assert held() == expected(sql, BY_SNAPSHOT), step
+        else:
+            assert step > STEPS_MIN
+            return
+    raise AssertionError("the build takes more steps")
 
 
 # Fields of a checkpoint that both ways write differently. A view without readers needs no tokens of single lists.

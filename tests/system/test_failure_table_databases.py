@@ -131,7 +131,7 @@ def without_triggers(sql: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def following(user: Caller, at: int = 0) -> set[str]:
-    """Return the ids of whom a user follows, as the user reads them; nobody while that is 503."""
+    """Return the ids of the users in a user's own list, none while that list is 503."""
     answer = user.call("GET", "/v1/users/me/following", at)
     return {row["id"] for row in answer.json()["data"]} if answer.status_code == 200 else set()
 

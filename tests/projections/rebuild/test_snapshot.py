@@ -39,11 +39,11 @@ from tests.support.snapshots import (
     Drawn,
     Pair,
     both,
+    check_resumed_after_each_step,
     drawn_events,
     filled,
     follow,
     history_of,
-    is_resumed,
     pools,
     prepared,
     restores,
@@ -221,16 +221,8 @@ async def test_work_of_a_snapshot_is_counted_in_small_steps(
 async def test_build_killed_at_any_step_is_resumed(
     engine: Engine, redis: RedisClient, sql: Sql, raw_redis: Plain, after: bool
 ) -> None:
-    numbers = await populate(engine, 8)
-
-    async def is_killed(step: int) -> bool:
-        raw_redis.flushdb()
-        see = (lambda: actual(raw_redis, BY_SNAPSHOT)), (lambda: restores(raw_redis))
-        return await is_resumed(engine, redis, sql, numbers, step, *see, after=after)
-
-    steps = 0
-    while await is_killed(steps):
-        steps += 1
+    see = (raw_redis.flushdb), (lambda: actual(raw_redis, BY_SNAPSHOT)), (lambda: restores(raw_redis))
+    await check_resumed_after_each_step(engine, redis, sql, *see, after=after)
 
 
 async def test_parts_that_redis_loses_are_noticed(

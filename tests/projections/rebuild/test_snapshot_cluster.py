@@ -16,11 +16,11 @@ from tests.support.snapshots import (
     BY_EVENTS,
     BY_SNAPSHOT,
     Drawn,
+    check_resumed_after_each_step,
     drawn_events,
     filled,
     follow,
     history_of,
-    is_resumed,
     pools,
     prepared,
     restores,
@@ -75,16 +75,8 @@ async def test_snapshot_of_any_history_on_a_cluster_equals_the_projectors_view(
 async def test_build_on_a_cluster_killed_at_any_step_is_resumed(
     engine: Engine, redis: RedisClient, sql: Connection, cluster: ValkeyCluster, after: bool
 ) -> None:
-    numbers = await populate(engine, 8)
-
-    async def is_killed(step: int) -> bool:
-        flush(cluster)
-        see = (lambda: held(cluster, BY_SNAPSHOT)), (lambda: restored(cluster))
-        return await is_resumed(engine, redis, sql, numbers, step, *see, after=after)
-
-    steps = 0
-    while await is_killed(steps):
-        steps += 1
+    see = (lambda: flush(cluster)), (lambda: held(cluster, BY_SNAPSHOT)), (lambda: restored(cluster))
+    await check_resumed_after_each_step(engine, redis, sql, *see, after=after)
 
 
 def restored(cluster: ValkeyCluster) -> int:
