@@ -78,9 +78,11 @@ class FeederCheck:
     def is_alone(self, now: float) -> bool:
         """Return whether this is the only Redis that is fed: what it shows, every process shows that may answer.
 
-        Otherwise a process that reads another Redis may know of a command only by its looks.
+        Otherwise a process that reads another Redis may know of a command only by its looks. That is so as well while
+        it is not known which Redis this is, and when its first worker has just begun.
         """
-        return now - self._looked_at <= self._settle_s and self._looked_at - self._alone_from >= self._settle_s
+        settled_from = max(self._alone_from, self._fed_from)
+        return now - self._looked_at <= self._settle_s and self._looked_at - settled_from >= self._settle_s
 
     def _compare(self) -> None:
         problem, words = self._find_problem()

@@ -7,36 +7,35 @@
 --       8 a token that no other call has, 9 of a part of a snapshot the name of the part before it ('' for the first, and of
 --       a batch), 10 its own ('.' for the last, '' of a batch), from 11 on the token again after each field whose lists the
 --       operations change: field, token, ...
--- Returns {outcome, position of the partition, its word}, for FROZEN the freeze's token instead of the word. Nothing but
--- OK changes anything.
+-- Returns {outcome, position of the partition}, for FROZEN also the freeze's token. Nothing but OK changes anything.
 --
 -- The operations set and remove, they never count, so applying them twice has the same result. A script that fails halfway
 -- (out of memory) has not moved the checkpoint, and the batch is applied again.
 local keys, argv, call = KEYS, ARGV, redis.call -- globals are slow
 local at = call('HMGET', keys[1], 'position', 'fence', 'word', 'frozen')
 if not at[1] then
-    return {'LOST', '0', ''}
+    return {'LOST', '0'}
 end
 if tonumber(argv[3]) < tonumber(at[2]) then
-    return {'FENCED', at[1], at[3] or ''}
+    return {'FENCED', at[1]}
 end
 if at[4] then -- another process has frozen the partition with this token
     return {'FROZEN', at[1], at[4]}
 end
 local position, expected = tonumber(at[1]), tonumber(argv[1])
 if position > expected then
-    return {'AHEAD', at[1], at[3] or ''}
+    return {'AHEAD', at[1]}
 end
 if position < expected then
-    return {'BEHIND', at[1], at[3] or ''}
+    return {'BEHIND', at[1]}
 end
 -- A worker of an earlier version moves the position only: then the word is of another position and means nothing.
 if at[3] and argv[4] ~= '' and at[3] ~= argv[4] and string.match(at[3], '^%d+') == at[1] then
-    return {'OTHER_HISTORY', at[1], at[3]}
+    return {'OTHER_HISTORY', at[1]}
 end
 -- The parts leave the position as it is. If the part before is not the last one, Redis has lost parts.
 if argv[9] ~= '' and call('HGET', keys[1], 'part') ~= argv[9] then
-    return {'BEHIND', at[1], at[3] or ''}
+    return {'BEHIND', at[1]}
 end
 -- Tokens move first: a batch that fails halfway has changed lists. A worker of an earlier version, which moves none, writes
 -- its fence without a zero in front: after one, all lists of the partition may have changed.
@@ -68,4 +67,4 @@ end
 if argv[6] ~= '' then
     call('HSET', keys[1], 'rows', argv[6])
 end
-return {'OK', argv[2], argv[5]}
+return {'OK', argv[2]}

@@ -10,7 +10,7 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from projections.client.client import RedisClient, ScriptCall, load_script
-from projections.keys import View, read_word
+from projections.keys import View
 from projections.projector.fold import PartitionBatch, script_arguments
 from projections.views.freezes import Freezes
 
@@ -20,8 +20,8 @@ TOKEN_BYTES: Final = 9
 NO_PART: Final = ("", "")
 LAST_PART: Final = "."
 
-# The outcome of ``apply.lua``, and the partition's position and word.
-Outcome = tuple[str, int, int | None]
+# The outcome of ``apply.lua``, and the partition's position.
+Outcome = tuple[str, int]
 # Of a checkpoint and its batch: expected position, new position, fence, expected word, new word, how new its rows are.
 CallHead = tuple[int, int, int, str, str, str]
 
@@ -64,7 +64,6 @@ async def apply(
             elif answer[0] == b"FROZEN":
                 frozen[calls[partition][0][0]] = answer[2]
             else:
-                position = int(answer[1])
-                found[partition] = answer[0].decode(), position, read_word(answer[2], position)
+                found[partition] = answer[0].decode(), int(answer[1])
         await asyncio.gather(*[freezes.wait(checkpoint, token) for checkpoint, token in frozen.items()])
     return {partition: found[partition] for partition in calls}

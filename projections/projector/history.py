@@ -26,8 +26,7 @@ class ViewHistory:
         """Take over what the checkpoints say; raise LogChanged when it is of another history than the log, or the log
         has lost what this process has read."""
         words = {place for at in found if at is not None for place in at.words}
-        self._rows_at = max(words, key=_position)
-        await self.require(words)
+        await self.take_over(words)
         if not await self._read_words.begin(self._engine):
             raise LogChanged(self._view)
 
@@ -58,6 +57,11 @@ class ViewHistory:
         self._words |= found
         if not is_same_history(places, found):
             raise LogChanged(self._view)
+
+    async def take_over(self, places: Collection[Place]) -> None:
+        """Go on from these places of checkpoints, as ``Checkpoint.words``; raise LogChanged as ``require``."""
+        await self.require(places)
+        self._rows_at = max(self._rows_at, *places, key=_position)
 
     def keep(self, used: Collection[int], position: int, word: int | None) -> None:
         """Add a position that was read, and forget those that are not ``used``."""

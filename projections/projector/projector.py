@@ -15,7 +15,7 @@ from commands.db.postgres import Engine
 from commands.events import Recorded
 from projections.client.client import RedisClient
 from projections.errors import BatchRefused, Fenced, LogChanged, ViewLost
-from projections.keys import View
+from projections.keys import Place, View
 from projections.projector.apply import NO_PART, Outcome, apply, call_of, new_token
 from projections.projector.batches import BatchReader, add_users
 from projections.projector.fold import Folded, Operation, PartitionBatch, fold
@@ -150,9 +150,19 @@ class Projector:
 
         Raises ViewLost, LogChanged, Fenced, ViewsUnavailable.
         """
-        found = await checkpoints(self._redis, self.view, self.fences)
+        if moved := await self._read_checkpoints(self.fences):
+            logger.warning(
+                "checkpoints of partitions %s moved (now %d): Redis lost writes or another worker took over; "
+                "continuing from there",
+                moved,
+                self.checkpointed[moved[0]],
+            )
+
+    async def _read_checkpoints(self, partitions: Iterable[int]) -> list[int]:
+        """Continue from where these checkpoints are; return the partitions that have moved. Raises as ``check``."""
+        found = await checkpoints(self._redis, self.view, partitions)
         moved: list[int] = []
-        unknown: set[tuple[int, int | None]] = set()
+        unknown: set[Place] = set()
         for partition, checkpoint in found.items():
             if checkpoint is None:
                 raise ViewLost(self.view, partition)
@@ -162,17 +172,11 @@ class Projector:
                 moved.append(partition)
                 self._set_position(partition, checkpoint.position)
             if checkpoint.word != self.history.word(checkpoint.position) or partition in moved:
-                unknown.add((checkpoint.position, checkpoint.word))
+                unknown.update(checkpoint.words)
         if unknown:
-            await self.history.require(unknown)
-        if moved:
-            self._parked_outdated = True
-            logger.warning(
-                "checkpoints of partitions %s moved (now %d): Redis lost writes or another worker took over; "
-                "continuing from there",
-                moved,
-                self.checkpointed[moved[0]],
-            )
+            await self.history.take_over(unknown)
+        self._parked_outdated = self._parked_outdated or bool(moved)
+        return moved
 
     @property
     def sets_aside(self) -> bool:
@@ -186,11 +190,7 @@ class Projector:
 
         Return False if the partition is not where this projector left it. Raises ResponseError, and as ``load``.
         """
-        outcome, position, word = await self._apply_one(partition, operations, end, parts)
-        self._use_outcome(partition, outcome, position)
-        if outcome != "OK":
-            await self.history.require({(position, word)})
-        return outcome == "OK"
+        return await self._apply_one(partition, operations, end, parts)
 
     def note_read(self, position: int, word: int | None) -> None:
         """Note that the log was read up to a position, which has this word."""
@@ -209,18 +209,13 @@ class Projector:
         outcomes = await self._outcomes(batches, ends)
         refused: list[int] = []
         moved: dict[str, list[int]] = {"AHEAD": [], "BEHIND": []}
-        words: set[tuple[int, int | None]] = set()
         for partition, outcome in outcomes.items():
             if isinstance(outcome, ResponseError):
                 refused.append(partition)
-            else:
-                name, at, word = outcome
-                self._use_outcome(partition, name, at)
-                if name in moved:
-                    moved[name].append(partition)
-                    words.add((at, word))
-        if words:
-            await self.history.require(words)
+            elif not self._use_outcome(partition, *outcome):
+                moved[outcome[0]].append(partition)
+        if any(moved.values()):
+            await self._read_checkpoints([*moved["AHEAD"], *moved["BEHIND"]])
         for name, partitions in moved.items():
             if partitions:
                 position = self.checkpointed[partitions[0]]
@@ -239,26 +234,31 @@ class Projector:
 
     async def _apply_one(
         self, partition: int, operations: list[Operation], end: int, parts: tuple[str, str] = NO_PART
-    ) -> Outcome:
-        """Apply operations to one partition. Raises ResponseError when Redis refuses them."""
+    ) -> bool:
+        """Apply operations to one partition; return False if it is not where this projector left it. Raises
+        ResponseError when Redis refuses them."""
         outcome = (await self._outcomes({partition: PartitionBatch(operations)}, {partition: end}, parts))[partition]
         if isinstance(outcome, ResponseError):
             raise outcome
-        return outcome
+        is_applied = self._use_outcome(partition, *outcome)
+        if not is_applied:
+            await self._read_checkpoints([partition])
+        return is_applied
 
-    def _use_outcome(self, partition: int, outcome: str, position: int) -> None:
+    def _use_outcome(self, partition: int, outcome: str, position: int) -> bool:
+        """Take over the position after a batch; return False if another worker applied it, or Redis lost writes."""
         match outcome:
             case "OK":
-                pass
-            case "AHEAD" | "BEHIND":  # another worker applied it, or Redis lost writes: continue from there
-                self._parked_outdated = True
+                self._set_position(partition, position)
+                return True
+            case "AHEAD" | "BEHIND":
+                return False
             case "FENCED":
                 raise Fenced(f"partition {partition} of generation {self.view.generation}")
             case "OTHER_HISTORY":
                 raise LogChanged(self.view)
             case _:
                 raise ViewLost(self.view, partition)
-        self._set_position(partition, position)
 
     def note_users(self, folded: Folded) -> None:
         """Note whose profiles are about to be written, and up to which position their rows are new."""
@@ -282,12 +282,8 @@ class Projector:
 
         async def try_out(operations: list[Operation]) -> None:
             """Apply operations without moving the checkpoint. Raises ResponseError when Redis refuses them."""
-            if self.checkpointed[partition] != begin:
-                return
-            name, position, word = await self._apply_one(partition, operations, begin)
-            self._use_outcome(partition, name, position)
-            if position != begin:
-                await self.history.require({(position, word)})
+            if self.checkpointed[partition] == begin:
+                await self._apply_one(partition, operations, begin)
 
         refused = await find_refused(try_out, partition, batch.operations, self._parked_max)
         if self.checkpointed[partition] != begin:  # these events are not the next ones of the partition any more

@@ -101,20 +101,20 @@ class FakeRedis:
         expected, new, fence, word, new_word, rows, packed, token, part_before, part, *moved = arguments
         at = self._of(keys[0], dict)
         if b"position" not in at:
-            return [b"LOST", b"0", b""]
+            return [b"LOST", b"0"]
         here, here_word = at[b"position"], at.get(b"word", b"")
         if int(fence) < int(at[b"fence"]):
-            return [b"FENCED", here, here_word]
+            return [b"FENCED", here]
         if b"frozen" in at:
             return [b"FROZEN", here, at[b"frozen"]]
         if int(here) > int(expected):
-            return [b"AHEAD", here, here_word]
+            return [b"AHEAD", here]
         if int(here) < int(expected):
-            return [b"BEHIND", here, here_word]
+            return [b"BEHIND", here]
         if word and here_word not in (b"", _bytes(word)) and here_word.partition(b":")[0] == here:
-            return [b"OTHER_HISTORY", here, here_word]
+            return [b"OTHER_HISTORY", here]
         if part_before and at.get(b"part") != _bytes(part_before):
-            return [b"BEHIND", here, here_word]
+            return [b"BEHIND", here]
         if not _moves_tokens(at[b"fence"]):
             self._hset(keys[0], "salt", token)
         if moved:
@@ -134,7 +134,7 @@ class FakeRedis:
             self._hset(keys[0], "word", new_word)
         if rows:
             self._hset(keys[0], "rows", rows)
-        return [b"OK", _bytes(new), _bytes(new_word)]
+        return [b"OK", _bytes(new)]
 
     def page(self, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any] | None:
         """Do what ``page.lua`` does."""

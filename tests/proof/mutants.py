@@ -385,7 +385,7 @@ MUTANTS: Final = (
     Mutant(
         HISTORY,
         "load: another history",
-        "        await self.require(words)\n        if",
+        "        await self.take_over(words)\n        if",
         "        self._words = await log.words_at(self._engine, [at for at, _ in words])\n        if",
     ),
     Mutant(LOOP, "load: parked pairs", "        await self.refresh_parked()\n        refused", "        refused"),
@@ -428,7 +428,7 @@ MUTANTS: Final = (
         "            if checkpoint.word != self.history.word(checkpoint.position) or partition in moved:",
         "            if False:",
     ),
-    Mutant(LOOP, "apply: where a partition is ahead, its history", "        if words:\n", "        if False:\n"),
+    Mutant(LOOP, "apply: where a partition is ahead, its history", "if any(moved.values()):", "if False:"),
     Mutant(LOOP, "check: another owner", "if checkpoint.fence > self.fences[partition]:", "if False:"),
     Mutant(LOOP, "check: lost last writes", "if checkpoint.position != self.checkpointed[partition]:", "if False:"),
     Mutant(
@@ -465,14 +465,14 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "LOST",
-        "                raise ViewLost(self.view, partition)\n        self._set_position",
-        "                pass\n        self._set_position",
+        "            case _:\n                raise ViewLost(self.view, partition)\n",
+        "            case _:\n                return True\n",
     ),
     Mutant(
         LOOP,
         "AHEAD and BEHIND continue from the partition's position",
-        "        self._set_position(partition, position)\n\n    def note_users",
-        '        if outcome == "OK":\n            self._set_position(partition, position)\n\n    def note_users',
+        '            case "AHEAD" | "BEHIND":\n                return False\n',
+        '            case "AHEAD" | "BEHIND":\n                return True\n',
     ),
     Mutant(
         LOOP,
@@ -517,8 +517,15 @@ MUTANTS: Final = (
     Mutant(
         HISTORY,
         "load: rows that are newer",
-        "        self._rows_at = max(words, key=_position)\n",
-        "        words = {at.words[0] for at in found if at is not None}\n",
+        "words = {place for at in found if at is not None for place in at.words}",
+        "words = {at.words[0] for at in found if at is not None}",
+    ),
+    Mutant(LOOP, "check: rows that are newer", "unknown.update(checkpoint.words)", "unknown.add(checkpoint.words[0])"),
+    Mutant(
+        HISTORY,
+        "take over: how new the rows are",
+        "        self._rows_at = max(self._rows_at, *places, key=_position)\n",
+        "",
     ),
     Mutant(HISTORY, "apply: how new the rows are", "if self._rows_at[0] > end else", "if False else"),
     Mutant(
@@ -649,6 +656,7 @@ MUTANTS: Final = (
     Mutant(IDENTITY, "the same server and database", "return bool(common) and ", "return bool(common) or "),
     Mutant(FEEDER_CHECK, "reads of a copy are refused", "if record.database.origin != own:", "if 0:"),
     Mutant(FEEDER_CHECK, "two Redis are not alone", "if len(fed) > 1:", "if len(fed) > 9:"),
+    Mutant(FEEDER_CHECK, "a Redis must be fed", "max(self._alone_from, self._fed_from)", "self._alone_from"),
     Mutant(FEEDER_CHECK, "a Redis that is not fed is not read", "if self._fed - {self.store} and", "if 0 and"),
     Mutant(PROGRESS, "reports about another Redis", "if told.store != self._store and told.store and", "if 0 and"),
     Mutant(PROGRESS, "reports from another server", "if told.run != self.server_run and told.run and", "if 0 and"),

@@ -15,7 +15,7 @@ import msgspec
 from commands.errors import Unavailable
 from projections.errors import Fenced, OtherFeeder, ViewLost
 from projections.feeding.adopt import adopt, look
-from projections.keys import FEEDER, POINTER, View, write_word
+from projections.keys import POINTER, View, write_word
 from tests.proof.fake_log import FakeLog
 from tests.proof.fake_network import FakeLogConnection, SimulatedProcess
 from tests.proof.fake_redis import FakeRedis
@@ -84,7 +84,7 @@ class Schedule:
             await asyncio.gather(*self._beside)
             for web in (*self.world.webs, *self._replaced):
                 await web.tail.close()
-            self.world.webs.clear()  # they refer back to here, and hold 8 MB each
+            self.world.webs.clear()  # they refer back to here
             self._replaced.clear()
             self.network.loss_rate = 0.0
         await self._end()
@@ -121,7 +121,8 @@ class Schedule:
     async def _start_web(self, site: Site) -> SimulatedWeb:
         web = self.world.start_web(*site)
         await web.tail.start()
-        web.read_record(site.store.execute("GET", FEEDER))  # which the product's process does before it serves
+        with suppress(Unavailable):  # then it does not know which Redis it will read
+            await web.reader.view()
         self.world.webs.append(web)
         return web
 
@@ -198,7 +199,7 @@ class Schedule:
             await fault()
 
     async def _crash_workers(self) -> None:
-        """Crash all workers at once, at whatever step they are; commands that they have sent still arrive."""
+        """Stop all workers at once, at whatever step they are; commands that they have sent still arrive."""
         await self._restart_workers(self.rng.random() * IDLE_S)
 
     async def _stop_workers(self) -> None:
@@ -206,8 +207,10 @@ class Schedule:
         await self._restart_workers(self.rng.random() * 2 * BUSY_S)
 
     async def _restart_workers(self, after_s: float) -> None:
+        """Stop all workers: in half of the cases they end in order, and their database forgets them at once."""
+        ends_in_order = self.rng.random() < 0.5
         for worker in self._workers:
-            worker.task.cancel()
+            worker.stop(ends_in_order=ends_in_order)
         await asyncio.sleep(after_s)
         for site in self.rng.sample(self._sites, len(self._sites)):
             self._start_worker(site)

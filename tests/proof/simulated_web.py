@@ -94,11 +94,6 @@ class SimulatedWeb:
         looks = FakeLooks(log)
         self.tail = Tail(looks, self.progress, self.reader.invalidate_numbers, clock, on_look=self.feeder.on_look)
 
-    def read_record(self, raw: bytes | None) -> None:
-        """Take in the record of the feeder: the word of this Redis, and its database."""
-        self.feeder.on_record(raw)
-        self.progress.use(self.feeder.store)
-
     async def toggle_follow(self, pair: Pair, *, notifications: bool) -> Write:
         """Let the first of the pair follow the other, or end that; return when the caller may be told.
 

@@ -41,6 +41,12 @@ class SimulatedWorker:
         world.owners[log, store] = self
         self.task = world.loop.create_task(self._work())
 
+    def stop(self, *, ends_in_order: bool) -> None:
+        """End at once; in order, or as by SIGKILL."""
+        self.task.cancel()
+        if ends_in_order:
+            self.log.release(self._fence)
+
     async def _work(self) -> None:
         """Take turns as the service's loop does; end when another worker has the leases."""
         while True:

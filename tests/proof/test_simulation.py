@@ -10,6 +10,7 @@ import pytest
 
 from projections.client.client import Script
 from projections.feeding import feeders
+from projections.feeding.feeder_check import FeederCheck
 from projections.projector.apply import APPLY
 from projections.projector.parking import ParkedPairs
 from projections.signals.progress import Progress
@@ -20,8 +21,9 @@ from tests.proof.real_redis import RealRedis
 from tests.support.servers import Servers
 
 # Schedules: with parked events; in which Redis loses its tail; with a copy of the database that can be told from the
-# original, and with one that cannot; with a second Redis.
-PARKS, LOSES, COPY, SAME_ADDRESS, SECOND_REDIS = 0, 188, 6, 141, 258
+# original, and with one that cannot; in which a copy writes a profile that is newer than its position, which both logs
+# have; with a second Redis.
+PARKS, LOSES, COPY, SAME_ADDRESS, NEWER_ROW, SECOND_REDIS = 3, 90, 78, 8, 1477, 1349
 BEHIND, OTHER_HISTORY = "if position < expected then", "at[3] ~= argv[4] and"
 
 
@@ -67,7 +69,7 @@ def test_changed_code_saves_no_finished_chunks(tmp_path: Path) -> None:
     assert not finished.done and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("seed", [PARKS, LOSES, COPY, SAME_ADDRESS, SECOND_REDIS])
+@pytest.mark.parametrize("seed", [PARKS, LOSES, COPY, SAME_ADDRESS, NEWER_ROW, SECOND_REDIS])
 def test_replay_runs_in_simulation_and_on_real_server(servers: Servers, tmp_path: Path, seed: int) -> None:
     found = simulation.replay(PartContext(7, "short", tmp_path, servers), seed)
     assert found == Counts({"schedules simulated": 1, "schedules on a real server": 1})
@@ -92,6 +94,7 @@ def test_replay_with_broken_script_finds_it_on_real_server(servers: Servers, tmp
     [
         (COPY, feeders, "other_feeder", lambda *_: None),
         (SAME_ADDRESS, Progress, "server_run", property(lambda _: "", lambda *_: None)),
+        (SECOND_REDIS, FeederCheck, "is_alone", lambda *_: True),
     ],
 )
 def test_schedule_finds_what_two_feeders_do_without_a_guard(

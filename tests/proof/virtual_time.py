@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any
 
 
@@ -11,27 +15,53 @@ class DeadlockError(RuntimeError):
 
 
 class VirtualTimeLoop(asyncio.BaseEventLoop):
-    """An event loop without sockets, in which waiting for the next timer only advances the clock."""
+    """An event loop without sockets and threads, in which waiting for the next timer only advances the clock.
+
+    It replaces what BaseEventLoop does at each turn for sockets, threads and debugging: that was two fifths of all the
+    time of a simulation.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._selector = self
-        self._clock_resolution = 1e-9
         self._now = 0.0
+        self._ready: Any  # of BaseEventLoop: the calls of this turn and the next, in order
+        self._timers: list[tuple[float, int, asyncio.Handle]] = []
+        self._numbers = count()
 
     def time(self) -> float:
         """Return the virtual seconds since the loop was created."""
         return self._now
 
-    def select(self, timeout: float | None) -> list[Any]:
-        """Advance the clock; the loop calls this to wait for sockets or the next timer."""
-        if timeout is None:
-            raise DeadlockError
-        self._now += timeout
-        return []
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        """As BaseEventLoop."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
-    def _process_events(self, _: list[Any]) -> None:
-        """Do nothing: this loop has no sockets."""
+    def call_later(  # type: ignore[override] - what cancels a call needs no more of its handle
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As BaseEventLoop."""
+        return self.call_at(self._now + delay, callback, *args, context=context)
 
-    def _write_to_self(self) -> None:
-        """Do nothing: no other thread uses this loop."""
+    def call_at(  # type: ignore[override] - see call_later
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As BaseEventLoop."""
+        handle = asyncio.Handle(callback, args, self, context)
+        heappush(self._timers, (when, next(self._numbers), handle))
+        return handle
+
+    def _run_once(self) -> None:
+        ready = self._ready
+        while not ready:
+            if not self._timers:
+                raise DeadlockError
+            when, _, handle = heappop(self._timers)
+            if not handle.cancelled():
+                self._now = max(self._now, when)
+                ready.append(handle)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()

@@ -104,10 +104,22 @@ def test_redis_is_alone_a_second_after_the_other_was_seen_last() -> None:
         return check.is_alone(looks.now)
 
     assert not check.is_alone(looks.now), "nothing is known before the first look"
-    assert is_alone_with("one") and is_alone_with()
+    assert is_alone_with("one")
     assert not check.is_alone(looks.now + 1.25), "the look is too old"
     assert not is_alone_with("one", "two")
     assert [is_alone_with("one") for _ in range(6)] == [False, False, False, False, True, True]
+    assert not is_alone_with() and not is_alone_with("two")
+    assert [is_alone_with("one") for _ in range(6)] == [False, False, False, False, True, True]
+
+
+def test_redis_that_is_not_known_yet_is_not_alone() -> None:
+    """A web process has begun while its Redis was away: what workers report may be about another one."""
+    check = FeederCheck(1)
+    looks = Looks(check)
+    looks.find(fed=["one"], count=9)
+    assert not check.is_alone(looks.now)
+    check.on_record(record_of(OWN, store="one"))
+    assert check.is_alone(looks.now)
 
 
 @pytest.mark.parametrize("raw", [None, b"", b"{}", b"of a later version"])

@@ -54,7 +54,7 @@ def apply(
     """Apply one batch; return outcome and position."""
     tokens = [part for field in moved for part in (field, token)]
     arguments = expected, new, fence, word, new_word, rows, OPERATIONS, token, "", "", *tokens
-    outcome, position, _ = raw_redis.eval(script, len(KEYS), *KEYS, *arguments)
+    outcome, position, *_ = raw_redis.eval(script, len(KEYS), *KEYS, *arguments)
     return outcome.decode(), int(position)
 
 
@@ -159,7 +159,7 @@ def test_batch_after_successor_is_fenced(raw_redis: Plain) -> None:
 
 def part(raw_redis: Plain, before: str, name: str, new: int = 10) -> tuple[str, int]:
     """Apply a part of a snapshot; return outcome and position."""
-    outcome, position, _ = raw_redis.eval(
+    outcome, position, *_ = raw_redis.eval(
         APPLY.text, len(KEYS), *KEYS, 10, new, 3, "10:e", "", "", OPERATIONS, "new", before, name or "."
     )
     return outcome.decode(), int(position)

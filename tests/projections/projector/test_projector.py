@@ -277,6 +277,39 @@ async def test_row_that_was_newer_than_its_batch_belongs_to_the_history_it_was_r
         await (world.start_successor() if restarts else world.projector.step())
 
 
+@pytest.mark.parametrize("call", ["step", "check"])
+async def test_newer_row_of_another_history_is_noticed_where_another_process_has_moved_the_partition(
+    world: World, call: str
+) -> None:
+    """A worker of a copy behind the same address, with the same fence, has written it: the position is in both logs."""
+    await world.begin()
+    await world.people.put("ann", UserChanges())
+    await world.people.put("ann", UserChanges(username="renamed"))
+    other = Projector(world.engine, world.redis, VIEW, world.projector.fences)
+    await other.load()
+    assert await other.step(1) == 1
+    await other.close()
+    lose_tail(world.sql, 1)
+    await append(world.engine, 7, 8, UserFollowed())
+    with pytest.raises(LogChanged):
+        await (world.projector.step(1) if call == "step" else world.projector.check())
+
+
+async def test_how_new_rows_are_is_kept_of_partition_that_another_process_has_moved(world: World) -> None:
+    """The next batch must not write an older place over it."""
+    await world.begin()
+    await world.people.put("ann", UserChanges())
+    await world.people.put("ann", UserChanges(username="renamed"))
+    other = Projector(world.engine, world.redis, VIEW, world.projector.fences)
+    await other.load()
+    await other.step(1)
+    await other.close()
+    await world.projector.check()
+    found = await generations.checkpoints(world.redis, VIEW, range(VIEW.partitions))
+    newest = max(at.rows for at in found.values() if at is not None and at.rows is not None)
+    assert world.projector.history.fields(1, 1)[2] == write_word(*newest)
+
+
 async def test_lost_event_that_was_inserted_by_hand_is_noticed(world: World) -> None:
     """It has no word."""
     await world.begin()

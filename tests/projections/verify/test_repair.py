@@ -56,7 +56,7 @@ async def apply(engine: Engine, redis: RedisClient, view: View, partition: int =
     at = int(await redis.call("HGET", view.checkpoint(partition), "position"))
     _, operations = script_arguments(PartitionBatch())
     head = (at, at + 1, FENCE, "", "", "")
-    outcome, position, _ = await redis.run(APPLY, [view.checkpoint(partition)], [*head, operations, "token", "", ""])
+    outcome, position, *_ = await redis.run(APPLY, [view.checkpoint(partition)], [*head, operations, "token", "", ""])
     return outcome.decode(), int(position) - at
 
 
