@@ -14,6 +14,14 @@ class DeadlockError(RuntimeError):
     """All tasks wait, and no timer is set."""
 
 
+class Call(asyncio.Handle):
+    """A call that the loop is to make."""
+
+    def run(self) -> None:
+        """Make it; an error is given to the loop's handler."""
+        self._run()
+
+
 class VirtualTimeLoop(asyncio.BaseEventLoop):
     """An event loop without sockets and threads, in which waiting for the next timer only advances the clock.
 
@@ -25,7 +33,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 0.0
         self._ready: Any  # of BaseEventLoop: the calls of this turn and the next, in order
-        self._timers: list[tuple[float, int, asyncio.Handle]] = []
+        self._timers: list[tuple[float, int, Call]] = []
         self._numbers = count()
 
     def time(self) -> float:
@@ -34,23 +42,23 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Call:
         """As BaseEventLoop."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = Call(callback, args, self, context)
         self._ready.append(handle)
         return handle
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Call:
         """As BaseEventLoop."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Call:
         """As BaseEventLoop."""
-        handle = asyncio.Handle(callback, args, self, context)
+        handle = Call(callback, args, self, context)
         heappush(self._timers, (when, next(self._numbers), handle))
         return handle
 
@@ -66,4 +74,4 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         for _ in range(len(ready)):
             handle = ready.popleft()
             if not handle.cancelled():
-                handle._run()
+                handle.run()
