@@ -30,6 +30,8 @@ class FeederCheck:
         # The words of all Redis that workers feed from this log, and when they were looked for last.
         self._fed = frozenset[str]()
         self._looked_at = float("-inf")
+        # Those that every look has found.
+        self._settled = frozenset[str]()
         # Since when the looks have found none or one of them, and this Redis among them.
         self._alone_from = self._fed_from = float("-inf")
         # The word of this Redis; "" while it is not known.
@@ -42,6 +44,7 @@ class FeederCheck:
         """Take in what a look has found that began at this moment: the database that answered, and which Redis are
         fed."""
         fed = found.fed
+        self._settled = fed if self._looked_at == float("-inf") else self._settled & fed
         self._fed, self._looked_at = fed, began
         if len(fed) > 1:
             self._alone_from = float("inf")
@@ -70,8 +73,7 @@ class FeederCheck:
         self._record, record = raw, decode_record(raw)
         store = "" if record is None else record.store
         if store != self.store:
-            is_fed = store in self._fed or self._looked_at == float("-inf")  # what the first look finds is settled
-            self.store, self._fed_from = store, float("-inf" if is_fed else "inf")
+            self.store, self._fed_from = store, self._fed_since(store)
             self._on_change()
         self._compare()
 
@@ -83,6 +85,12 @@ class FeederCheck:
         """
         settled_from = max(self._alone_from, self._fed_from)
         return now - self._looked_at <= self._settle_s and self._looked_at - settled_from >= self._settle_s
+
+    def _fed_since(self, store: str) -> float:
+        """Return since when the looks have found this Redis; what the first one finds is settled."""
+        if self._looked_at == float("-inf") or store in self._settled:
+            return float("-inf")
+        return self._looked_at if store in self._fed else float("inf")
 
     def _compare(self) -> None:
         problem, words = self._find_problem()

@@ -34,6 +34,10 @@ class ViewHistory:
         """Return the word of a position that a partition is at."""
         return self._words.get(position)
 
+    def knows(self, at: Checkpoint) -> bool:
+        """Return whether all that a checkpoint needs was found in the log."""
+        return at.word == self.word(at.position) and at.rows in (None, self._rows_at)
+
     def fields(self, begin: int, end: int) -> tuple[str, str, str]:
         """Return what ``apply.lua`` compares and writes of a batch from ``begin`` to ``end``: both words, and how new
         the rows are."""
@@ -61,7 +65,8 @@ class ViewHistory:
     async def take_over(self, places: Collection[Place]) -> None:
         """Go on from these places of checkpoints, as ``Checkpoint.words``; raise LogChanged as ``require``."""
         await self.require(places)
-        self._rows_at = max(self._rows_at, *places, key=_position)
+        with_word = [place for place in places if place[1] is not None]
+        self._rows_at = max([self._rows_at, *with_word], key=_position)
 
     def keep(self, used: Collection[int], position: int, word: int | None) -> None:
         """Add a position that was read, and forget those that are not ``used``."""

@@ -161,7 +161,7 @@ class Projector:
     async def _read_checkpoints(self, partitions: Iterable[int]) -> list[int]:
         """Continue from where these checkpoints are; return the partitions that have moved. Raises as ``check``."""
         found = await checkpoints(self._redis, self.view, partitions)
-        moved: list[int] = []
+        moved: dict[int, int] = {}
         unknown: set[Place] = set()
         for partition, checkpoint in found.items():
             if checkpoint is None:
@@ -169,14 +169,15 @@ class Projector:
             if checkpoint.fence > self.fences[partition]:
                 raise Fenced(f"partition {partition} of generation {self.view.generation}")
             if checkpoint.position != self.checkpointed[partition]:
-                moved.append(partition)
-                self._set_position(partition, checkpoint.position)
-            if checkpoint.word != self.history.word(checkpoint.position) or partition in moved:
+                moved[partition] = checkpoint.position
+            if partition in moved or not self.history.knows(checkpoint):
                 unknown.update(checkpoint.words)
         if unknown:
             await self.history.take_over(unknown)
-        self._parked_outdated = self._parked_outdated or bool(moved)
-        return moved
+        for partition, position in moved.items():
+            self._parked_outdated = True
+            self._set_position(partition, position)
+        return list(moved)
 
     @property
     def sets_aside(self) -> bool:

@@ -425,7 +425,7 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "check: another history",
-        "            if checkpoint.word != self.history.word(checkpoint.position) or partition in moved:",
+        "            if partition in moved or not self.history.knows(checkpoint):",
         "            if False:",
     ),
     Mutant(LOOP, "apply: where a partition is ahead, its history", "if any(moved.values()):", "if False:"),
@@ -521,12 +521,8 @@ MUTANTS: Final = (
         "words = {at.words[0] for at in found if at is not None}",
     ),
     Mutant(LOOP, "check: rows that are newer", "unknown.update(checkpoint.words)", "unknown.add(checkpoint.words[0])"),
-    Mutant(
-        HISTORY,
-        "take over: how new the rows are",
-        "        self._rows_at = max(self._rows_at, *places, key=_position)\n",
-        "",
-    ),
+    Mutant(HISTORY, "take over: new rows", "max([self._rows_at, *with_word], key=_position)", "self._rows_at"),
+    Mutant(HISTORY, "check: rows at the same position", " and at.rows in (None, self._rows_at)", ""),
     Mutant(HISTORY, "apply: how new the rows are", "if self._rows_at[0] > end else", "if False else"),
     Mutant(
         LOOP,
@@ -656,6 +652,7 @@ MUTANTS: Final = (
     Mutant(IDENTITY, "the same server and database", "return bool(common) and ", "return bool(common) or "),
     Mutant(FEEDER_CHECK, "reads of a copy are refused", "if record.database.origin != own:", "if 0:"),
     Mutant(FEEDER_CHECK, "two Redis are not alone", "if len(fed) > 1:", "if len(fed) > 9:"),
+    Mutant(FEEDER_CHECK, "a Redis must be found before", "return self._looked_at if store in", "return 0 if store in"),
     Mutant(FEEDER_CHECK, "a Redis must be fed", "max(self._alone_from, self._fed_from)", "self._alone_from"),
     Mutant(FEEDER_CHECK, "a Redis that is not fed is not read", "if self._fed - {self.store} and", "if 0 and"),
     Mutant(PROGRESS, "reports about another Redis", "if told.store != self._store and told.store and", "if 0 and"),

@@ -119,7 +119,10 @@ def test_redis_that_is_not_known_yet_is_not_alone() -> None:
     looks.find(fed=["one"], count=9)
     assert not check.is_alone(looks.now)
     check.on_record(record_of(OWN, store="one"))
-    assert check.is_alone(looks.now)
+    assert check.is_alone(looks.now), "every look has found it"
+    looks.find(fed=["two"])
+    check.on_record(record_of(OWN, store="two"))
+    assert not check.is_alone(looks.now), "only the last one has"
 
 
 @pytest.mark.parametrize("raw", [None, b"", b"{}", b"of a later version"])

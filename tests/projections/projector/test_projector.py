@@ -295,6 +295,15 @@ async def test_newer_row_of_another_history_is_noticed_where_another_process_has
         await (world.projector.step(1) if call == "step" else world.projector.check())
 
 
+async def test_newer_row_of_another_history_is_noticed_at_the_position_that_was_left(world: World) -> None:
+    """Redis has lost writes, and a worker of the copy has brought the partition to the same position again."""
+    await world.begin()
+    await world.run([("follow", 0, 1), ("project", 3, 3), ("checkpoint", 0, 0)])
+    world.raw_redis.hset(VIEW.checkpoint(0), "rows", "15:1000015")
+    with pytest.raises(LogChanged):
+        await world.projector.check()
+
+
 async def test_how_new_rows_are_is_kept_of_partition_that_another_process_has_moved(world: World) -> None:
     """The next batch must not write an older place over it."""
     await world.begin()
