@@ -10,13 +10,17 @@ _ADMINISTRATOR = "-c default_transaction_read_only=off"
 _END = """SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_start <= %s"""
 
+# Sessions that are just beginning: they have no database yet.
+_BEGINNING = """SELECT pid FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND datname IS NULL AND backend_start <= %s"""
+
 
 def end_sessions(url: str) -> None:
     """End all other sessions of the database that have begun before this call."""
     with psycopg.connect(url, autocommit=True, options=_ADMINISTRATOR) as sql:
         begun = sql.execute("SELECT clock_timestamp()").fetchone()
         # Twice at least: a session that is just beginning is listed a moment later.
-        while sql.execute(_END, begun).fetchall() or sql.execute(_END, begun).fetchall():
+        while sql.execute(_BEGINNING, begun).fetchall() or any(sql.execute(_END, begun).fetchall() for _ in range(2)):
             pass
 
 
