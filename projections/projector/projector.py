@@ -252,7 +252,8 @@ class Projector:
             case "OK":
                 self._set_position(partition, position)
                 return True
-            case "AHEAD" | "BEHIND":
+            case "AHEAD" | "BEHIND":  # also if the checkpoint is back where it was when it is read again
+                self._parked_outdated = True
                 return False
             case "FENCED":
                 raise Fenced(f"partition {partition} of generation {self.view.generation}")

@@ -471,8 +471,8 @@ MUTANTS: Final = (
     Mutant(
         LOOP,
         "AHEAD and BEHIND continue from the partition's position",
-        '            case "AHEAD" | "BEHIND":\n                return False\n',
-        '            case "AHEAD" | "BEHIND":\n                return True\n',
+        "                self._parked_outdated = True\n                return False\n",
+        "                return True\n",
     ),
     Mutant(
         LOOP,
