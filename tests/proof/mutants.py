@@ -204,6 +204,12 @@ TESTS: Final = {
         "tests/queries/test_reader.py",
         "tests/projections/rebuild/test_kept_over_a_switch.py",
         "tests/projections/rebuild/test_evictions.py",
+        "tests/api/test_read_your_writes.py",
+    ),
+    VISIBLE: (
+        "tests/api/test_tail.py",
+        "tests/api/test_read_your_writes.py",
+        "tests/api/v1/test_visibility.py",
     ),
     LOOKS: ("tests/commands/log/test_looks.py",),
     OPENING: ("tests/commands/db/test_opening.py",),
@@ -227,9 +233,7 @@ TESTS: Final = {
     **dict.fromkeys(
         (LONG_LISTS, ATTRIBUTES, CHANNELS), ("tests/queries/test_long_lists.py", "tests/queries/test_channels.py")
     ),
-    **dict.fromkeys(
-        (TAIL, OWN_WRITES, VISIBLE, LOOK_UPS), ("tests/api/test_tail.py", "tests/api/test_read_your_writes.py")
-    ),
+    **dict.fromkeys((TAIL, OWN_WRITES, LOOK_UPS), ("tests/api/test_tail.py", "tests/api/test_read_your_writes.py")),
 }
 
 

@@ -3,8 +3,11 @@
 import asyncio
 import itertools
 from pathlib import Path
+from uuid import uuid4
 
+from commands.errors import Unconfirmed
 from tests.support.in_process import InProcess, Person, in_process, refusal, running_loop
+from tests.support.waiting import until
 
 
 async def test_follow_is_visible_to_all_callers_after_201(service: InProcess) -> None:
@@ -72,6 +75,28 @@ async def test_caller_of_late_command_reads_it_in_another_process(own_settings: 
         assert (await one.as_("ann").post("/v1/users/bob/follow")).status_code == 201
         assert refusal(await other.as_("ann").get("/v1/users/bob/follow-status"))[0] == 503
         assert not await other.as_("eve").follows(other.as_("bob"))
+
+
+async def test_command_that_is_not_confirmed_in_time_is_503_and_done(own_settings: dict[str, str], keys: Path) -> None:
+    """Without a worker a wait of a second ends before every process has looked. A repeat gets the first answer."""
+    settings = {**own_settings, "FOLLOWS_VISIBLE_WAIT_MS": "1000"}
+    async with in_process(settings, keys) as service:
+        await service.platform.put("/v1/users/bob", json={})
+        await service.caught_up()
+    async with in_process(settings, keys, with_loop=False) as service:
+        ann, key = service.as_("ann"), {"Idempotency-Key": uuid4().hex}
+        answer = await ann.post("/v1/users/bob/follow", headers=key)
+        assert refusal(answer) == (503, "unavailable", None) and int(answer.headers["Retry-After"]) >= 1
+        assert answer.json()["error"]["message"] == str(Unconfirmed())
+
+        async def repeat_has_its_answer() -> bool:
+            again = await ann.post("/v1/users/bob/follow", headers=key)
+            assert again.status_code in (201, 503), again.text
+            return again.status_code == 201
+
+        async with running_loop(settings):
+            await until(repeat_has_its_answer)
+            assert await ann.follows(service.as_("bob"))
 
 
 async def test_read_from_redis_that_lost_its_tail_waits_or_returns_503(service: InProcess) -> None:
