@@ -77,8 +77,7 @@ class Tail:
         self._since = 2**63
         # What the log has lost: up to here, workers may have reported positions that mean nothing.
         self._lost = 0
-        self._words = BatchWords()
-        self._verified: set[bytes] = set()
+        self._words, self._verified = BatchWords(), set[bytes]()
         self._began = self._connected_at = float("-inf")
         self._failed = 0
         self._outage = Outage(logger, "the log's end is read again")
@@ -170,7 +169,7 @@ class Tail:
         if position < self._since:
             return False
         if position > self.known:
-            return self._is_known(position)
+            return self._is_known(position, word)
         if word is None or word in self._verified:
             return True
         written = read_word(word, position)
@@ -185,10 +184,10 @@ class Tail:
         """Do what ``unjudged`` lacks. Raises ViewUnavailable for another history, and LogUnavailable."""
         if position > self.known:
             now = self._clock()
-            known = await self.wait_until(lambda: self._is_known(position) or self.has_looked_since(now))
+            known = await self.wait_until(lambda: self._is_known(position, word) or self.has_looked_since(now))
             if not known:
                 raise LogUnavailable
-            if not self._is_known(position):
+            if not self._is_known(position, word):
                 raise ViewUnavailable  # the view is ahead of the log
         if position < self._since:
             await self._read_back(position)
@@ -199,10 +198,10 @@ class Tail:
 
     # ---- looks
 
-    def _is_known(self, position: int) -> bool:
-        """Return whether a position is in the log, as far as can be told: of one that was lost, only looks can tell."""
-        is_reported = self._lost < position <= self._progress.highest
-        return position <= self.known or is_reported or self._is_log_away()
+    def _is_known(self, position: int, word: bytes | None) -> bool:
+        """Return whether a look has found a position, or a worker has reported one that is not lost, with this word."""
+        is_reported = position > self._lost and self._progress.has_reported(position, read_word(word, position))
+        return position <= self.known or is_reported
 
     def _is_log_away(self) -> bool:
         """Return whether nothing is being committed, as far as can be told: no process can read the log any more.
@@ -255,6 +254,7 @@ class Tail:
                 self._drop(found, strange)
             elif strange:
                 self._progress.clear()  # a worker has not noticed yet
+            self._progress.forget(self.known)
         return found
 
     def _begin(self, found: Look) -> None:

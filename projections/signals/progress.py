@@ -18,6 +18,8 @@ from projections.keys import LEASE_GROUPS, Place, lease_group_of
 CHANGED_MAX: Final = 1_000
 # A switch looks through so many events for changed profiles, some milliseconds.
 EVENTS_MAX: Final = 100_000
+# Reported positions that looks have not found yet. A process whose looks fail keeps no more of them.
+REPORTED_MAX: Final = 10_000
 # The message of a worker that projects nothing now, but can read the log.
 READS_THE_LOG: Final = b"0"
 _NOWHERE: Final[Place] = (0, None)
@@ -81,6 +83,8 @@ class Progress:
         self._high_waters: dict[int, int] = {}
         # Lease group -> place and checkpoints of its latest message.
         self._reports: dict[int, tuple[Place, Mapping[int, int]]] = {}
+        # Reported position -> its word, of those after the latest look; None from a worker that reports no words.
+        self._words: dict[int, int | None] = {}
         self._waiting: list[tuple[int, list[int], asyncio.Future[bool]]] = []
 
     @property
@@ -121,6 +125,9 @@ class Progress:
             if at > high_waters.get(partition, 0):
                 high_waters[partition] = at
         self.highest = max(self.highest, position)
+        if len(self._words) >= REPORTED_MAX:
+            self._words.clear()
+        self._words[position] = told.word
         self._reports.update(dict.fromkeys(groups, ((position, told.word), partitions)))
         for watcher in self._watchers:
             watcher.invalidate(changed)
@@ -170,6 +177,18 @@ class Progress:
     def clear(self) -> None:
         """Drop all that was reported: it is of another view, or of another history of the log."""
         self.highest, self._reached, self._high_waters, self._reports = 0, [_NOWHERE] * LEASE_GROUPS, {}, {}
+        self._words = {}
+
+    def forget(self, up_to: int) -> None:
+        """Drop the words of reported positions up to this one: the log's own words of them are known."""
+        self._words = {position: word for position, word in self._words.items() if position > up_to}
+
+    def has_reported(self, position: int, word: int | None) -> bool:
+        """Return whether a worker has reported this very position, with this word.
+
+        True as well where the worker or the checkpoint is of a version without words.
+        """
+        return position in self._words and (word is None or self._words[position] in (None, word))
 
     def highest_strange(self, word_at: Callable[[int], int | None], lost: int) -> int:
         """Return the highest position that was reported with another word than the log's, 0 if there is none.

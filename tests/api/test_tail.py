@@ -17,6 +17,7 @@ from commands.errors import LogUnavailable, ViewUnavailable
 from commands.group_commit import Receipt
 from commands.log.looks import DIRECTORY, Look, Mark, Written
 from projections.keys import LEASE_GROUPS, write_word
+from projections.signals import progress
 from projections.signals.progress import READS_THE_LOG, Progress, progress_message
 from queries.reader import NO_USER
 from tests.support.clock import Clock
@@ -334,12 +335,54 @@ async def test_word_that_looks_have_not_found_is_asked_of_the_log_once() -> None
         await judge(wanted, 150, word(150, 9))
 
 
-async def test_checkpoint_beyond_the_latest_look_counts_when_a_worker_reported_as_much(world: World) -> None:
+@pytest.mark.parametrize("reported", [2, None], ids=["of this version", "of the version before"])
+async def test_checkpoint_beyond_the_latest_look_counts_when_a_worker_reported_it(
+    world: World, reported: int | None
+) -> None:
     wanted = world.request()
     world.log.append("bob", 101, 2)
     assert not is_judged(wanted, 101, word(101, 2))
-    world.report(101)
+    world.report(101, reported)
+    assert is_judged(wanted, 101, word(101, 2)) and is_judged(wanted, 101, None)
+    await world.tail.look()
     assert is_judged(wanted, 101, word(101, 2))
+    assert not world.progress.has_reported(101, 2), "looks have found it"
+
+
+@pytest.mark.parametrize("is_log_away", [False, True])
+@pytest.mark.parametrize("position", [103, 105, 107])
+async def test_checkpoint_beyond_the_latest_look_that_no_worker_of_this_log_reported_does_not_count(
+    world: World, position: int, is_log_away: bool
+) -> None:
+    """A copy of the database behind the same address is at the same positions, and feeds the same Redis. Its rows are
+    not shown in place of a caller's own writes, whether they are below the position that was reported or beyond it."""
+    world.progress.on_message(READS_THE_LOG)
+    world.report(105, 2)
+    if is_log_away:
+        world.pass_time(SILENT_S)
+        await fail_looks(world, FAILED_LOOKS)
+        assert is_judged(world.request(), 105, word(105, 2)), "reads go on"
+    wanted = world.request()
+    assert not is_judged(wanted, position, word(position, 9))
+    if is_log_away:
+        return
+    world.log.append("ann", 107, 2)
+    world.pass_time(0.1)
+    judging = asyncio.create_task(judge(world.request(), position, word(position, 9)))
+    await asyncio.sleep(0)  # let it start
+    await world.tail.look()
+    with pytest.raises(ViewUnavailable):
+        await judging
+
+
+async def test_process_whose_looks_fail_keeps_few_reported_positions(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their checkpoints wait for a look, as those that were not reported."""
+    monkeypatch.setattr(progress, "REPORTED_MAX", 2)
+    for position in (101, 102, 103):
+        world.report(position, 2)
+    assert [world.progress.has_reported(position, 2) for position in (101, 102, 103)] == [False, False, True]
 
 
 @pytest.mark.parametrize("is_ahead", [False, True])

@@ -896,10 +896,12 @@ MUTANTS: Final = (
     Mutant(
         TAIL,
         "no view is ahead of the log",
-        "            if not self._is_known(position):\n                raise ViewUnavailable",
+        "            if not self._is_known(position, word):\n                raise ViewUnavailable",
         "            if False:\n                raise ViewUnavailable",
     ),
-    Mutant(TAIL, "what was lost is not taken for reported", "self._lost < position <=", "position <="),
+    Mutant(TAIL, "what was lost is not taken for reported", "is_reported = position > self._lost and", "is_reported ="),
+    Mutant(TAIL, "a reported position has its word", "(position, read_word(word, position))", "(position, None)"),
+    Mutant(PROGRESS, "only what was reported", "return position in self._words and", "return not self._words or"),
     Mutant(
         TAIL,
         "a head below a reported position",
