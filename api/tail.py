@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 from commands.errors import LogUnavailable, ViewUnavailable
-from commands.log.looks import BatchWords, Look, Mark, Written
+from commands.log.looks import BatchWords, Look, Looks, Mark
 from projections.keys import read_word
 from projections.outages import Outage
 from projections.signals.progress import Progress, seconds_since_boot
@@ -37,18 +37,6 @@ SILENT_S: Final = 2.0
 TAIL_SLICE: Final = 5_000
 # Checkpoints whose words were found in the log.
 VERIFIED_MAX: Final = 10_000
-
-
-class Looks(Protocol):
-    """The log, as ``commands.log.looks.LogLooks`` reads it."""
-
-    async def look(self, known: int) -> Look: ...
-
-    async def written(self, after: int, up_to: int, *, older: bool = False) -> Written: ...
-
-    async def words_at(self, positions: Collection[int]) -> dict[int, int | None]: ...
-
-    async def close(self) -> None: ...
 
 
 class Tail:
@@ -184,15 +172,15 @@ class Tail:
         """Do what ``unjudged`` lacks. Raises ViewUnavailable for another history, and LogUnavailable."""
         if position > self.known:
             now = self._clock()
-            known = await self.wait_until(lambda: self._is_known(position, word) or self.has_looked_since(now))
-            if not known:
-                raise LogUnavailable
-            if not self._is_known(position, word):
-                raise ViewUnavailable  # the view is ahead of the log
+            await self.wait_until(
+                lambda: self._is_known(position, word) or self.has_looked_since(now) or self._is_log_away()
+            )
+            if not self._is_known(position, word):  # the view is ahead of the log, or no look has come
+                raise ViewUnavailable if self.has_looked_since(now) else LogUnavailable
         if position < self._since:
             await self._read_back(position)
         written = read_word(word, position)
-        if word is not None and written is not None and word not in self._verified:
+        if word is not None and written is not None and not self._is_judged(position, word):
             found = await self._looks.words_at([position])
             self._verify(word, written, found.get(position, ~written))
 
@@ -237,7 +225,7 @@ class Tail:
     async def _read_on(self) -> Look:
         reported = self._progress.highest
         found = await self._looks.look(max(self.known, 0))
-        self._progress.server_run = found.run
+        self._progress.use_server(found.run)
         if self.known < 0:
             self._begin(found)
         elif found.position < max(self.known, reported if reported > self._lost else 0) or (
@@ -245,10 +233,14 @@ class Tail:
         ):
             self._drop(found, reported)
         else:
+            batches = list[tuple[int, int]]()
             for after in range(self.known, found.position, TAIL_SLICE):
                 written = await self._looks.written(after, min(after + TAIL_SLICE, found.position))
                 self.enter(written.marks)
-                self._words.extend(written.batches)
+                batches += written.batches
+            if batches and found.word not in (None, batches[-1][1]):
+                raise LogUnavailable  # the address has led to another server in between
+            self._words.extend(batches)
             self.known, self._word = found.position, found.word
             if (strange := self._progress.highest_strange(self._words.at, self._lost)) > self._lost:
                 self._drop(found, strange)

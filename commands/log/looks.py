@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -67,6 +67,18 @@ class Written(NamedTuple):
 
     batches: list[tuple[int, int]]
     marks: list[Mark]
+
+
+class Looks(Protocol):
+    """The log, as ``LogLooks`` reads it."""
+
+    async def look(self, known: int) -> Look: ...
+
+    async def written(self, after: int, up_to: int, *, older: bool = False) -> Written: ...
+
+    async def words_at(self, positions: Collection[int]) -> dict[int, int | None]: ...
+
+    async def close(self) -> None: ...
 
 
 class BatchWords:

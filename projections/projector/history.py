@@ -49,6 +49,8 @@ class ViewHistory:
 
         ``word`` is what the log has at ``position`` now. Raises LogChanged.
         """
+        if word is not None and self.word(position) not in (None, word):
+            raise LogChanged(self._view)
         held = {(highest, self.word(highest))}
         if self._rows_at[0] > highest:
             held.add(self._rows_at)

@@ -155,6 +155,11 @@ class Progress:
             self._store = store
             self.clear()
 
+    def use_server(self, run: str) -> None:
+        """Take only messages about the log on this run of a server from now on."""
+        if run != self.server_run:
+            self.server_run, self._words = run, {}
+
     def begin(self, generation: int) -> None:
         """Take ``generation`` for that of the first message, unless there was one: nothing is dropped."""
         self._generation = self._generation or generation

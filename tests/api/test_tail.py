@@ -364,15 +364,61 @@ async def test_checkpoint_beyond_the_latest_look_that_no_worker_of_this_log_repo
         assert is_judged(world.request(), 105, word(105, 2)), "reads go on"
     wanted = world.request()
     assert not is_judged(wanted, position, word(position, 9))
+    world.pass_time(0.1)
     if is_log_away:
+        with pytest.raises(LogUnavailable):
+            await judge(world.request(), position, word(position, 9))
         return
     world.log.append("ann", 107, 2)
-    world.pass_time(0.1)
     judging = asyncio.create_task(judge(world.request(), position, word(position, 9)))
     await asyncio.sleep(0)  # let it start
     await world.tail.look()
     with pytest.raises(ViewUnavailable):
         await judging
+
+
+async def test_report_that_comes_during_a_look_counts_after_it(world: World) -> None:
+    """The look may have missed its position. That of another run of the server is forgotten."""
+    look = world.log.look
+
+    async def look_and_report(known: int) -> Look:
+        found = await look(known)
+        world.report(found.position + 2, 3)
+        return found
+
+    world.log.append("ann", 103, 2)
+    world.log.look = look_and_report  # type: ignore[method-assign]
+    await world.tail.look()
+    assert world.tail.known == 103 and is_judged(world.request(), 105, word(105, 3))
+    world.log.append("ann", 105, 3)
+    world.log.run = "another"
+    await world.tail.look()
+    assert world.dropped == 0 and not is_judged(world.request(), 107, word(107, 3))
+
+
+async def test_report_that_comes_while_a_read_waits_needs_no_question_to_the_log(world: World) -> None:
+    world.log.append("bob", 101, 2)
+    world.pass_time(0.1)
+    judging = asyncio.create_task(judge(world.request(), 101, word(101, 2)))
+    await asyncio.sleep(0)  # let it start
+    world.report(101, 2)
+    await judging
+    assert world.log.asked == []
+
+
+async def test_look_whose_parts_are_of_two_servers_is_no_look(world: World) -> None:
+    """The address has led to a copy of the database in between: its batches are not this log's, nor are its marks."""
+    copy, written = ScriptedLog(), world.log.written
+    world.log.append("ann", 101, 2)
+    copy.append("bob", 101, 9)
+    world.log.written = copy.written  # type: ignore[method-assign]
+    await world.tail.look()
+    assert world.tail.known == 100
+    world.log.written = written  # type: ignore[method-assign]
+    await world.tail.look()
+    assert (world.tail.known, world.tail.newest("ann", BOB)) == (101, 101)
+    with pytest.raises(ViewUnavailable):
+        is_judged(world.request(), 101, word(101, 9))
 
 
 async def test_process_whose_looks_fail_keeps_few_reported_positions(

@@ -23,7 +23,7 @@ from tests.support.servers import Servers
 # Schedules: with parked events; in which Redis loses its tail; with a copy of the database that can be told from the
 # original, and with one that cannot; in which a copy writes a profile that is newer than its position, which both logs
 # have; in which a copy goes on while the original's Postgres is away (two); with a second Redis.
-PARKS, LOSES, COPY, SAME_ADDRESS, NEWER_ROW, SECOND_REDIS = 3, 90, 78, 8, 1477, 1349
+PARKS, LOSES, COPY, SAME_ADDRESS, NEWER_ROW, SECOND_REDIS = 3, 90, 78, 8, 1477, 209
 AWAY, AWAY_TOO = 5065300511358, 5065300512684
 BEHIND, OTHER_HISTORY = "if position < expected then", "at[3] ~= argv[4] and"
 

@@ -248,6 +248,26 @@ async def test_running_projector_notices_that_the_log_has_lost_its_tail(world: W
     assert actual(world.raw_redis, VIEW) == before
 
 
+async def test_batch_behind_another_word_than_the_view_s_is_not_applied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address leads to a copy, too: the view was made from that, and is there when the next statement asks."""
+    await world.begin()
+    await world.run([("follow", 0, 1), ("follow", 0, 2), ("project", 3, 3), ("checkpoint", 0, 0)])
+    before, words = actual(world.raw_redis, VIEW), await log.words_at(world.engine, [1, 2])
+
+    async def words_of_the_copy(*_: object) -> dict[int, int | None]:
+        return words
+
+    lose_tail(world.sql, 1)
+    await append(world.engine, 7, 8, UserFollowed())
+    await append(world.engine, 7, 9, UserFollowed())
+    monkeypatch.setattr(log, "words_at", words_of_the_copy)
+    with pytest.raises(LogChanged):
+        await world.projector.step()
+    assert actual(world.raw_redis, VIEW) == before
+
+
 async def test_projector_with_partitions_apart_notices_a_lost_tail_between_them(world: World) -> None:
     """The lowest partition is where the histories still agree, the highest is beyond."""
     await world.begin()
