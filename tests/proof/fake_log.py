@@ -171,7 +171,7 @@ class FakeLog:
     def score_at(self, pair: Pair, position: int, scores: Scores | None = None) -> int | None:
         """Return the score that the views must hold for a pair at this position, None for no follow."""
         found = None
-        for at, value in (scores or self.scores).get(pair, ()):
+        for at, value in (self.scores if scores is None else scores).get(pair, ()):
             if at > position:
                 break
             found = value

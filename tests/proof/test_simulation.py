@@ -22,9 +22,10 @@ from tests.support.servers import Servers
 
 # Schedules: with parked events; in which Redis loses its tail; with a copy of the database that can be told from the
 # original, and with one that cannot; in which a copy writes a profile that is newer than its position, which both logs
-# have; in which a copy goes on while the original's Postgres is away (two); with a second Redis.
+# have; in which a copy goes on while the original's Postgres is away (two); in which the log loses its tail before
+# anyone has followed; with a second Redis.
 PARKS, LOSES, COPY, SAME_ADDRESS, NEWER_ROW, SECOND_REDIS = 3, 90, 78, 8, 1477, 209
-AWAY, AWAY_TOO = 5065300511358, 5065300512684
+AWAY, AWAY_TOO, NO_FOLLOWS = 5065300511358, 5065300512684, 5065300785805
 BEHIND, OTHER_HISTORY = "if position < expected then", "at[3] ~= argv[4] and"
 
 
@@ -70,7 +71,9 @@ def test_changed_code_saves_no_finished_chunks(tmp_path: Path) -> None:
     assert not finished.done and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("seed", [PARKS, LOSES, COPY, SAME_ADDRESS, NEWER_ROW, AWAY, AWAY_TOO, SECOND_REDIS])
+@pytest.mark.parametrize(
+    "seed", [PARKS, LOSES, COPY, SAME_ADDRESS, NEWER_ROW, AWAY, AWAY_TOO, NO_FOLLOWS, SECOND_REDIS]
+)
 def test_replay_runs_in_simulation_and_on_real_server(servers: Servers, tmp_path: Path, seed: int) -> None:
     found = simulation.replay(PartContext(7, "short", tmp_path, servers), seed)
     assert found == Counts({"schedules simulated": 1, "schedules on a real server": 1})
