@@ -406,7 +406,7 @@ async def test_report_that_comes_while_a_read_waits_needs_no_question_to_the_log
     assert world.log.asked == []
 
 
-async def test_look_whose_parts_are_of_two_servers_is_no_look(world: World) -> None:
+async def test_look_whose_parts_are_of_two_servers_does_not_count(world: World) -> None:
     """The address has led to a copy of the database in between: its batches are not this log's, nor are its marks."""
     copy, written = ScriptedLog(), world.log.written
     world.log.append("ann", 101, 2)
